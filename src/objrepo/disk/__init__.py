@@ -1,0 +1,7 @@
+"""A repository in a folder that `disk_objectstore.Container` reads and writes too."""
+
+from __future__ import annotations
+
+from objrepo.disk.repository import DiskInfo, DiskRepository
+
+__all__ = ("DiskInfo", "DiskRepository")

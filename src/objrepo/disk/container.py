@@ -1,0 +1,41 @@
+"""`disk_objectstore.Container` with its packing lock made safe. Importing this imports SQLAlchemy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from disk_objectstore import Container
+
+from objrepo.errors import RepositoryBusyError
+
+__all__ = ("SafeContainer",)
+
+
+class SafeContainer(Container):  # type: ignore[misc]
+    """A container that removes only the lock files which it made itself.
+
+    In disk-objectstore 1.5.0, a packer that is refused deletes the lock of the packer that works, and so lets a
+    third one in.
+    """
+
+    @contextmanager
+    def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:
+        """Open a pack for appending, and keep others from doing so; see ``Container.lock_pack``.
+
+        :raises RepositoryBusyError: if somebody else has the pack's lock.
+        """
+        pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
+        lock = pack.with_name(f"{pack_id}.lock")
+        try:
+            lock.touch(exist_ok=False)
+        except FileExistsError:
+            raise RepositoryBusyError(
+                f"another program is writing to pack {pack_id}, or was killed while it did: {lock} exists"
+            ) from None
+        try:
+            with open(pack, "ab") as handle:
+                yield handle
+        finally:
+            lock.unlink(missing_ok=True)

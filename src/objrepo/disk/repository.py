@@ -1,0 +1,272 @@
+"""`DiskRepository`: the default, which needs nothing but a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from objrepo.backend import PAGE_KEYS, Backend
+from objrepo.disk import lifecycle
+from objrepo.disk.layout import Layout
+from objrepo.disk.listing import Cursor, list_keys, loose_keys
+from objrepo.disk.objects import find_size, has_objects, open_object, packed_rows
+from objrepo.disk.pool import Lease, Pool
+from objrepo.errors import NotInitialisedError, ObjectNotFoundError
+from objrepo.offload import Offload
+from objrepo.protocol import BinaryReader
+from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo
+
+__all__ = ("DiskInfo", "DiskRepository")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskInfo(RepositoryInfo):
+    """The state of a :class:`DiskRepository`; sizes are in bytes, and None unless details were asked for.
+
+    :ivar compression_algorithm: how objects are compressed that are packed compressed, such as ``'zlib+1'``.
+    :ivar loose: how many objects are loose files, packed as well or not.
+    :ivar packed: how many objects are in packs.
+    :ivar pack_files: how many packs there are.
+    :ivar loose_size: the size of all loose files.
+    :ivar packed_size: the size of all packed objects when decompressed.
+    :ivar packed_size_on_disk: the size of all packed objects as they are in the packs.
+    :ivar pack_files_size: the size of the packs, including what belongs to deleted objects.
+    :ivar index_size: the size of the index of the packs.
+    """
+
+    compression_algorithm: str
+    loose: int
+    packed: int
+    pack_files: int
+    loose_size: int | None = None
+    packed_size: int | None = None
+    packed_size_on_disk: int | None = None
+    pack_files_size: int | None = None
+    index_size: int | None = None
+
+
+class DiskRepository(Backend):
+    """Keeps objects in a folder that is a ``disk_objectstore.Container``, under the hash of their content.
+
+    AiiDA, ``dostore`` and other processes may read and write the same folder at any time. A ``put`` returns when the
+    object is on the disk, not only on its way there.
+
+    :param path: the folder; nothing is read or made before the first use.
+    :param offload: where the blocking work is done; worker threads unless given.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
+        super().__init__(offload)
+        self._layout = Layout(Path(path).absolute())
+        self._pool = Pool(self._layout)
+
+    def __str__(self) -> str:
+        return f"DiskRepository at {self._layout.folder}"
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._layout.folder
+
+    async def initialise(
+        self,
+        *,
+        clear: bool = False,
+        pack_size_target: int | None = None,
+        loose_prefix_len: int | None = None,
+        hash_type: str | None = None,
+        compression_algorithm: str | None = None,
+    ) -> None:
+        """Make the repository, or do nothing where it is made already. Cancellation is waited for.
+
+        The options and their defaults are those of ``Container.init_container`` of disk-objectstore.
+
+        :param clear: whether to delete a repository that is there first, with all its objects.
+        :param pack_size_target: from which size in bytes on a pack is full; 4 GiB unless given.
+        :param loose_prefix_len: how many digits of the key name the folder of a loose object, 0 to 8; 2 unless given.
+        :param hash_type: ``'sha256'``, which it is unless given, or ``'sha1'``.
+        :param compression_algorithm: ``'zlib+1'``, which it is unless given, to ``'zlib+9'``.
+        :raises ValueError: if an option is bad, or contradicts the repository that is there.
+        :raises TypeError: if an option is of a wrong type.
+        :raises FileExistsError: if the folder holds something else than a repository.
+        :raises NotADirectoryError: if the path is a file.
+        """
+        await super().initialise(
+            clear=clear,
+            pack_size_target=pack_size_target,
+            loose_prefix_len=loose_prefix_len,
+            hash_type=hash_type,
+            compression_algorithm=compression_algorithm,
+        )
+
+    async def maintain(
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        pack_loose: bool | None = None,
+        do_repack: bool | None = None,
+        clean_storage: bool | None = None,
+        do_vacuum: bool | None = None,
+        compress: bool = False,
+        timeout: float = 0,
+        progress: ProgressCallback | None = None,
+    ) -> MaintenanceReport:
+        """Pack loose objects and, when nobody else uses the repository, rewrite packs and index without holes.
+
+        A step that is None is taken wherever it is safe. Cancellation stops the work between two objects or two
+        packs and is waited for; what was finished by then stays.
+
+        :param dry_run: only say what would be done.
+        :param live: whether others may be using the repository; then only packing and removing loose copies is done.
+        :param pack_loose: whether to move loose objects into packs. Size of the step: the bytes of these objects.
+        :param do_repack: whether to rewrite packs without what was deleted. Size of the step: the bytes it frees.
+        :param clean_storage: whether to remove loose files of packed objects. Size of the step: the bytes of these.
+        :param do_vacuum: whether to rewrite the index. Size of the step: the bytes of the index.
+        :param compress: whether packing compresses the objects that are worth it.
+        :param timeout: how many seconds to wait for another packer to end; 0 does not wait.
+        :param progress: told of each object that was packed and each pack that was rewritten.
+        :raises ValueError: if ``do_repack``, ``clean_storage`` or ``do_vacuum`` is asked for with ``live``.
+        :raises RepositoryBusyError: if another packer is at work, at once or after ``timeout``.
+        :raises CorruptObjectError: if a loose object does not hash to its key; it is not packed.
+        """
+        from objrepo.disk.maintenance import Plan
+
+        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress)
+        return await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
+
+    def _initialise(self, **options: Any) -> None:
+        if options["clear"]:
+            self._pool.close()
+        lifecycle.initialise(self._layout, **options)
+
+    def _is_initialised(self) -> bool:
+        return self._layout.is_initialised()
+
+    def _uuid(self) -> str | None:
+        with suppress(NotInitialisedError), self._pool.lease() as lease:
+            return lease.config.container_id
+        return None
+
+    def _key_format(self) -> str:
+        with self._pool.lease() as lease:
+            return lease.config.hash_type
+
+    def _put(self, reader: BinaryReader) -> str:
+        with self._pool.lease() as lease:
+            key: str = lease.container.add_streamed_object(reader)
+            # disk-objectstore 1.5.0 flushes the folder above the one that it moved the file into.
+            _flush_folder(lease.layout.loose_path(lease.config, key).parent)
+            return key
+
+    def _has(self, keys: Sequence[str]) -> list[bool]:
+        with self._pool.lease() as lease:
+            return has_objects(lease, keys)
+
+    def _open(self, key: str) -> tuple[BinaryIO, int, int]:
+        with self._pool.lease() as lease:
+            opened = open_object(lease, key)
+        if opened is None:
+            raise ObjectNotFoundError([key], self)
+        return opened
+
+    def _size(self, key: str) -> int:
+        with self._pool.lease() as lease:
+            size = find_size(lease, key)
+        if size is None:
+            raise ObjectNotFoundError([key], self)
+        return size
+
+    def _sorted_for_reading(self, keys: Sequence[str]) -> list[str]:
+        self._require(keys)
+        with self._pool.lease() as lease:
+            rows = packed_rows(lease, keys)
+        packed = sorted(rows.values(), key=lambda row: (row.pack_id, row.offset))
+        return [row.key for row in packed] + [key for key in keys if key not in rows]
+
+    def _list(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
+        with self._pool.lease() as lease:
+            return list_keys(lease, cursor, PAGE_KEYS)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        from objrepo.disk.maintenance import DELETE_PATIENCE, maintenance_lock, store_errors
+
+        with self._pool.lease() as lease, maintenance_lock(lease.layout, DELETE_PATIENCE):
+            missing = [key for key, found in zip(keys, has_objects(lease, keys), strict=True) if not found]
+            if missing:
+                raise ObjectNotFoundError(missing, self)
+            with store_errors(lease.layout):
+                lease.container.delete_objects(list(keys))
+
+    def _info(self, detailed: bool) -> DiskInfo:
+        with self._pool.lease() as lease:
+            return _info(lease, detailed)
+
+    def _maintain(
+        self, plan: Any, dry_run: bool, timeout: float, progress: ProgressCallback | None
+    ) -> MaintenanceReport:
+        from objrepo.disk.maintenance import maintenance_lock, perform, survey
+
+        with self._pool.lease() as lease:
+            if dry_run:
+                return MaintenanceReport(True, survey(lease, plan))
+            with maintenance_lock(lease.layout, timeout):
+                return MaintenanceReport(False, perform(lease, plan, progress))
+
+    def _erase(self) -> None:
+        self._pool.close()
+        lifecycle.erase(self._layout)
+
+    def _close(self) -> None:
+        self._pool.close()
+
+
+def _info(lease: Lease, detailed: bool) -> DiskInfo:
+    loose = loose_size = copies = copies_size = 0
+    for keys in loose_keys(lease):
+        loose += len(keys)
+        rows = packed_rows(lease, keys)
+        copies += len(rows)
+        copies_size += sum(row.size for row in rows.values())
+        if detailed:
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    loose_size += lease.layout.loose_path(lease.config, key).stat().st_size
+    packed = lease.index.count()
+    info = DiskInfo(
+        location=str(lease.layout.folder),
+        uuid=lease.config.container_id,
+        key_format=lease.config.hash_type,
+        objects=packed + loose - copies,
+        compression_algorithm=lease.config.compression_algorithm,
+        loose=loose,
+        packed=packed,
+        pack_files=len(lease.layout.pack_files()),
+    )
+    if not detailed:
+        return info
+    packed_size, packed_size_on_disk = lease.index.sums()
+    return replace(
+        info,
+        size=packed_size + loose_size - copies_size,
+        loose_size=loose_size,
+        packed_size=packed_size,
+        packed_size_on_disk=packed_size_on_disk,
+        pack_files_size=lease.layout.pack_files_size(),
+        index_size=lease.layout.index_file.stat().st_size,
+    )
+
+
+def _flush_folder(folder: Path) -> None:
+    flag = getattr(os, "O_DIRECTORY", None)
+    if flag is None:  # Windows has no way to open a folder, and no need to
+        return
+    descriptor = os.open(folder, os.O_RDONLY | flag)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

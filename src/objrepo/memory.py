@@ -1,0 +1,89 @@
+"""A repository in a dictionary, for tests and caches."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+from objrepo.backend import Backend, page_of
+from objrepo.errors import ObjectNotFoundError
+from objrepo.offload import Offload
+from objrepo.protocol import BinaryReader
+from objrepo.reports import RepositoryInfo
+
+__all__ = ("MemoryRepository",)
+
+_READ_BYTES = 1024 * 1024
+
+
+class MemoryRepository(Backend):
+    """Keeps objects in memory under the SHA-256 of their content. It needs no ``initialise``.
+
+    The objects stay until ``erase``, also when the repository is left and entered again.
+
+    :param offload: where the work is done; worker threads unless given.
+    """
+
+    def __init__(self, offload: Offload | None = None) -> None:
+        super().__init__(offload)
+        self._objects: dict[str, bytes] = {}
+        self._changing = threading.Lock()
+
+    def __str__(self) -> str:
+        return f"MemoryRepository at {id(self):#x}"
+
+    def _initialise(self, **options: Any) -> None:
+        if options:
+            raise TypeError(f"a memory repository has no options, got {', '.join(options)}")
+
+    def _is_initialised(self) -> bool:
+        return True
+
+    def _key_format(self) -> str:
+        return "sha256"
+
+    def _put(self, reader: BinaryReader) -> str:
+        parts = []
+        while part := reader.read(_READ_BYTES):
+            parts.append(part)
+        content = b"".join(parts)
+        key = hashlib.sha256(content).hexdigest()
+        with self._changing:
+            self._objects.setdefault(key, content)
+        return key
+
+    def _has(self, keys: Sequence[str]) -> list[bool]:
+        return [key in self._objects for key in keys]
+
+    def _open(self, key: str) -> tuple[BinaryIO, int, int]:
+        try:
+            content = self._objects[key]
+        except KeyError:
+            raise ObjectNotFoundError([key], self) from None
+        return io.BytesIO(content), 0, len(content)
+
+    def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
+        if cursor is not None:
+            return page_of(*cursor)
+        with self._changing:
+            return page_of(list(self._objects))
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        with self._changing:
+            self._require(keys)
+            for key in keys:
+                del self._objects[key]
+
+    def _info(self, detailed: bool) -> RepositoryInfo:
+        with self._changing:
+            size = sum(map(len, self._objects.values())) if detailed else None
+            return RepositoryInfo(
+                location=str(self), uuid=None, key_format="sha256", objects=len(self._objects), size=size
+            )
+
+    def _erase(self) -> None:
+        with self._changing:
+            self._objects.clear()

@@ -1,0 +1,112 @@
+"""What operations on a whole repository tell: its state, the work done on it, the damage found in it, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+__all__ = (
+    "DamagedObject",
+    "MaintenanceReport",
+    "MaintenanceStep",
+    "Progress",
+    "ProgressCallback",
+    "RepositoryInfo",
+    "VerifyReport",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositoryInfo:
+    """The state of a repository.
+
+    :ivar location: where it is, for people to read.
+    :ivar uuid: its unique identifier, None where it has none.
+    :ivar key_format: what its keys look like, such as ``'sha256'``.
+    :ivar objects: how many different objects it holds.
+    :ivar size: their bytes, each object counted once and uncompressed; None unless details were asked for.
+    """
+
+    location: str
+    uuid: str | None
+    key_format: str
+    objects: int
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class MaintenanceStep:
+    """One kind of work on a repository.
+
+    :ivar name: the switch of ``maintain`` that asks for it, such as ``'pack_loose'``.
+    :ivar objects: how many objects it concerns.
+    :ivar size: their bytes.
+    """
+
+    name: str
+    objects: int
+    size: int
+
+
+@dataclass(frozen=True)
+class MaintenanceReport:
+    """What ``maintain`` did, or with ``dry_run`` would do.
+
+    :ivar dry_run: whether nothing was changed.
+    :ivar steps: the work in its order; empty where a backend needs none.
+    """
+
+    dry_run: bool
+    steps: tuple[MaintenanceStep, ...] = ()
+
+
+@dataclass(frozen=True)
+class DamagedObject:
+    """An object whose stored bytes are not what they should be.
+
+    :ivar key: its key.
+    :ivar reason: what is wrong with it.
+    """
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """The result of reading every object back.
+
+    :ivar objects: how many objects were read.
+    :ivar size: how many bytes they have.
+    :ivar damaged: those that are damaged, in the order in which they were found.
+    """
+
+    objects: int
+    size: int
+    damaged: tuple[DamagedObject, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is damaged."""
+        return not self.damaged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long operation has come.
+
+    :ivar step: what is being done, such as ``'pack_loose'``.
+    :ivar done: how much of it is done.
+    :ivar total: how much there is to do, None where that is not known.
+    :ivar unit: what is counted.
+    """
+
+    step: str
+    done: int
+    total: int | None
+    unit: Literal["objects", "bytes"]
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], object]
+"""Called now and then by a long operation, on the thread that does the work: it must be quick and thread-safe."""

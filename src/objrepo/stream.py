@@ -1,0 +1,308 @@
+"""What `open` gives out: the bytes of an object as a stream, and the blocking files behind it."""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
+
+import anyio
+from anyio.abc import ByteReceiveStream
+
+from objrepo.errors import CorruptObjectError, RepositoryClosedError
+from objrepo.protocol import ObjectStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from objrepo.offload import Offload
+
+__all__ = (
+    "BATCH_OBJECTS",
+    "CHUNK_BYTES",
+    "Handle",
+    "ObjectIterator",
+    "OffloadedStream",
+    "OpenedObject",
+    "close_all",
+    "open_range",
+)
+
+CHUNK_BYTES: Final = 256 * 1024
+"""An object of up to this size is opened, read and closed in one hop to a worker."""
+
+BATCH_OBJECTS: Final = 256
+"""How many objects one hop to a worker handles at the most."""
+
+_AHEAD_AT_LEAST: Final = 64 * 1024
+_AHEAD_AT_MOST: Final = 1024 * 1024
+
+
+class Handle:
+    """The open file of an object, or a range of it, read on workers and closed from anywhere at any time.
+
+    :param key: the object, for messages.
+    :param file: a seekable binary file; the handle closes it.
+    :param start: where in the file the range begins.
+    :param size: the length of the range in bytes.
+    """
+
+    def __init__(self, key: str, file: BinaryIO, start: int, size: int) -> None:
+        self._key = key
+        self._file = file
+        self._start = start
+        self._size = size
+        self._reading = threading.Lock()
+        self.closed = False
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes from a position in the range; blocking.
+
+        :raises RepositoryClosedError: if the handle was closed.
+        :raises CorruptObjectError: if the file has less than that.
+        """
+        try:
+            with self._reading:
+                if self.closed:
+                    raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+                return self._read(position, size)
+        finally:
+            if self.closed:  # looked at after the lock is free, so that one of the two always closes
+                self.close()
+
+    def close(self) -> None:
+        """Close the file, at once or, if a worker is reading from it, as soon as that has ended. Never blocks."""
+        self.closed = True
+        if self._reading.acquire(blocking=False):
+            try:
+                self._file.close()
+            finally:
+                self._reading.release()
+
+    def _read(self, position: int, size: int) -> bytes:
+        self._file.seek(self._start + position)
+        data = self._file.read(size)
+        if len(data) == size:
+            return data
+        parts = [data]
+        missing = size - len(data)
+        while missing and (data := self._file.read(missing)):
+            parts.append(data)
+            missing -= len(data)
+        if missing:
+            end = position + size - missing
+            raise CorruptObjectError(self._key, f"its bytes end after {end} of {self._size}")
+        return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class OpenedObject:
+    """An object as a worker hands it over: all of it when it is small, else its start and an open handle."""
+
+    key: str
+    size: int
+    head: bytes
+    handle: Handle | None
+
+    def close(self) -> None:
+        """Close the handle, if there is one."""
+        if self.handle is not None:
+            self.handle.close()
+
+
+def open_range(
+    key: str, file: BinaryIO, size: int, offset: int = 0, length: int | None = None, *, start: int = 0
+) -> OpenedObject:
+    """Take over an object's open file, and read its first chunk; blocking.
+
+    :param file: a seekable binary file; it is closed here if the range is small or if reading fails.
+    :param size: the length of the object in bytes.
+    :param offset: where the range begins in the object.
+    :param length: how long the range is at the most; None reaches to the end.
+    :param start: where the object begins in the file.
+    """
+    offset = min(offset, size)
+    length = size - offset if length is None else min(length, size - offset)
+    handle = Handle(key, file, start + offset, length)
+    try:
+        head = handle.read_at(0, min(length, CHUNK_BYTES)) if length else b""
+    except BaseException:
+        handle.close()
+        raise
+    if len(head) == length:
+        handle.close()
+        return OpenedObject(key, length, head, None)
+    return OpenedObject(key, length, head, handle)
+
+
+class OffloadedStream(ByteReceiveStream):
+    """An :class:`~objrepo.protocol.ObjectStream` that fetches a chunk with each hop to a worker.
+
+    What is in memory already is given out without suspending.
+    """
+
+    def __init__(self, opened: OpenedObject, offload: Offload) -> None:
+        self._key = opened.key
+        self._size = opened.size
+        self._chunk = opened.head
+        self._chunk_start = 0
+        self._handle = opened.handle
+        self._offload = offload
+        self._position = 0
+        self._ahead = CHUNK_BYTES
+        self._guard = anyio.ResourceGuard("reading from this object")
+        self._closed = False
+
+    @property
+    def key(self) -> str:
+        """The key of the object."""
+        return self._key
+
+    @property
+    def size(self) -> int:
+        """The length of the stream in bytes."""
+        return self._size
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return the next bytes, at least one; see :meth:`ObjectStream.receive`."""
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        self._check_open()
+        if self._position >= self._size:
+            raise anyio.EndOfStream
+        if not self._in_chunk():
+            await self._fetch(1)
+        return self._take(min(max_bytes, self._in_chunk()))
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """Return exactly ``n`` bytes, or what is left; see :meth:`ObjectStream.read`."""
+        self._check_open()
+        left = max(self._size - self._position, 0)
+        wanted = left if n is None or (n := operator.index(n)) < 0 else min(n, left)
+        if wanted > self._in_chunk():
+            await self._fetch(wanted)
+        return self._take(wanted)
+
+    async def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill a writable buffer; see :meth:`ObjectStream.readinto`."""
+        with memoryview(buffer).cast("B") as view:
+            data = await self.read(len(view))
+            view[: len(data)] = data
+        return len(data)
+
+    async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to another position; see :meth:`ObjectStream.seek`."""
+        self._check_open()
+        origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
+        if whence not in origins:
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        position = origins[whence] + operator.index(offset)
+        if position < 0:
+            raise io.UnsupportedOperation(f"negative seek position {position}")
+        self._position = position
+        return position
+
+    async def tell(self) -> int:
+        """Return the position in bytes from the start of the stream."""
+        self._check_open()
+        return self._position
+
+    async def aclose(self) -> None:
+        """Close the stream and the file behind it; see :meth:`ObjectStream.aclose`."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the stream and the file behind it, without a loop."""
+        self._closed = True
+        self._chunk = b""
+        if self._handle is not None:
+            self._handle.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+
+    def _in_chunk(self) -> int:
+        """Return how many of the bytes from here on are in memory."""
+        inside = self._position - self._chunk_start
+        return max(len(self._chunk) - inside, 0) if inside >= 0 else 0
+
+    def _take(self, size: int) -> bytes:
+        inside = self._position - self._chunk_start
+        data = self._chunk[inside : inside + size]
+        self._position += size
+        if self._handle is not None and inside + size >= len(self._chunk):
+            self._chunk, self._chunk_start = b"", self._position  # what was given out is not held any longer
+        return data
+
+    async def _fetch(self, wanted: int) -> None:
+        """Have the chunk begin here and hold at least ``wanted`` bytes; more, the longer reading goes straight on."""
+        assert self._handle is not None, "the chunk of a stream without a handle is the whole object"
+        with self._guard:
+            kept = self._chunk[self._position - self._chunk_start :] if self._in_chunk() else b""
+            straight_on = bool(kept) or self._position == self._chunk_start + len(self._chunk)
+            self._ahead = min(self._ahead * 2, _AHEAD_AT_MOST) if straight_on else _AHEAD_AT_LEAST
+            start = self._position + len(kept)
+            size = min(max(wanted, self._ahead) - len(kept), self._size - start)
+            data = await self._offload.run(self._handle.read_at, start, size, wait=False)
+            self._check_open()
+            self._chunk, self._chunk_start = kept + data, self._position
+
+
+class ObjectIterator:
+    """The objects of ``stream``, a batch with each hop; the stream given out last is closed by the next step.
+
+    :param open_batch: a blocking function that opens some of the keys it is given, from the first on.
+    """
+
+    def __init__(
+        self, keys: Sequence[str], open_batch: Callable[[Sequence[str]], list[OpenedObject]], offload: Offload
+    ) -> None:
+        self._keys = keys
+        self._next = 0
+        self._open_batch = open_batch
+        self._offload = offload
+        self._batch: list[OpenedObject] = []
+        self._stream: OffloadedStream | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[str, ObjectStream]:
+        if self._closed:
+            raise RepositoryClosedError("the stream of objects is closed")
+        if self._stream is not None:
+            await self._stream.aclose()
+            self._stream = None
+        if not self._batch:
+            if self._next == len(self._keys):
+                raise StopAsyncIteration
+            wanted = self._keys[self._next : self._next + BATCH_OBJECTS]
+            batch = await self._offload.run(self._open_batch, wanted, wait=False, discard=close_all)
+            self._next += len(batch)
+            self._batch = batch[::-1]
+        opened = self._batch.pop()
+        self._stream = OffloadedStream(opened, self._offload)
+        return opened.key, self._stream
+
+    def close(self) -> None:
+        """Close everything that is open."""
+        self._closed = True
+        close_all(self._batch)
+        self._batch = []
+        if self._stream is not None:
+            self._stream.close()
+
+
+def close_all(batch: Iterable[OpenedObject]) -> None:
+    """Close what was opened for a batch."""
+    for opened in batch:
+        opened.close()
+
+
+if TYPE_CHECKING:
+    _: type[ObjectStream] = OffloadedStream
