@@ -105,7 +105,7 @@ class Backend(ABC):
         self._require(keys)
         return list(keys)
 
-    def _close(self) -> None:
+    def _close(self) -> None:  # noqa: B027  (most backends hold nothing)
         """Give up what was held between two calls, when the last user leaves."""
 
     # -- entering and leaving ----------------------------------------------------------------------------------
@@ -135,9 +135,9 @@ class Backend(ABC):
 
     # -- the protocol ------------------------------------------------------------------------------------------
 
-    async def initialise(self, **options: Any) -> None:
+    async def initialise(self, *args: Any, **options: Any) -> None:
         """Make the repository; see :meth:`AsyncRepository.initialise`."""
-        await self._ready().run(lambda: self._initialise(**options))
+        await self._ready().run(lambda: self._initialise(*args, **options))
 
     async def is_initialised(self) -> bool:
         """Say whether the repository exists."""

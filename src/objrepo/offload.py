@@ -11,15 +11,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
-__all__ = ("Inline", "Offload", "OperationAbandoned", "Threads", "is_abandoned")
+__all__ = ("Inline", "Offload", "OperationAbandoned", "Threads", "call_soon", "is_abandoned")
 
 T = TypeVar("T")
 
@@ -40,6 +40,17 @@ def is_abandoned() -> bool:
     """
     call: _Call[Any] | None = getattr(_worker, "call", None)
     return call is not None and call.abandoned
+
+
+def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], object]) -> None:
+    """Have an event loop call a function, from any thread and without waiting for it.
+
+    :param token: the loop's ``anyio.lowlevel.current_token()``. If that loop has ended, nothing is called.
+    """
+    loop: Any = token.native_token
+    schedule = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
+    with suppress(RuntimeError):  # what both kinds of loops raise when they have ended
+        schedule(function)
 
 
 class Offload(ABC):
@@ -80,8 +91,8 @@ class Inline(Offload):
         self,
         function: Callable[..., T],
         *args: Any,
-        wait: bool = True,  # noqa: ARG002
-        discard: Callable[[T], object] | None = None,  # noqa: ARG002
+        wait: bool = True,
+        discard: Callable[[T], object] | None = None,
     ) -> T:
         """Call the function. There is no point at which it could be cancelled."""
         return function(*args)
@@ -177,9 +188,8 @@ class Threads(Offload):
         self._left.add(call)
 
         def give_back() -> None:
+            call_soon(token, partial(lane.limiter.release_on_behalf_of, call))
             self._left.discard(call)
-            with suppress(anyio.RunFinishedError):
-                anyio.from_thread.run_sync(lane.limiter.release_on_behalf_of, call, token=token)
 
         if call.when_ended(give_back):
             self._left.discard(call)
@@ -189,11 +199,7 @@ class Threads(Offload):
         token = anyio.lowlevel.current_token()
         event = anyio.Event()
 
-        def tell() -> None:
-            with suppress(anyio.RunFinishedError):
-                anyio.from_thread.run_sync(event.set, token=token)
-
-        if call.when_ended(tell):
+        if call.when_ended(partial(call_soon, token, event.set)):
             return
         cancelled: BaseException | None = None
         with anyio.CancelScope(shield=True):

@@ -131,10 +131,11 @@ class AsyncRepository(Protocol):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
-    async def initialise(self, **options: Any) -> None:
+    async def initialise(self, *args: Any, **options: Any) -> None:
         """Make the repository, or do nothing where it is made already.
 
-        :param options: the backend's own.
+        :param args: none: with them a type checker lets each backend name its own options.
+        :param options: the backend's own, by name.
         :raises ValueError: if an option is bad or contradicts the repository that is there.
         :raises TypeError: if the backend has no such option.
         """
@@ -204,9 +205,7 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    def open(
-        self, key: str, offset: int = 0, length: int | None = None
-    ) -> AbstractAsyncContextManager[ObjectStream]:
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> AbstractAsyncContextManager[ObjectStream]:
         """Open an object for reading.
 
         :param key: the object.
@@ -218,9 +217,7 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    def stream(
-        self, keys: Iterable[str]
-    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
         """Read many objects in the order that is fastest.
 
         :param keys: the objects; one that is given twice comes once.
@@ -257,12 +254,13 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    async def maintain(self, dry_run: bool = False, live: bool = True, **options: Any) -> MaintenanceReport:
+    async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
         """Do the work that keeps a repository fast and small.
 
         :param dry_run: only say what would be done.
         :param live: whether others may be using the repository; then only what is safe is done.
-        :param options: the backend's own.
+        :param args: none, as in ``initialise``.
+        :param options: the backend's own, by name.
         :raises ValueError: if something is asked for that is not safe while the repository is live.
         :raises RepositoryBusyError: if somebody else is at it.
         """
@@ -279,5 +277,3 @@ class AsyncRepository(Protocol):
     async def erase(self) -> None:
         """Delete the repository with every resource that it made. What is not there is no error."""
         ...
-
-

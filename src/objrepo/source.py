@@ -14,10 +14,9 @@ from contextlib import AbstractContextManager, aclosing, asynccontextmanager, co
 from typing import Any, Final, TypeVar, cast
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 
-from objrepo.offload import Inline, Offload, OperationAbandoned, is_abandoned
+from objrepo.offload import Inline, Offload, OperationAbandoned, call_soon, is_abandoned
 from objrepo.protocol import BinaryReader, Source
 
 __all__ = ("checked_source", "feed", "is_async_source", "open_source", "size_in_memory")
@@ -92,7 +91,7 @@ def open_source(source: Source) -> AbstractContextManager[BinaryReader]:
     if isinstance(source, os.PathLike):
         return _opened_path(source)
     if hasattr(source, "read"):
-        return nullcontext(_Checked(source.read))
+        return nullcontext(_Checked(cast("BinaryReader", source).read))
     return nullcontext(_Checked(_Joined(cast("Iterable[bytes]", source)).read))
 
 
@@ -116,7 +115,7 @@ def _unwrapped(source: object) -> object:
         return wrapped
     aiofiles_base = sys.modules.get("aiofiles.base")
     if aiofiles_base is not None and isinstance(source, aiofiles_base.AsyncBase):
-        return source._file  # noqa: SLF001  (aiofiles has no public name for it)
+        return cast("Any", source)._file  # noqa: SLF001  (aiofiles has no public name for it)
     return source
 
 
@@ -203,7 +202,7 @@ async def _pipe(offload: Offload, chunks: AsyncIterator[bytes], function: Callab
     async def consume() -> None:
         try:
             results.append(await offload.run(function, pipe))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (it is raised below, on its own)
             errors.append(error)
             group.cancel_scope.cancel()
         finally:
@@ -215,7 +214,7 @@ async def _pipe(offload: Offload, chunks: AsyncIterator[bytes], function: Callab
             async for chunk in chunks:
                 await pipe.send(chunk)
             pipe.finish()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (likewise)
             errors.insert(0, error)
         finally:
             pipe.break_off()
@@ -273,8 +272,7 @@ class _Pipe:
             if self._size <= PIPE_BYTES // 2:
                 space, self._space = self._space, None
         if space is not None:
-            with suppress(anyio.RunFinishedError):
-                anyio.from_thread.run_sync(space.set, token=self._token)
+            call_soon(self._token, space.set)
         return data
 
     def _take(self, size: int) -> Iterator[memoryview]:

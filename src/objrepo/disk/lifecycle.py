@@ -68,7 +68,9 @@ def _check_free(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot make a repository at {folder}: it is a file")
     if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"cannot make a repository at {folder}: the folder holds other files; choose an empty one")
+        raise FileExistsError(
+            f"cannot make a repository at {folder}: the folder holds other files; choose an empty one"
+        )
 
 
 def _make(layout: Layout, options: dict[str, Any]) -> None:

@@ -135,9 +135,7 @@ def perform(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> tupl
         if plan.do_vacuum:
             lease.end_transaction()
             lease.index.vacuum()
-            steps.append(
-                MaintenanceStep("do_vacuum", lease.index.count(), lease.layout.index_file.stat().st_size)
-            )
+            steps.append(MaintenanceStep("do_vacuum", lease.index.count(), lease.layout.index_file.stat().st_size))
     return tuple(steps)
 
 

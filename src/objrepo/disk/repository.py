@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from objrepo.backend import PAGE_KEYS, Backend
 from objrepo.disk import lifecycle
@@ -158,7 +158,7 @@ class DiskRepository(Backend):
 
     def _put(self, reader: BinaryReader) -> str:
         with self._pool.lease() as lease:
-            key: str = lease.container.add_streamed_object(reader)
+            key: str = lease.container.add_streamed_object(cast("BinaryIO", reader))
             # disk-objectstore 1.5.0 flushes the folder above the one that it moved the file into.
             _flush_folder(lease.layout.loose_path(lease.config, key).parent)
             return key

@@ -1,0 +1,52 @@
+"""Every check of the project: `nox` runs all of them, `nox -s NAME` one."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package with its command line, and groups of tools."""
+    session.install("-e", ".[cli]", *(f"--group={group}" for group in groups))
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the tests, in this process and in its children, under coverage."""
+    install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check the format and the style."""
+    install(session, "lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, of the package and of a file of user code."""
+    install(session, "test", "types")
+    session.install("nox")
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on the Python at hand; pytest's own options come after `--`."""
+    run_tests(session)
+
+
+for python in PYTHONS:  # `nox -s tests-3.13`
+    nox.session(python=python, name=f"tests-{python}")(run_tests)
