@@ -6,8 +6,8 @@ import hashlib
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self, TypeVar
 from weakref import WeakSet
@@ -24,7 +24,7 @@ from objrepo.reports import (
     RepositoryInfo,
     VerifyReport,
 )
-from objrepo.source import checked_source, feed, is_async_source, open_source, size_in_memory
+from objrepo.source import checked_source, closing_generator, feed, is_async_source, open_source, size_in_memory
 from objrepo.stream import BATCH_OBJECTS, Handle, ObjectIterator, OffloadedStream, OpenedObject, close_all, open_range
 
 __all__ = ("PAGE_KEYS", "Backend", "page_of")
@@ -161,18 +161,19 @@ class Backend(ABC):
         keys: list[str] = []
         batch: list[Source] = []
         size = 0
-        async for source in _async_iter(sources):
-            plain = checked_source(source)
-            if is_async_source(plain):
-                keys += await self._put_batch(batch)
-                keys.append(await self.put(plain))
-                batch, size = [], 0
-                continue
-            batch.append(plain)
-            size += size_in_memory(plain)
-            if len(batch) >= BATCH_OBJECTS or size >= _BATCH_BYTES:
-                keys += await self._put_batch(batch)
-                batch, size = [], 0
+        async with aclosing(_async_iter(sources)) as each:
+            async for source in each:
+                plain = checked_source(source)
+                if is_async_source(plain):
+                    keys += await self._put_batch(batch)
+                    keys.append(await self.put(plain))
+                    batch, size = [], 0
+                    continue
+                batch.append(plain)
+                size += size_in_memory(plain)
+                if len(batch) >= BATCH_OBJECTS or size >= _BATCH_BYTES:
+                    keys += await self._put_batch(batch)
+                    batch, size = [], 0
         return keys + await self._put_batch(batch)
 
     async def has(self, key: str) -> bool:
@@ -387,10 +388,11 @@ def page_of(keys: list[str], start: int = 0) -> tuple[list[str], tuple[list[str]
     return keys[start:end], (keys, end) if end < len(keys) else None
 
 
-async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncIterator[Source]:
+async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
     if isinstance(sources, AsyncIterable):
-        async for source in sources:
-            yield source
+        async with closing_generator(sources):
+            async for source in sources:
+                yield source
     else:
         for source in sources:
             yield source

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from objrepo.offload import Inline, Offload, OperationAbandoned, call_soon, is_abandoned
 from objrepo.protocol import BinaryReader, Source
 
-__all__ = ("checked_source", "feed", "is_async_source", "open_source", "size_in_memory")
+__all__ = ("checked_source", "closing_generator", "feed", "is_async_source", "open_source", "size_in_memory")
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ async def feed(offload: Offload, source: Source, function: Callable[[BinaryReade
     source = checked_source(source)
     if not is_async_source(source):
         return await offload.run(_consume, source, function)
-    async with _closing(source), aclosing(_async_chunks(source)) as chunks:
+    async with closing_generator(source), aclosing(_async_chunks(source)) as chunks:
         if isinstance(offload, Inline):
             return await _spool(chunks, function)
         return await _pipe(offload, chunks, function)
@@ -87,7 +87,8 @@ def open_source(source: Source) -> AbstractContextManager[BinaryReader]:
     :return: a context manager for a reader; leaving it closes what it opened and leaves the caller's handles open.
     """
     if isinstance(source, memoryview):
-        return nullcontext(io.BytesIO(source.obj if isinstance(source.obj, bytes) else source))
+        whole = isinstance(source.obj, bytes) and source.c_contiguous and source.nbytes == len(source.obj)
+        return nullcontext(io.BytesIO(source.obj if whole else source.tobytes()))  # `BytesIO` does not copy bytes
     if isinstance(source, os.PathLike):
         return _opened_path(source)
     if hasattr(source, "read"):
@@ -158,7 +159,7 @@ class _Joined:
 
 
 @asynccontextmanager
-async def _closing(source: object) -> AsyncIterator[None]:
+async def closing_generator(source: object) -> AsyncIterator[None]:
     """Close an async generator that was not read to its end; other sources are their owner's to close."""
     try:
         yield

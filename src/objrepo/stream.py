@@ -189,6 +189,8 @@ class OffloadedStream(ByteReceiveStream):
     async def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill a writable buffer; see :meth:`ObjectStream.readinto`."""
         with memoryview(buffer).cast("B") as view:
+            if view.readonly:
+                raise TypeError(f"cannot read into a read-only {type(buffer).__name__}: pass a bytearray")
             data = await self.read(len(view))
             view[: len(data)] = data
         return len(data)

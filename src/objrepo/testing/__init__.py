@@ -1,0 +1,30 @@
+"""The contract of a repository as tests. A backend passes it, or it is no backend.
+
+Subclass :class:`RepositoryContract` and give it the fixture ``repository``: an empty repository of your kind that has
+been neither entered nor initialised. Every test then runs on asyncio, on asyncio with uvloop where that is
+installed, and on trio. pytest, trio and anyio's own pytest plugin are all that it needs::
+
+    class TestMyRepository(RepositoryContract):
+        @pytest.fixture
+        def repository(self, tmp_path):
+            return MyRepository(tmp_path / "repository")
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before they are imported: so that a failed assertion shows the values.
+pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in ("managing", "reading", "storing", "stopping")))
+
+from objrepo.testing.fixtures import ContractFixtures  # noqa: E402
+from objrepo.testing.managing import ManagingContract  # noqa: E402
+from objrepo.testing.reading import ReadingContract  # noqa: E402
+from objrepo.testing.stopping import StoppingContract  # noqa: E402
+from objrepo.testing.storing import StoringContract  # noqa: E402
+
+__all__ = ("RepositoryContract",)
+
+
+class RepositoryContract(StoringContract, ReadingContract, ManagingContract, StoppingContract, ContractFixtures):
+    """Every promise of :class:`~objrepo.AsyncRepository`, as a class of tests to subclass."""

@@ -1,0 +1,192 @@
+"""The contract of what concerns a repository as a whole: opening, listing, deleting, keeping it in order, erasing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryClosedError
+from objrepo.protocol import AsyncRepository
+from objrepo.reports import Progress
+from objrepo.testing.fixtures import content_of
+
+__all__ = ("ManagingContract",)
+
+KEY = "0" * 64
+
+
+async def open_one(repo: AsyncRepository) -> None:
+    """Open an object."""
+    async with repo.open(KEY):
+        pass
+
+
+async def open_many(repo: AsyncRepository) -> None:
+    """Open objects."""
+    async with repo.stream([KEY]):
+        pass
+
+
+async def list_keys(repo: AsyncRepository) -> None:
+    """List all keys."""
+    async for _ in repo.keys():
+        pass
+
+
+NEED_A_REPOSITORY: dict[str, Callable[[AsyncRepository], Any]] = {
+    "put": lambda repo: repo.put(b"content"),
+    "put_many": lambda repo: repo.put_many([b"content"]),
+    "has": lambda repo: repo.has(KEY),
+    "has_many": lambda repo: repo.has_many([KEY]),
+    "get": lambda repo: repo.get(KEY),
+    "size": lambda repo: repo.size(KEY),
+    "hash": lambda repo: repo.hash(KEY),
+    "open": open_one,
+    "stream": open_many,
+    "keys": list_keys,
+    "delete": lambda repo: repo.delete(KEY),
+    "delete_many": lambda repo: repo.delete_many([KEY]),
+    "key_format": lambda repo: repo.key_format(),
+    "info": lambda repo: repo.info(),
+    "maintain": lambda repo: repo.maintain(),
+    "verify": lambda repo: repo.verify(),
+}
+
+NEED_NONE: dict[str, Callable[[AsyncRepository], Any]] = {
+    "initialise": lambda repo: repo.initialise(),
+    "is_initialised": lambda repo: repo.is_initialised(),
+    "uuid": lambda repo: repo.uuid(),
+    "erase": lambda repo: repo.erase(),
+}
+
+
+class ManagingContract:
+    """What the operations promise that concern the repository as a whole."""
+
+    @pytest.mark.parametrize("method", [*NEED_A_REPOSITORY, *NEED_NONE])
+    async def test_use_outside_of_async_with(self, repository: AsyncRepository, method: str) -> None:
+        use = (NEED_A_REPOSITORY | NEED_NONE)[method]
+        with pytest.raises(RepositoryClosedError, match="async with"):
+            await use(repository)
+        async with repository:
+            pass
+        with pytest.raises(RepositoryClosedError, match="async with"):
+            await use(repository)
+
+    @pytest.mark.parametrize("method", NEED_A_REPOSITORY)
+    async def test_use_before_initialise(self, repository: AsyncRepository, method: str) -> None:
+        async with repository:
+            try:
+                await NEED_A_REPOSITORY[method](repository)
+            except NotInitialisedError as error:
+                assert "initialise()" in str(error), "the message says how to make one"
+                assert not await repository.is_initialised()
+            except ObjectNotFoundError:
+                pass  # a repository that is there from the start, or is made on first use
+            assert await repository.uuid() is None or await repository.is_initialised()
+
+    async def test_initialise_again_changes_nothing(self, repo: AsyncRepository) -> None:
+        key = await repo.put(b"content")
+        uuid = await repo.uuid()
+        await repo.initialise()
+        assert await repo.is_initialised()
+        assert await repo.uuid() == uuid
+        assert await repo.get(key) == b"content"
+        with pytest.raises(TypeError):
+            await repo.initialise(no_such_option=1)
+
+    async def test_entered_several_times(self, repo: AsyncRepository) -> None:
+        key = await repo.put(content_of(1_000_000))
+        async with repo.open(key) as stream:
+            await stream.receive()
+            async with repo:
+                assert await repo.has(key)
+            assert len(await stream.read()) > 900_000, "an inner `async with` closes nothing of the outer one"
+        assert await repo.get(key) == content_of(1_000_000)
+
+    async def test_two_loops_at_the_same_time(self, repo: AsyncRepository, anyio_backend: Any) -> None:
+        ours = await repo.put(b"ours")
+        name, options = anyio_backend
+
+        async def other() -> str:
+            async with repo:
+                assert await repo.get(ours) == b"ours"
+                return await repo.put(b"theirs")
+
+        theirs = await anyio.to_thread.run_sync(lambda: anyio.run(other, backend=name, backend_options=options))
+        assert await repo.get(theirs) == b"theirs"
+
+    async def test_keys_gives_each_key_once(self, repo: AsyncRepository) -> None:
+        assert [key async for key in repo.keys()] == []
+        keys = await repo.put_many(b"%d" % number for number in range(1100))
+        await repo.delete_many(keys[:50])
+        assert sorted([key async for key in repo.keys()]) == sorted(keys[50:])
+
+    async def test_delete_all_or_none(self, repo: AsyncRepository, absent: str) -> None:
+        keys = await repo.put_many([b"first", b"second", b"third"])
+        with pytest.raises(ObjectNotFoundError) as caught:
+            await repo.delete_many([keys[0], absent, "no key", keys[1]])
+        assert caught.value.keys == (absent, "no key")
+        assert all(await repo.has_many(keys)), "nothing was deleted"
+        await repo.delete_many([keys[0], keys[1], keys[0]])
+        assert await repo.has_many(keys) == [False, False, True]
+        with pytest.raises(ObjectNotFoundError):
+            await repo.get(keys[0])
+        await repo.delete_many([])
+        await repo.delete(keys[2])
+        assert [key async for key in repo.keys()] == []
+
+    async def test_what_was_deleted_can_be_put_again(self, repo: AsyncRepository) -> None:
+        key = await repo.put(b"content")
+        await repo.maintain()
+        await repo.delete(key)
+        assert await repo.get(await repo.put(b"content")) == b"content"
+
+    async def test_a_list_of_keys_is_no_single_key(self, repo: AsyncRepository) -> None:
+        key = await repo.put(b"content")
+        with pytest.raises(ObjectNotFoundError):
+            await repo.delete_many(key)  # its characters are no keys
+        assert await repo.has(key)
+
+    async def test_info(self, repo: AsyncRepository) -> None:
+        assert (await repo.info()).objects == 0
+        await repo.put_many([b"1", b"22", b"333"])
+        info = await repo.info()
+        assert (info.objects, info.size) == (3, None)
+        assert (info.uuid, info.key_format) == (await repo.uuid(), await repo.key_format())
+        assert (await repo.info(detailed=True)).size == 6
+        await repo.maintain()
+        assert (await repo.info(detailed=True)).size == 6
+
+    async def test_maintain(self, repo: AsyncRepository) -> None:
+        contents = [b"%d" % number for number in range(20)]
+        keys = await repo.put_many(contents)
+        assert (await repo.maintain(dry_run=True)).dry_run
+        for live in (True, False):
+            assert not (await repo.maintain(live=live)).dry_run
+            assert [await repo.get(key) for key in keys] == contents
+            assert (await repo.info()).objects == 20
+        with pytest.raises(TypeError):
+            await repo.maintain(no_such_option=True)
+
+    async def test_verify(self, repo: AsyncRepository) -> None:
+        assert (await repo.verify()).objects == 0
+        await repo.put_many([b"1", b"22", content_of(1_000_000)])
+        steps: list[Progress] = []
+        report = await repo.verify(progress=steps.append)
+        assert (report.objects, report.size, report.damaged, report.ok) == (3, 1_000_003, (), True)
+        assert (steps[-1].done, steps[-1].total, steps[-1].unit) == (3, 3, "objects")
+
+    async def test_erase(self, repo: AsyncRepository) -> None:
+        key = await repo.put(b"content")
+        await repo.erase()
+        await repo.erase()
+        await repo.initialise()
+        assert not await repo.has(key)
+        assert await repo.get(await repo.put(b"content")) == b"content"
+
+    async def test_it_says_what_it_is(self, repo: AsyncRepository) -> None:
+        assert type(repo).__name__ in str(repo)

@@ -1,0 +1,225 @@
+"""The contract of what reads: `has`, `get`, `size`, `hash`, `open` and `stream`."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import ByteReceiveStream
+
+from objrepo.errors import ObjectNotFoundError, RepositoryClosedError
+from objrepo.protocol import AsyncRepository, ObjectStream
+from objrepo.testing.fixtures import BAD_KEYS, NOT_STRINGS, SIZES, content_of
+
+__all__ = ("ReadingContract",)
+
+CONTENT = content_of(3 * 1024 * 1024 + 7)
+
+
+async def read_open(repo: AsyncRepository, key: str) -> None:
+    """Open an object."""
+    async with repo.open(key):
+        pytest.fail("the object is not there")
+
+
+async def read_stream(repo: AsyncRepository, key: str) -> None:
+    """Open an object as one of many."""
+    async with repo.stream([key]):
+        pytest.fail("the object is not there")
+
+
+NEED_THE_OBJECT: dict[str, Callable[[AsyncRepository, Any], Any]] = {
+    "get": lambda repo, key: repo.get(key),
+    "size": lambda repo, key: repo.size(key),
+    "hash": lambda repo, key: repo.hash(key),
+    "open": read_open,
+    "stream": read_stream,
+    "delete": lambda repo, key: repo.delete(key),
+    "delete_many": lambda repo, key: repo.delete_many([key]),
+}
+
+
+class ReadingContract:
+    """What the operations promise that change nothing."""
+
+    async def test_the_protocols(self, repo: AsyncRepository) -> None:
+        assert isinstance(repo, AsyncRepository)
+        key = await repo.put(b"content")
+        async with repo.open(key) as stream:
+            assert isinstance(stream, ObjectStream)
+            assert isinstance(stream, ByteReceiveStream)
+
+    @pytest.mark.parametrize("method", NEED_THE_OBJECT)
+    async def test_keys_that_are_none(self, repo: AsyncRepository, absent: str, method: str) -> None:
+        kept = await repo.put(b"kept")
+        for key in (*BAD_KEYS, absent):
+            with pytest.raises(ObjectNotFoundError) as caught:
+                await NEED_THE_OBJECT[method](repo, key)
+            assert isinstance(caught.value, FileNotFoundError)
+            assert caught.value.keys == (key,)
+            assert len(str(caught.value)) < 400
+        for nothing in NOT_STRINGS:
+            with pytest.raises(TypeError):
+                await NEED_THE_OBJECT[method](repo, nothing)
+        assert [key async for key in repo.keys()] == [kept]
+
+    async def test_has(self, repo: AsyncRepository, absent: str) -> None:
+        key = await repo.put(b"content")
+        assert await repo.has(key)
+        for nothing in (*BAD_KEYS, *NOT_STRINGS, absent):
+            assert not await repo.has(nothing)
+        assert await repo.has_many([absent, key, "", key, None, absent]) == [False, True, False, True, False, False]  # type: ignore[list-item]
+        assert await repo.has_many(iter([key])) == [True]
+        assert await repo.has_many([]) == []
+
+    async def test_hash_is_the_sha256_whatever_the_key(self, repo: AsyncRepository) -> None:
+        for content in (b"", b"content", CONTENT):
+            assert await repo.hash(await repo.put(content)) == hashlib.sha256(content).hexdigest()
+
+    @pytest.mark.parametrize("size", SIZES)
+    async def test_a_stream_gives_the_content(self, repo: AsyncRepository, size: int) -> None:
+        content = content_of(size)
+        key = await repo.put(content)
+        async with repo.open(key) as stream:
+            assert (stream.key, stream.size) == (key, size)
+            assert await stream.read() == content
+            assert await stream.read() == b""
+            with pytest.raises(anyio.EndOfStream):
+                await stream.receive()
+        async with repo.open(key) as stream:
+            chunks = [chunk async for chunk in stream]
+            assert all(chunks)
+            assert b"".join(chunks) == content
+        async with repo.open(key) as stream:
+            assert size == 0 or 1 <= len(await stream.receive(10)) <= 10
+            for count in (0, -1):
+                with pytest.raises(ValueError, match="max_bytes"):
+                    await stream.receive(count)
+
+    async def test_a_stream_reads_and_seeks_as_a_file_does(self, repo: AsyncRepository) -> None:
+        choose = random.Random(7)
+        file = io.BytesIO(CONTENT)
+        async with repo.open(await repo.put(CONTENT)) as stream:
+            for _ in range(300):
+                whence = choose.choice((os.SEEK_SET, os.SEEK_CUR, os.SEEK_END))
+                offset = choose.randint(-len(CONTENT), len(CONTENT) + 10) // choose.choice((1, 1000))
+                try:
+                    position = file.seek(offset, whence)
+                except ValueError:
+                    position = -1
+                if position < 0 or (whence != os.SEEK_SET and position == 0 > offset):
+                    file.seek(await stream.tell())  # `BytesIO` stops at the start where files refuse to go on
+                else:
+                    assert await stream.seek(offset, whence) == position == await stream.tell()
+                size = choose.choice((0, 1, 5000, 700_000))
+                assert await stream.read(size) == file.read(size)
+                buffer = bytearray(choose.choice((0, 3, 10_000)))
+                data = file.read(len(buffer))
+                assert await stream.readinto(buffer) == len(data)
+                assert buffer[: len(data)] == data
+
+    async def test_what_a_stream_refuses(self, repo: AsyncRepository) -> None:
+        async with repo.open(await repo.put(b"content")) as stream:
+            for offset, whence in ((-1, os.SEEK_SET), (-8, os.SEEK_END), (-1, os.SEEK_CUR)):
+                with pytest.raises(OSError, match="negative") as caught:
+                    await stream.seek(offset, whence)
+                assert isinstance(caught.value, ValueError)
+            for whence in (-1, 3, 99):
+                with pytest.raises(ValueError, match="whence"):
+                    await stream.seek(0, whence)
+            wrong: Any
+            for wrong in ("1", 1.5):
+                with pytest.raises(TypeError):
+                    await stream.seek(wrong)
+                with pytest.raises(TypeError):
+                    await stream.read(wrong)
+            with pytest.raises(TypeError):
+                await stream.readinto(b"not writable")  # type: ignore[arg-type]
+            assert await stream.tell() == 0
+            assert await stream.read(None) == b"content"
+
+    async def test_a_closed_stream(self, repo: AsyncRepository) -> None:
+        async with repo.open(await repo.put(CONTENT)) as stream:
+            await stream.receive()
+            await stream.aclose()
+            await stream.aclose()
+            for use in (stream.receive, stream.read, stream.tell, lambda: stream.seek(0)):
+                with pytest.raises(RepositoryClosedError) as caught:
+                    await use()
+                assert isinstance(caught.value, ValueError)
+
+    async def test_ranges(self, repo: AsyncRepository) -> None:
+        size = len(CONTENT)
+        key = await repo.put(CONTENT)
+        for offset, length in ((0, 0), (0, 5), (5, None), (size - 3, 10), (size, None), (size + 9, 4), (9, 2_000_000)):
+            async with repo.open(key, offset=offset, length=length) as stream:
+                wanted = CONTENT[offset:] if length is None else CONTENT[offset : offset + length]
+                assert stream.size == len(wanted)
+                assert await stream.read() == wanted
+                assert await stream.seek(0, os.SEEK_END) == len(wanted)
+                assert await stream.seek(0) == 0
+                assert await stream.read(3) == wanted[:3]
+
+    async def test_bad_ranges(self, repo: AsyncRepository) -> None:
+        key = await repo.put(b"content")
+        bad: Any
+        for bad in (dict(offset=-1), dict(length=-1)):
+            with pytest.raises(ValueError, match="must not be negative"):
+                async with repo.open(key, **bad):
+                    pytest.fail("a range that is none")
+        for bad in (dict(offset="1"), dict(length=1.5), dict(offset=None)):
+            with pytest.raises(TypeError):
+                async with repo.open(key, **bad):
+                    pytest.fail("a range that is none")
+
+    async def test_stream_gives_every_object_once(self, repo: AsyncRepository) -> None:
+        contents = [b"%d" % number for number in range(300)] + [CONTENT, b"", CONTENT[:300_000]]
+        keys = await repo.put_many(contents)
+        seen = {}
+        async with repo.stream([*keys, *keys[:5]]) as objects:
+            async for key, stream in objects:
+                assert key == stream.key
+                assert key not in seen
+                seen[key] = await stream.read()
+        assert seen == dict(zip(keys, contents, strict=True))
+
+    async def test_stream_names_every_missing_key(self, repo: AsyncRepository, absent: str) -> None:
+        key = await repo.put(b"content")
+        with pytest.raises(ObjectNotFoundError) as caught:
+            async with repo.stream([absent, key, "no key", absent]):
+                pytest.fail("two objects are not there")
+        assert caught.value.keys == (absent, "no key")
+        async with repo.stream([]) as objects:
+            assert [key async for key, _ in objects] == []
+
+    async def test_a_stream_of_many_lives_until_the_next_step(self, repo: AsyncRepository) -> None:
+        keys = await repo.put_many([CONTENT, CONTENT[1:], b"content"])
+        async with repo.stream(keys) as objects:
+            _, first = await anext(objects)
+            await first.receive()
+            _, second = await anext(objects)
+            with pytest.raises(RepositoryClosedError):
+                await first.receive()
+        with pytest.raises(RepositoryClosedError):
+            await second.receive()
+        with pytest.raises(RepositoryClosedError):
+            await anext(objects)
+
+    async def test_many_tasks_read_at_once(self, repo: AsyncRepository) -> None:
+        contents = [content_of(1000 * seed, seed) for seed in range(20)]
+        keys = await repo.put_many(contents)
+
+        async def read(key: str, content: bytes) -> None:
+            assert await repo.get(key) == content
+            async with repo.open(key) as stream:
+                assert await stream.read() == content
+
+        async with anyio.create_task_group() as group:
+            for key, content in list(zip(keys, contents, strict=True)) * 10:
+                group.start_soon(read, key, content)

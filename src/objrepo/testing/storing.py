@@ -1,0 +1,266 @@
+"""The contract of `put` and `put_many`: what they take, what they refuse, and what they leave when they fail."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from aiofiles.threadpool import wrap as aiofiles_wrap
+from anyio.abc import ByteReceiveStream
+
+from objrepo.keys import is_key
+from objrepo.protocol import AsyncRepository, Source
+from objrepo.testing.fixtures import SIZES, content_of
+
+__all__ = ("StoringContract",)
+
+CONTENT = content_of(2 * 1024 * 1024 + 3)
+"""More than what an async source may have under way, so that it is piped."""
+
+
+class Stream(ByteReceiveStream):
+    """An anyio byte stream that gives a content."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return the next bytes."""
+        await anyio.lowlevel.checkpoint()
+        if data := self.file.read(max_bytes):
+            return data
+        raise anyio.EndOfStream
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+class AsyncFile:
+    """Something with an async ``read``, as the uploads of web frameworks have it."""
+
+    def __init__(self, content: bytes) -> None:
+        self.file = io.BytesIO(content)
+
+    async def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        await anyio.lowlevel.checkpoint()
+        return self.file.read(size)
+
+
+class Broken:
+    """A file whose ``read`` gives one chunk, and then something that is no bytes."""
+
+    def __init__(self, then: object) -> None:
+        self.chunks: list[Any] = [b"a chunk", then]
+
+    def read(self, size: int = -1) -> Any:
+        """Return the next thing."""
+        del size
+        chunk = self.chunks.pop(0)
+        if isinstance(chunk, BaseException):
+            raise chunk
+        return chunk
+
+
+def chunks(content: bytes, size: int = 100_000) -> Iterator[bytes]:
+    """Cut a content into pieces, the first of them empty."""
+    yield b""
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+
+
+async def achunks(content: bytes) -> AsyncIterator[bytes]:
+    """Cut a content into pieces, asynchronously."""
+    for chunk in chunks(content):
+        await anyio.lowlevel.checkpoint()
+        yield chunk
+
+
+def spooled(content: bytes) -> Any:
+    """Return a temporary file that stands at its start."""
+    file = tempfile.SpooledTemporaryFile(max_size=10)
+    file.write(content)
+    file.seek(0)
+    return file
+
+
+def at_its_third_byte(file: Any) -> Any:
+    """Read two bytes."""
+    assert len(file.read(2)) == 2
+    return file
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "bytes": Path.read_bytes,
+    "bytearray": lambda path: bytearray(path.read_bytes()),
+    "memoryview": lambda path: memoryview(path.read_bytes()),
+    "a memoryview of ints": lambda path: memoryview(path.read_bytes() + b"\0").cast("I")[: len(CONTENT) // 4],
+    "every second byte of a memoryview": lambda path: memoryview(path.read_bytes())[::2],
+    "pathlib.Path": lambda path: path,
+    "anyio.Path": anyio.Path,
+    "open file": lambda path: path.open("rb"),
+    "unbuffered file": lambda path: path.open("rb", buffering=0),
+    "file read in part": lambda path: at_its_third_byte(path.open("rb")),
+    "io.BytesIO": lambda path: io.BytesIO(path.read_bytes()),
+    "spooled temporary file": lambda path: spooled(path.read_bytes()),
+    "anyio file": lambda path: anyio.wrap_file(path.open("rb")),
+    "anyio file read in part": lambda path: anyio.wrap_file(at_its_third_byte(path.open("rb"))),
+    "aiofiles file": lambda path: aiofiles_wrap(path.open("rb"), loop=None, executor=None),
+    "aiofiles file read in part": lambda path: aiofiles_wrap(
+        at_its_third_byte(path.open("rb")), loop=None, executor=None
+    ),
+    "list of bytes": lambda path: list(chunks(path.read_bytes())),
+    "generator": lambda path: chunks(path.read_bytes()),
+    "async generator": lambda path: achunks(path.read_bytes()),
+    "short async generator": lambda path: achunks(path.read_bytes()[:1000]),
+    "anyio byte stream": lambda path: Stream(path.read_bytes()),
+    "async read": lambda path: AsyncFile(path.read_bytes()),
+}
+
+
+def expected(kind: str, content: bytes) -> bytes:
+    """Return what is stored of a content by a kind of source."""
+    if kind.endswith("in part"):
+        return content[2:]
+    if kind == "a memoryview of ints":
+        return content[: len(content) // 4 * 4]
+    if kind.startswith("every second"):
+        return content[::2]
+    return content[:1000] if kind.startswith("short") else content
+
+
+class StoringContract:
+    """What ``put`` and ``put_many`` promise."""
+
+    @pytest.mark.parametrize("size", SIZES)
+    async def test_what_is_put_is_got(self, repo: AsyncRepository, size: int) -> None:
+        key = await repo.put(content_of(size))
+        assert is_key(key, await repo.key_format())
+        assert await repo.get(key) == content_of(size)
+        assert await repo.size(key) == size
+        assert await repo.has(key)
+
+    @pytest.mark.parametrize("kind", SOURCES)
+    async def test_every_kind_of_source(self, repo: AsyncRepository, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "source"
+        path.write_bytes(CONTENT)
+        source = SOURCES[kind](path)
+        key = await repo.put(source)
+        assert await repo.get(key) == expected(kind, CONTENT)
+        file = getattr(source, "wrapped", getattr(source, "_file", source))
+        if isinstance(file, io.IOBase):
+            assert not file.closed, "a handle is closed by who opened it"
+            file.close()
+
+    async def test_a_stream_of_an_object_is_a_source(self, repo: AsyncRepository) -> None:
+        key = await repo.put(CONTENT)
+        async with repo.open(key, offset=5) as stream:
+            assert await repo.get(await repo.put(stream)) == CONTENT[5:]
+
+    async def test_a_pipe_is_a_source(self, repo: AsyncRepository) -> None:
+        ours, theirs = os.pipe()
+        async with anyio.create_task_group() as group:
+            with open(ours, "rb") as reader, open(theirs, "wb") as writer:
+
+                def write() -> None:
+                    writer.write(CONTENT)
+                    writer.close()
+
+                group.start_soon(anyio.to_thread.run_sync, write)
+                assert await repo.get(await repo.put(reader)) == CONTENT
+
+    @pytest.mark.parametrize(
+        "source",
+        ["text", "", io.StringIO("text"), ["text"], [1, 2], 7, None, 1.5, {"a": b"b"}, object()],
+        ids=lambda source: repr(source)[:20],
+    )
+    async def test_what_is_no_source(self, repo: AsyncRepository, source: Any) -> None:
+        with pytest.raises(TypeError, match=r"bytes|binary"):
+            await repo.put(source)
+        assert [key async for key in repo.keys()] == []
+
+    async def test_a_text_file_is_no_source(self, repo: AsyncRepository, tmp_path: Path) -> None:
+        (tmp_path / "text").write_text("text")
+        with (tmp_path / "text").open() as file:
+            for source in (file, anyio.wrap_file(file), aiofiles_wrap(file, loop=None, executor=None)):
+                with pytest.raises(TypeError, match="open it in binary mode"):
+                    await repo.put(source)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("then", [None, "text", 7, OSError("the tape is torn")], ids=repr)
+    async def test_a_source_that_breaks(self, repo: AsyncRepository, then: Any) -> None:
+        async def later() -> AsyncIterator[Any]:
+            yield CONTENT
+            if isinstance(then, Exception):
+                raise then
+            yield then
+
+        for source in (Broken(then), later()):
+            with pytest.raises(OSError if isinstance(then, OSError) else TypeError) as caught:
+                await repo.put(source)
+            assert str(caught.value)
+        assert [key async for key in repo.keys()] == []
+        assert (await repo.verify()).ok
+
+    async def test_a_file_that_is_closed_or_missing_or_a_folder(self, repo: AsyncRepository, tmp_path: Path) -> None:
+        file = (tmp_path / "empty").open("xb")
+        file.close()
+        for source, error in (
+            (file, ValueError),
+            (tmp_path / "missing", FileNotFoundError),
+            (tmp_path, (IsADirectoryError, PermissionError)),
+        ):
+            with pytest.raises(error):
+                await repo.put(source)
+        assert [key async for key in repo.keys()] == []
+
+    async def test_put_many_returns_keys_in_order(self, repo: AsyncRepository, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"from a file")
+        many = [b"%d" % number for number in range(600)]
+        sources: list[Source] = [
+            *many,
+            path,
+            achunks(CONTENT),
+            b"",
+            io.BytesIO(b"from memory"),
+            CONTENT,
+            [b"in ", b"pieces"],
+            b"7",
+        ]
+        keys = await repo.put_many(sources)
+        contents = [*many, b"from a file", CONTENT, b"", b"from memory", CONTENT, b"in pieces", b"7"]
+        assert [await repo.get(key) for key in keys] == contents
+
+    async def test_put_many_takes_iterators_of_any_kind(self, repo: AsyncRepository) -> None:
+        async def later() -> AsyncIterator[bytes]:
+            for number in range(3):
+                await anyio.lowlevel.checkpoint()
+                yield b"%d" % number
+
+        keys = await repo.put_many(later())
+        again = await repo.put_many(b"%d" % number for number in range(3))
+        assert [await repo.get(key) for key in keys] == [await repo.get(key) for key in again] == [b"0", b"1", b"2"]
+        assert await repo.put_many([]) == []
+
+    async def test_put_many_of_what_is_no_source(self, repo: AsyncRepository) -> None:
+        for sources in (b"bytes", "text", [b"good", "text"], [b"good", None], 7, None):
+            with pytest.raises(TypeError):
+                await repo.put_many(sources)  # type: ignore[arg-type]
+
+    async def test_one_object_put_by_many_tasks(self, repo: AsyncRepository) -> None:
+        keys = set[str]()
+
+        async def put() -> None:
+            keys.add(await repo.put(CONTENT[:100_000]))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(30):
+                group.start_soon(put)
+        assert {await repo.get(key) for key in keys} == {CONTENT[:100_000]}
+        assert (await repo.info()).objects == len(keys)

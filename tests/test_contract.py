@@ -1,0 +1,26 @@
+"""Every backend keeps the contract, and nothing in the contract knows which backend it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from objrepo import DiskRepository, MemoryRepository, SandboxRepository
+from objrepo.testing import RepositoryContract
+
+
+class TestDisk(RepositoryContract):
+    @pytest.fixture
+    def repository(self, tmp_path):
+        return DiskRepository(tmp_path / "repository")
+
+
+class TestSandbox(RepositoryContract):
+    @pytest.fixture
+    def repository(self, tmp_path):
+        return SandboxRepository(tmp_path / "sandboxes")
+
+
+class TestMemory(RepositoryContract):
+    @pytest.fixture
+    def repository(self):
+        return MemoryRepository()
