@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2024.10.9"
@@ -50,3 +52,14 @@ def tests(session: nox.Session) -> None:
 
 for python in PYTHONS:  # `nox -s tests-3.13`
     nox.session(python=python, name=f"tests-{python}")(run_tests)
+
+
+@nox.session
+def aiida(session: nox.Session) -> None:
+    """Run aiida-core's tests of repositories over this package's classes: `nox -s aiida -- CHECKOUT`."""
+    if len(session.posargs) != 1:
+        session.error("give the path of a checkout of aiida-core: nox -s aiida -- PATH")
+    session.install("-e", ".", "aiida-core[tests]")
+    env = {"AIIDA_PATH": session.create_tmp(), "PYTHONPATH": str(Path("tests", "aiida_core").absolute())}
+    with session.chdir(session.posargs[0]):
+        session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", "tests/repository", env=env)

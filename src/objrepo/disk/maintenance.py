@@ -30,6 +30,7 @@ class Plan:
     clean_storage: bool
     do_vacuum: bool
     compress: bool
+    incremental_cleanup: bool
 
     @classmethod
     def of(
@@ -40,6 +41,7 @@ class Plan:
         clean_storage: bool | None,
         do_vacuum: bool | None,
         compress: bool,
+        incremental_cleanup: bool,
     ) -> Plan:
         """Fill in what was left open: everything, or while the repository is live what is safe then.
 
@@ -57,6 +59,7 @@ class Plan:
             clean_storage=clean_storage is not False,
             do_vacuum=not live and do_vacuum is not False,
             compress=compress,
+            incremental_cleanup=incremental_cleanup,
         )
 
 
@@ -125,7 +128,7 @@ def perform(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> tupl
     steps = []
     with store_errors(lease.layout):
         if plan.pack_loose:
-            steps.append(_pack(lease, plan.compress, progress))
+            steps.append(_pack(lease, plan, progress))
         if plan.do_repack:
             steps.append(_repack(lease, progress))
         if plan.clean_storage:
@@ -168,14 +171,15 @@ def _holes(lease: Lease) -> int:
     return max(lease.layout.pack_files_size() - lease.index.sums()[1], 0)
 
 
-def _pack(lease: Lease, compress: bool, progress: ProgressCallback | None) -> MaintenanceStep:
+def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
     count, (size, _) = lease.index.count(), lease.index.sums()
-    mode = CompressMode.AUTO if compress else CompressMode.NO
     try:
         lease.container.pack_all_loose(
-            compress=mode, callback=_listener("pack_loose", progress), clean_loose_per_pack=True
+            compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
+            callback=_listener("pack_loose", progress),
+            clean_loose_per_pack=plan.incremental_cleanup,
         )
     finally:
         lease.end_transaction()

@@ -113,6 +113,7 @@ class DiskRepository(Backend):
         clean_storage: bool | None = None,
         do_vacuum: bool | None = None,
         compress: bool = False,
+        incremental_cleanup: bool = True,
         timeout: float = 0,
         progress: ProgressCallback | None = None,
     ) -> MaintenanceReport:
@@ -128,6 +129,8 @@ class DiskRepository(Backend):
         :param clean_storage: whether to remove loose files of packed objects. Size of the step: the bytes of these.
         :param do_vacuum: whether to rewrite the index. Size of the step: the bytes of the index.
         :param compress: whether packing compresses the objects that are worth it.
+        :param incremental_cleanup: whether loose files go as soon as their pack is written, which needs less space,
+            or only with ``clean_storage``.
         :param timeout: how many seconds to wait for another packer to end; 0 does not wait.
         :param progress: told of each object that was packed and each pack that was rewritten.
         :raises ValueError: if ``do_repack``, ``clean_storage`` or ``do_vacuum`` is asked for with ``live``.
@@ -136,7 +139,7 @@ class DiskRepository(Backend):
         """
         from objrepo.disk.maintenance import Plan
 
-        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress)
+        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
         return await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
 
     def _initialise(self, **options: Any) -> None:

@@ -1,0 +1,15 @@
+"""Repositories for programs without an event loop: the interface of AiiDA's ``aiida.repository.backend``."""
+
+from __future__ import annotations
+
+from objrepo.sync.abstract import AbstractRepositoryBackend
+from objrepo.sync.documented import DiskObjectStoreRepositoryBackend, SandboxFolder, SandboxRepositoryBackend
+from objrepo.sync.repository import SyncRepository
+
+__all__ = (
+    "AbstractRepositoryBackend",
+    "DiskObjectStoreRepositoryBackend",
+    "SandboxFolder",
+    "SandboxRepositoryBackend",
+    "SyncRepository",
+)

@@ -1,0 +1,55 @@
+"""An object as a file: what `io`, `zipfile`, numpy and the like expect to be given."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from objrepo.errors import RepositoryClosedError
+
+if TYPE_CHECKING:
+    from objrepo.protocol import ObjectStream
+    from objrepo.sync.driver import Driver
+
+__all__ = ("object_reader",)
+
+_BUFFER_BYTES: Final = 64 * 1024
+
+
+def object_reader(driver: Driver, stream: ObjectStream) -> io.BufferedReader:
+    """Return a stream as a file for callers without a loop. Closing the one does not close the other."""
+    return io.BufferedReader(_RawObject(driver, stream), min(_BUFFER_BYTES, max(stream.size, 1)))
+
+
+class _RawObject(io.RawIOBase):
+    mode = "rb"
+
+    def __init__(self, driver: Driver, stream: ObjectStream) -> None:
+        super().__init__()
+        self._call = driver.call
+        self._stream = stream
+        self.name = stream.key
+
+    def readable(self) -> bool:
+        return not self._closed_already()
+
+    def seekable(self) -> bool:
+        return not self._closed_already()
+
+    def readinto(self, buffer: Any) -> int:
+        return self._call(self._stream.readinto, buffer)
+
+    def readall(self) -> bytes:
+        return self._call(self._stream.read)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._call(self._stream.seek, offset, whence)
+
+    def tell(self) -> int:
+        return self._call(self._stream.tell)
+
+    def _closed_already(self) -> bool:
+        if self.closed:
+            raise RepositoryClosedError(f"the stream of object {self.name!r} is closed")
+        return False

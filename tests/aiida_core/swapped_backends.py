@@ -1,0 +1,37 @@
+"""A pytest plugin that puts the documented classes of objrepo in the place of aiida-core's.
+
+`nox -s aiida -- PATH` runs aiida-core's own tests of its repository backends, from a checkout at PATH, with it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import aiida.repository.backend.abstract
+import aiida.repository.backend.disk_object_store
+import aiida.repository.backend.sandbox
+import aiida.repository.repository
+
+import objrepo.sync
+
+SWAPS = {
+    id(getattr(module, name)): getattr(objrepo.sync, name)
+    for module, name in (
+        (aiida.repository.backend.abstract, "AbstractRepositoryBackend"),
+        (aiida.repository.backend.disk_object_store, "DiskObjectStoreRepositoryBackend"),
+        (aiida.repository.backend.sandbox, "SandboxRepositoryBackend"),
+    )
+}
+
+
+def pytest_configure():
+    for module in [module for name, module in sys.modules.items() if name.startswith("aiida")]:
+        for name, value in list(vars(module).items()):
+            if id(value) in SWAPS:
+                setattr(module, name, SWAPS[id(value)])
+
+
+def pytest_report_header():
+    backend = aiida.repository.backend.disk_object_store.DiskObjectStoreRepositoryBackend
+    assert backend is objrepo.sync.DiskObjectStoreRepositoryBackend
+    return f"aiida-core {aiida.__version__}, its repository backends swapped for those of {backend.__module__}"
