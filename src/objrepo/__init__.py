@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from objrepo.disk import DiskRepository
-from objrepo.errors import (
-    CorruptObjectError,
-    NotInitialisedError,
-    ObjectNotFoundError,
-    RepositoryBusyError,
-    RepositoryClosedError,
-    RepositoryError,
-)
-from objrepo.memory import MemoryRepository
-from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.sandbox import SandboxRepository
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from objrepo.disk import DiskRepository
+    from objrepo.errors import (
+        CorruptObjectError,
+        NotInitialisedError,
+        ObjectNotFoundError,
+        RepositoryBusyError,
+        RepositoryClosedError,
+        RepositoryError,
+    )
+    from objrepo.memory import MemoryRepository
+    from objrepo.protocol import AsyncRepository, ObjectStream
+    from objrepo.sandbox import SandboxRepository
 
 __version__ = "0.1.0"
 
@@ -30,3 +34,24 @@ __all__ = (
     "RepositoryError",
     "SandboxRepository",
 )
+
+_ROOMS = {
+    "AsyncRepository": "protocol",
+    "DiskRepository": "disk",
+    "MemoryRepository": "memory",
+    "ObjectStream": "protocol",
+    "SandboxRepository": "sandbox",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first used: a program pays for the backend that it has, not for all."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

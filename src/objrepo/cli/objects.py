@@ -1,0 +1,199 @@
+"""The commands about single objects: put, cat, get, has, ls, rm."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import click
+
+from objrepo.cli.progress import reporter
+from objrepo.cli.running import as_json, on_repository, print_json
+from objrepo.disk import DiskRepository
+from objrepo.protocol import ObjectStream
+from objrepo.reports import Progress
+
+__all__ = ("COMMANDS",)
+
+_HAS_AT_ONCE: Final = 1000
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@as_json
+@on_repository
+async def put(repository: DiskRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
+    """Store files, and print their keys.
+
+    A folder stands for all files in it, - for standard input. The repository is made if it is not there yet. What
+    cannot be read is reported, and the rest is stored.
+
+    \b
+    objrepo put README.md src
+    tar c photos | objrepo put -
+    """
+    await repository.initialise()
+    failed = False
+
+    def fail(error: object) -> None:
+        nonlocal failed
+        failed = True
+        _tell(error)
+
+    with reporter() as report:
+        total = None
+        if sys.stderr.isatty():
+            total = sum(1 for _ in _files(paths, repository.path, _ignore))
+        for done, path in enumerate(_files(paths, repository.path, fail), 1):
+            try:
+                source = sys.stdin.buffer if path == "-" else open(path, "rb", buffering=0)  # noqa: SIM115
+            except OSError as error:
+                fail(error)
+                continue
+            with source:
+                key = await repository.put(source)
+            report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
+            if total is not None:
+                report(Progress("put", done, max(done, total), "objects"))
+    return 1 if failed else 0
+
+
+@click.command()
+@click.argument("key")
+@click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
+@click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
+@on_repository
+async def cat(repository: DiskRepository, key: str, offset: int, length: int | None) -> None:
+    """Print the bytes of an object.
+
+    \b
+    objrepo cat KEY | less
+    objrepo cat KEY --offset 1000 --length 24
+    """
+    async with repository.open(key, offset, length) as stream:
+        await _copy(stream, sys.stdout.buffer)
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
+)
+@on_repository
+async def get(repository: DiskRepository, keys: tuple[str, ...], output: Path) -> None:
+    """Copy objects to files. In a folder each is named by its key.
+
+    \b
+    objrepo get KEY -o photo.jpg
+    objrepo get KEY KEY -o photos
+    """
+    into_folder = output.is_dir() or len(keys) > 1
+    async with repository.stream(keys) as objects:
+        if into_folder:
+            output.mkdir(parents=True, exist_ok=True)
+        async for key, stream in objects:
+            target = output / key if into_folder else output
+            with _whole_file(target) as file:
+                await _copy(stream, file)
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@as_json
+@on_repository
+async def has(repository: DiskRepository, keys: tuple[str, ...], json_wanted: bool) -> int:
+    """Say of each key whether its object is there; exit with 1 if one is not."""
+    everything = True
+    for start in range(0, len(keys), _HAS_AT_ONCE):
+        some = keys[start : start + _HAS_AT_ONCE]
+        for key, present in zip(some, await repository.has_many(some), strict=True):
+            everything = everything and present
+            if json_wanted:
+                print_json({"key": key, "present": present})
+            else:
+                click.echo(f"{key}  {'yes' if present else 'no'}")
+    return 0 if everything else 1
+
+
+@click.command()
+@click.option("-l", "--long", "sizes", is_flag=True, help="Print the size in bytes of each object too.")
+@as_json
+@on_repository
+async def ls(repository: DiskRepository, sizes: bool, json_wanted: bool) -> None:
+    """List the keys of all objects."""
+    async for key in repository.keys():
+        size = await repository.size(key) if sizes else None
+        if json_wanted:
+            print_json({"key": key} if size is None else {"key": key, "size": size})
+        else:
+            click.echo(key if size is None else f"{key}  {size}")
+
+
+@click.command()
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@on_repository
+async def rm(repository: DiskRepository, keys: tuple[str, ...]) -> None:
+    """Delete objects: all of them or, if one is not there, none."""
+    await repository.delete_many(keys)
+
+
+COMMANDS: Final = (put, cat, get, has, ls, rm)
+
+
+def _files(paths: Iterable[str], repository: Path, fail: Callable[[object], None]) -> Iterator[str]:
+    """Name the files that paths stand for. A folder is gone through in order, the repository itself left out."""
+    for path in paths:
+        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str stays as it was given)
+            yield path
+            continue
+        for folder, folders, names in os.walk(path, onerror=fail):
+            if os.path.realpath(folder) == os.path.realpath(repository):
+                folders.clear()
+                continue
+            folders.sort()
+            for name in sorted(names):
+                file = os.path.join(folder, name)
+                if os.path.isfile(file):  # noqa: PTH113
+                    yield file
+                else:
+                    fail(f"{file} is no regular file: it is left out")
+
+
+def _tell(problem: object) -> None:
+    click.echo(f"objrepo: {problem}", err=True)
+
+
+def _ignore(problem: object) -> None:
+    del problem
+
+
+async def _copy(stream: ObjectStream, file: BinaryIO) -> None:
+    async for chunk in stream:
+        file.write(chunk)
+    file.flush()
+
+
+class _whole_file:  # noqa: N801  (used as a function is)
+    """A file that is there when it is whole: written under another name, and gone again if that fails."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __enter__(self) -> Any:
+        self._file = tempfile.NamedTemporaryFile(dir=self._target.parent, prefix=".objrepo-", delete=False)
+        return self._file
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if exc_type is not None:
+            Path(self._file.name).unlink()
+            return
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(self._file.name, 0o666 & ~umask)  # noqa: PTH101  (temporary files are made for their owner only)
+        Path(self._file.name).replace(self._target)

@@ -1,0 +1,91 @@
+"""The commands about a repository as a whole: init, info, maintain, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Final
+
+import click
+
+from objrepo.cli.progress import reporter, size_of
+from objrepo.cli.running import as_json, gracefully, on_repository, print_json
+from objrepo.disk import DiskRepository
+
+__all__ = ("COMMANDS",)
+
+
+@click.command()
+@click.option("--hash-type", help="sha256, which it is unless given, or sha1.")
+@click.option("--pack-size-target", type=int, help="From which size in bytes on a pack is full; 4 GiB unless given.")
+@click.option(
+    "--loose-prefix-len", type=int, help="How many digits of a key name a loose object's folder; 2 unless given."
+)
+@click.option("--compression-algorithm", help="zlib+1, which it is unless given, to zlib+9.")
+@on_repository
+async def init(repository: DiskRepository, /, **options: Any) -> None:
+    """Make a repository, or do nothing where it is made already."""
+    await repository.initialise(**options)
+    click.echo(f"repository {await repository.uuid()} at {repository.path}")
+
+
+@click.command()
+@click.option("--detailed", is_flag=True, help="Sum up the sizes too, which takes longer.")
+@as_json
+@on_repository
+async def info(repository: DiskRepository, detailed: bool, json_wanted: bool) -> None:
+    """Print what the repository is and holds."""
+    state = dataclasses.asdict(await repository.info(detailed))
+    if json_wanted:
+        print_json(state)
+        return
+    for name, value in state.items():
+        if value is not None:
+            shown = size_of(value) if "size" in name else f"{value:,}" if isinstance(value, int) else value
+            click.echo(f"{name.replace('_', ' '):<22}{shown}")
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--live/--not-live", default=True, show_default=True, help="Whether others may be using the repository.")
+@click.option("--pack-loose/--no-pack-loose", default=None, help="Move loose objects into packs.")
+@click.option("--do-repack/--no-do-repack", default=None, help="Rewrite packs without what was deleted.")
+@click.option("--clean-storage/--no-clean-storage", default=None, help="Remove loose files of packed objects.")
+@click.option("--do-vacuum/--no-do-vacuum", default=None, help="Rewrite the index.")
+@click.option("--compress", is_flag=True, help="Compress the objects that are worth it when packing.")
+@click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
+@as_json
+@gracefully
+async def maintain(
+    repository: DiskRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
+) -> None:
+    """Pack loose objects and, with --not-live, rewrite packs and index without holes.
+
+    Every step that is safe is taken, unless the options say otherwise. Ctrl-C ends the work between two objects or
+    two packs.
+    """
+    with reporter() as report:
+        done = await repository.maintain(dry_run, live, timeout=timeout, progress=report, **options)
+    if json_wanted:
+        print_json(dataclasses.asdict(done))
+        return
+    for step in done.steps:
+        click.echo(f"{step.name:<16}{step.objects:>12,} objects {size_of(step.size):>12}")
+
+
+@click.command()
+@as_json
+@on_repository
+async def verify(repository: DiskRepository, json_wanted: bool) -> int:
+    """Read every object back and compare it with its key; exit with 1 if one is damaged."""
+    with reporter() as report:
+        result = await repository.verify(progress=report)
+    if json_wanted:
+        print_json(dataclasses.asdict(result))
+    else:
+        for damaged in result.damaged:
+            click.echo(f"{damaged.key}  {damaged.reason}")
+        click.echo(f"{result.objects:,} objects, {size_of(result.size)}: {len(result.damaged):,} damaged")
+    return 0 if result.ok else 1
+
+
+COMMANDS: Final = (init, info, maintain, verify)
