@@ -1,0 +1,222 @@
+"""Running: where blocking functions run, how many at a time, and what a cancellation leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import anyio
+import pytest
+
+from objrepo.offload import Inline, OperationAbandoned, Threads, call_soon, is_abandoned
+
+
+class Blocked:
+    """A blocking function that tells when it runs, and ends when it is let go."""
+
+    def __init__(self):
+        self.running = threading.Event()
+        self.let_go = threading.Event()
+        self.ended = threading.Event()
+
+    def __call__(self):
+        self.running.set()
+        assert self.let_go.wait(30)
+        self.ended.set()
+        return "result"
+
+    async def is_running(self):
+        await anyio.to_thread.run_sync(self.running.wait)
+
+
+async def test_threads_run_elsewhere_and_inline_runs_here():
+    assert await Threads().run(threading.get_ident) != threading.get_ident()
+    assert await Inline().run(threading.get_ident) == threading.get_ident()
+    for offload in (Threads(), Inline()):
+        assert await offload.run(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await offload.run(divmod, 7, 0)
+        assert not await offload.run(is_abandoned)
+
+
+def test_inline_needs_no_loop():
+    coroutine = Inline().run(divmod, 7, 2)
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    assert stopped.value.value == (3, 1)
+    done = []
+    with pytest.raises(StopIteration):
+        Inline().finish(lambda: done.append(1)).send(None)
+    assert done
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_bad_limits(limit, error):
+    with pytest.raises(error, match="limit"):
+        Threads(limit)
+
+
+async def test_no_more_run_at_a_time_than_the_limit():
+    offload = Threads(limit=3)
+    running = most = 0
+    counting = threading.Lock()
+
+    def work():
+        nonlocal running, most
+        with counting:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.005)
+        with counting:
+            running -= 1
+
+    async with anyio.create_task_group() as group:
+        for _ in range(30):
+            group.start_soon(offload.run, work)
+    assert most == 3
+
+
+async def test_a_write_is_waited_for():
+    offload, blocked = Threads(), Blocked()
+    async with anyio.create_task_group() as group:
+        group.start_soon(offload.run, blocked)
+        await blocked.is_running()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.02)
+            blocked.let_go.set()
+    assert blocked.ended.is_set()
+
+
+async def test_a_read_is_left_and_its_result_discarded():
+    offload, blocked = Threads(limit=1), Blocked()
+    discarded = []
+
+    async def read():
+        await offload.run(blocked, wait=False, discard=discarded.append)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(read)
+        await blocked.is_running()
+        group.cancel_scope.cancel()
+    assert not blocked.ended.is_set(), "the caller is gone, the worker is not"
+    with anyio.move_on_after(0.05) as scope:
+        await offload.run(int)
+    assert scope.cancelled_caught, "a call that was left counts until it has ended"
+    blocked.let_go.set()
+    assert await offload.run(int) == 0
+    assert discarded == ["result"]
+
+
+async def test_finish_waits_for_those_that_were_left():
+    offload, blocked = Threads(), Blocked()
+    order = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: offload.run(blocked, wait=False))
+        await blocked.is_running()
+        group.cancel_scope.cancel()
+
+    async def let_go():
+        await anyio.sleep(0.05)
+        order.append("let go")
+        blocked.let_go.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(let_go)
+        await offload.finish(lambda: order.append("finished"))
+    assert order == ["let go", "finished"]
+
+
+async def test_finish_is_not_cancelled_before_it_is_done():
+    done = []
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await Threads().finish(lambda: done.append(1))
+        await anyio.sleep(1)
+        pytest.fail("the cancellation was lost")
+    assert done
+
+
+async def test_what_has_not_started_does_not_start():
+    offload, blocked = Threads(limit=1), Blocked()
+    started = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(offload.run, blocked)
+        await blocked.is_running()
+        with anyio.move_on_after(0.02):
+            await offload.run(started.append, 1)
+        blocked.let_go.set()
+    assert await offload.run(int) == 0
+    assert started == []
+
+
+async def test_a_function_may_ask_whether_its_caller_is_gone():
+    offload = Threads()
+    running = threading.Event()
+    unwound = []
+
+    def work():
+        running.set()
+        while not is_abandoned():
+            time.sleep(0.001)
+        unwound.append(1)
+        raise OperationAbandoned
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(offload.run, work)
+        await anyio.to_thread.run_sync(running.wait)
+        group.cancel_scope.cancel()
+    assert unwound
+
+
+def test_native_cancellation_of_asyncio_is_waited_for_too():
+    blocked = Blocked()
+
+    async def main():
+        offload = Threads()
+        task = asyncio.create_task(offload.run(blocked))
+        await blocked.is_running()
+        for _ in range(3):
+            task.cancel()
+            await asyncio.sleep(0.01)
+        assert not task.done()
+        blocked.let_go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert blocked.ended.is_set()
+
+        task = asyncio.create_task(offload.finish(lambda: time.sleep(0.05)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_object_serves_one_loop_after_the_other(backend):
+    offload = Threads(limit=1)
+    for _ in range(3):
+        assert anyio.run(offload.run, int, backend=backend) == 0
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_worker_that_outlives_its_loop_ends(backend):
+    offload, blocked = Threads(), Blocked()
+
+    async def main():
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: offload.run(blocked, wait=False))
+            await blocked.is_running()
+            group.cancel_scope.cancel()
+        return anyio.lowlevel.current_token()
+
+    token = anyio.run(main, backend=backend)
+    blocked.let_go.set()
+    assert blocked.ended.wait(10)
+    called = []
+    call_soon(token, lambda: called.append(1))
+    assert anyio.run(offload.run, int, backend=backend) == 0
+    assert called == []
