@@ -1,4 +1,4 @@
-"""`disk_objectstore.Container` with its packing lock made safe. Importing this imports SQLAlchemy."""
+"""`disk_objectstore.Container` with its packing made safe. Importing this imports SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Any
 
 from disk_objectstore import Container
 
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.errors import RepositoryBusyError
 
 __all__ = ("SafeContainer",)
 
 
 class SafeContainer(Container):  # type: ignore[misc]
-    """A container that removes only the lock files which it made itself.
+    """A container that removes only the lock files which it made itself, and flushes the packs that it writes.
 
     In disk-objectstore 1.5.0, a packer that is refused deletes the lock of the packer that works, and so lets a
-    third one in.
+    third one in. And outside of macOS its ``safe_flush_to_disk(use_fullsync=True)``, which packing calls, flushes
+    nothing: it duplicates the descriptors instead, and leaves them open. So ``pack_all_loose`` is to be called with
+    ``do_fsync=False``, and a pack is flushed here, when it is closed and before the index is told of it.
     """
 
     @contextmanager
     def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:
-        """Open a pack for appending, and keep others from doing so; see ``Container.lock_pack``.
+        """Open a pack for appending, keep others from doing so, and flush it in the end; see ``Container.lock_pack``.
 
         :raises RepositoryBusyError: if somebody else has the pack's lock.
         """
@@ -37,5 +40,7 @@ class SafeContainer(Container):  # type: ignore[misc]
         try:
             with open(pack, "ab") as handle:
                 yield handle
+                flush_file(handle)
+                flush_folder(pack.parent)
         finally:
             lock.unlink(missing_ok=True)

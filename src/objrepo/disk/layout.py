@@ -224,6 +224,7 @@ def _errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
             raise RepositoryBusyError(f"the index {path} is locked by another process: {error}") from error
+        path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
         raise RepositoryError(f"the index {path} cannot be read: {error}") from error
     except sqlite3.Error as error:
         raise RepositoryError(f"the index {path} is damaged: {error}") from error

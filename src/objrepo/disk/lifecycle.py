@@ -77,7 +77,10 @@ def _make(layout: Layout, options: dict[str, Any]) -> None:
     from disk_objectstore import Container
 
     folder = layout.folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(f"cannot make a repository at {folder}: {error.filename} is a file") from None
     # Made beside its place and then moved there, so that nobody meets half a container, and of two who make it at the
     # same time one wins.
     beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.new")

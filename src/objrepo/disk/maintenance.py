@@ -73,8 +73,12 @@ def maintenance_lock(layout: Layout, timeout: float) -> Iterator[None]:
     import filelock
 
     try:
-        lock = filelock.FileLock(layout.maintenance_lock).acquire(timeout=timeout, poll_interval=0.02)
+        lock = filelock.FileLock(layout.maintenance_lock).acquire(
+            timeout=timeout, poll_interval=0.02, cancel_check=is_abandoned
+        )
     except filelock.Timeout:
+        if is_abandoned():
+            raise OperationAbandoned from None
         raise RepositoryBusyError(
             f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock})"
         ) from None
@@ -180,6 +184,7 @@ def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> Mainte
             compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
             callback=_listener("pack_loose", progress),
             clean_loose_per_pack=plan.incremental_cleanup,
+            do_fsync=False,  # the container flushes each pack by itself
         )
     finally:
         lease.end_transaction()

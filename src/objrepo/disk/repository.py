@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 from objrepo.backend import PAGE_KEYS, Backend
 from objrepo.disk import lifecycle
+from objrepo.disk.durable import flush_folder
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys, loose_keys
 from objrepo.disk.objects import find_size, has_objects, open_object, packed_rows
@@ -163,7 +164,7 @@ class DiskRepository(Backend):
         with self._pool.lease() as lease:
             key: str = lease.container.add_streamed_object(cast("BinaryIO", reader))
             # disk-objectstore 1.5.0 flushes the folder above the one that it moved the file into.
-            _flush_folder(lease.layout.loose_path(lease.config, key).parent)
+            flush_folder(lease.layout.loose_path(lease.config, key).parent)
             return key
 
     def _has(self, keys: Sequence[str]) -> list[bool]:
@@ -262,14 +263,3 @@ def _info(lease: Lease, detailed: bool) -> DiskInfo:
         pack_files_size=lease.layout.pack_files_size(),
         index_size=lease.layout.index_file.stat().st_size,
     )
-
-
-def _flush_folder(folder: Path) -> None:
-    flag = getattr(os, "O_DIRECTORY", None)
-    if flag is None:  # Windows has no way to open a folder, and no need to
-        return
-    descriptor = os.open(folder, os.O_RDONLY | flag)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
