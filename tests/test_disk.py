@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import resource
@@ -34,13 +33,9 @@ from objrepo.disk.layout import Layout
 from objrepo.disk.pool import Pool
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import content_of
+from powers import drop_powers
 
 CONTENT = content_of(1_000_000)
-
-
-def drop_powers():
-    """Make permissions count for root too: take CAP_DAC_OVERRIDE from the program that is started next."""
-    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
 
 @pytest.fixture
@@ -629,7 +624,6 @@ class TestPlatforms:
         """In a process that root's powers do not help."""
         script = f"""
 import os, anyio, objrepo
-from objrepo.testing.fixtures import content_of
 async def main():
     async with objrepo.DiskRepository({str(folder)!r}) as repo:
         keys = [key async for key in repo.keys()]

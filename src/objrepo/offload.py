@@ -151,6 +151,7 @@ class Threads(Offload):
             finally:
                 lane.limiter.release_on_behalf_of(call)
             raise
+        call.forget()
         lane.limiter.release_on_behalf_of(call)
         return result
 
@@ -245,8 +246,11 @@ class _Call(Generic[T]):
                 raise OperationAbandoned
             self._started = True
         _worker.call = self
+        # Nothing is held longer than it is needed: worker threads keep what they ran last until they are given more.
+        function, args = self._function, self._args
+        del self._function, self._args
         try:
-            result = self._function(*self._args)
+            result = function(*args)
             with self._lock:
                 if not self.abandoned:
                     self._results.append(result)
@@ -254,6 +258,7 @@ class _Call(Generic[T]):
                 self._discard(result)
             return result
         finally:
+            del function, args
             _worker.call = None
             self._end()
 
@@ -267,6 +272,10 @@ class _Call(Generic[T]):
         if self._results and self._discard is not None:
             self._discard(self._results.pop())
         return False
+
+    def forget(self) -> None:
+        """Let go of the result, which the caller has taken."""
+        self._results.clear()
 
     def when_ended(self, listener: Callable[[], None]) -> bool:
         """Have the worker call a function when it has ended; return True if it has ended already."""

@@ -1,0 +1,106 @@
+"""`SandboxRepository`: a folder that comes with the first use and goes when it is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from objrepo import SandboxRepository
+from objrepo.keys import is_key
+
+
+async def test_it_comes_with_the_first_use(tmp_path):
+    async with SandboxRepository(tmp_path / "here") as repo:
+        assert repo.folder is None
+        assert not (tmp_path / "here").exists()
+        assert not await repo.is_initialised()
+        assert [key async for key in repo.keys()] == []
+        assert repo.folder is None, "asking makes nothing"
+        key = await repo.put(b"content")
+        assert await repo.is_initialised()
+        folder = repo.folder
+        assert (folder / key).read_bytes() == b"content"
+        assert is_key(key, "uuid4")
+        assert folder.parent == tmp_path / "here"
+        assert folder.stat().st_mode & 0o077 == 0, "what is temporary is nobody else's"
+    assert not folder.exists()
+    assert repo.folder is None
+    assert (tmp_path / "here").exists()
+
+
+async def test_equal_contents_get_different_keys():
+    async with SandboxRepository() as repo:
+        keys = await repo.put_many([b"content"] * 3)
+        assert len(set(keys)) == 3
+        await repo.delete(keys[0])
+        assert await repo.get(keys[1]) == b"content"
+
+
+async def test_it_goes_with_erase(tmp_path):
+    async with SandboxRepository(tmp_path) as repo:
+        await repo.put(b"content")
+        await repo.erase()
+        assert os.listdir(tmp_path) == []
+
+
+async def test_it_goes_when_its_body_raises(tmp_path):
+    with pytest.raises(KeyError):
+        async with SandboxRepository(tmp_path) as repo:
+            await repo.put(b"content")
+            raise KeyError
+    assert os.listdir(tmp_path) == []
+
+
+async def test_it_goes_when_it_is_cancelled(tmp_path):
+    with anyio.move_on_after(0.1):
+        async with SandboxRepository(tmp_path) as repo:
+            await repo.put(b"content")
+            await anyio.sleep(10)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_it_goes_when_it_is_collected(tmp_path):
+    repo = SandboxRepository(tmp_path)
+    await repo.__aenter__()
+    await repo.put(b"content")
+    assert os.listdir(tmp_path) != []
+    del repo
+    gc.collect()
+    assert os.listdir(tmp_path) == []
+
+
+def test_it_goes_at_the_end_of_the_interpreter(tmp_path):
+    script = f"""
+import anyio, objrepo
+repo = objrepo.SandboxRepository({str(tmp_path)!r})
+async def main():
+    await repo.__aenter__()
+    print(await repo.put(b"content"))
+anyio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert is_key(done.stdout.strip(), "uuid4")
+    assert os.listdir(tmp_path) == []
+
+
+async def test_two_in_one_place_never_meet(tmp_path):
+    async with SandboxRepository(tmp_path) as one, SandboxRepository(tmp_path) as two:
+        key = await one.put(b"content")
+        other = await two.put(b"other")
+        assert not await two.has(key)
+        assert [key async for key in two.keys()] == [other]
+        await one.erase()
+        assert await two.get(other) == b"other"
+
+
+async def test_half_written_files_are_no_objects(tmp_path):
+    async with SandboxRepository(tmp_path) as repo:
+        key = await repo.put(b"content")
+        (repo.folder / "00000000-0000-4000-8000-000000000000.partial").write_bytes(b"")
+        assert [key async for key in repo.keys()] == [key]
+        assert (await repo.info()).objects == 1
