@@ -47,6 +47,9 @@ class Backend(ABC):
     :param offload: where they run; a :class:`~objrepo.offload.Threads` of its own unless given.
     """
 
+    def __str__(self) -> str:
+        return f"{type(self).__name__} at {id(self):#x}"
+
     def __init__(self, offload: Offload | None = None) -> None:
         self.offload = Threads() if offload is None else offload
         self._entered = 0

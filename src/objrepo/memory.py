@@ -32,9 +32,6 @@ class MemoryRepository(Backend):
         self._objects: dict[str, bytes] = {}
         self._changing = threading.Lock()
 
-    def __str__(self) -> str:
-        return f"MemoryRepository at {id(self):#x}"
-
     def _initialise(self, **options: Any) -> None:
         if options:
             raise TypeError(f"a memory repository has no options, got {', '.join(options)}")
@@ -80,9 +77,7 @@ class MemoryRepository(Backend):
     def _info(self, detailed: bool) -> RepositoryInfo:
         with self._changing:
             size = sum(map(len, self._objects.values())) if detailed else None
-            return RepositoryInfo(
-                location=str(self), uuid=None, key_format="sha256", objects=len(self._objects), size=size
-            )
+            return RepositoryInfo(location=str(self), key_format="sha256", objects=len(self._objects), size=size)
 
     def _erase(self) -> None:
         with self._changing:

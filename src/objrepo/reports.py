@@ -29,7 +29,7 @@ class RepositoryInfo:
     """
 
     location: str
-    uuid: str | None
+    uuid: str | None = None
     key_format: str
     objects: int
     size: int | None = None

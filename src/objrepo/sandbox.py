@@ -104,7 +104,7 @@ class SandboxRepository(Backend):
     def _info(self, detailed: bool) -> RepositoryInfo:
         entries = self._entries()
         size = sum(entry.stat().st_size for entry in entries) if detailed else None
-        return RepositoryInfo(location=str(self), uuid=None, key_format="uuid4", objects=len(entries), size=size)
+        return RepositoryInfo(location=str(self), key_format="uuid4", objects=len(entries), size=size)
 
     def _erase(self) -> None:
         with self._making:

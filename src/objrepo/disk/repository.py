@@ -104,6 +104,13 @@ class DiskRepository(Backend):
             compression_algorithm=compression_algorithm,
         )
 
+    async def info(self, detailed: bool = False) -> DiskInfo:
+        """Return the state of the repository. Cancellation leaves it to the worker to end by itself.
+
+        :param detailed: whether to sum up the sizes too, which takes longer.
+        """
+        return await self._ready().run(self._info, detailed, wait=False)
+
     async def maintain(
         self,
         dry_run: bool = False,

@@ -1,0 +1,44 @@
+"""Stream a large object from one program into the repository, and from there into another, with asyncio.
+
+python stream_through_pipes.py REPOSITORY [BYTES]
+"""
+
+import asyncio
+import hashlib
+import resource
+import sys
+
+from objrepo import DiskRepository
+
+PRODUCER = "import os, sys\nfor _ in range(int(sys.argv[1]) // 65536): sys.stdout.buffer.write(os.urandom(65536))"
+CONSUMER = "import hashlib, sys\nprint(hashlib.file_digest(sys.stdin.buffer, 'sha256').hexdigest())"
+
+
+async def main(path, size=1024**3):
+    async with DiskRepository(path) as repo:
+        await repo.initialise()
+
+        producer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PRODUCER, str(size), stdout=asyncio.subprocess.PIPE
+        )
+        key = await repo.put(producer.stdout)  # anything with an async `read`
+        await producer.wait()
+
+        consumer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CONSUMER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        async with repo.open(key) as stream:
+            async for chunk in stream:
+                consumer.stdin.write(chunk)
+                await consumer.stdin.drain()
+        consumer.stdin.close()
+        digest = (await consumer.stdout.read()).decode().strip()
+        await consumer.wait()
+
+        assert digest == key == await repo.hash(key)
+        assert len(key) == len(hashlib.sha256().hexdigest())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(f"{await repo.size(key)} bytes through two pipes, at most {peak} MiB of memory")
+
+
+asyncio.run(main(sys.argv[1], *map(int, sys.argv[2:])))

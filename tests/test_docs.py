@@ -1,0 +1,136 @@
+"""README and docs: every block of code is run, every example too, and what they say of the project is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from objrepo.testing import RepositoryContract
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "docs" / "examples"
+TEST_COMMAND = "pip install nox && nox -s tests"
+SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
+
+
+def blocks():
+    """Find the blocks of code, and name each by its file and line."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text()
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+            line = text[: match.start()].count("\n") + 1
+            yield pytest.param(*match.groups(), id=f"{path.relative_to(ROOT)}:{line}")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder that has what the project has, to run things in."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def run(command, place, **options):
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("language", "code"), list(blocks()))
+def test_every_block_of_code(language, code, place):
+    assert language in {"python", "sh", "text"}, "a block says what it is"
+    if language == "text" or code.strip() in (TEST_COMMAND, SETUP_COMMAND):
+        return  # the one runs this very test, the other has a test of its own
+    if language == "sh":
+        run(["bash", "-euo", "pipefail", "-c", code], place)
+    elif "RepositoryContract" in code:
+        (place / "test_block.py").write_text(code)
+        (place / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
+        assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_what_is_put_is_got"], place)
+    else:
+        run([sys.executable, "-W", "error", "-c", code], place)
+
+
+def test_there_are_blocks_of_code():
+    assert len(list(blocks())) > 10
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert f"```sh\n{TEST_COMMAND}\n```" in (ROOT / "README.md").read_text()
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(f"\n{TEST_COMMAND}")
+
+
+def test_the_setup_command_of_the_readme(tmp_path):
+    """In a fresh virtual environment, from a clean copy."""
+    assert f"```sh\n{SETUP_COMMAND}\n```" in (ROOT / "README.md").read_text()
+    names = ("pyproject.toml", "README.md", "LICENSE", "src")
+    for name in names:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    venv.create(tmp_path / "venv", with_pip=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environment["PATH"] = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    out = run(["bash", "-c", SETUP_COMMAND], tmp_path, env=environment)
+    lines = dict(reversed(line.split("  ")) for line in out.splitlines() if re.fullmatch(r"[0-9a-f]{64}  .*", line))
+    assert "README.md" in lines
+    assert "src/objrepo/__init__.py" in lines
+    assert run(["objrepo", "cat", lines["README.md"]], tmp_path, env=environment) == (ROOT / "README.md").read_text()
+    installed = run([tmp_path / "venv" / "bin" / "pip", "list", "--format=freeze"], tmp_path, env=environment)
+    assert "objrepo==" in installed
+    assert "trio" not in installed
+    assert "aiida" not in installed
+
+
+def test_links_lead_somewhere():
+    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
+
+
+class TestExamples:
+    def test_store_folder(self, place):
+        (place / "files").mkdir()
+        for number in range(100):
+            (place / "files" / f"{number}.txt").write_bytes(b"%d" % number)
+        out = run([sys.executable, EXAMPLES / "store_folder.py", "files", "repository"], place)
+        assert len(out.splitlines()) == 100
+        assert "100 objects" in run(["objrepo", "verify", "--repo", "repository"], place)
+
+    def test_stream_through_pipes(self, place):
+        """A gibibyte, in less memory than 64 MiB."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        out = run([sys.executable, EXAMPLES / "stream_through_pipes.py", "repository"], place, env=environment)
+        size, peak = re.fullmatch(r"(\d+) bytes through two pipes, at most (\d+) MiB of memory\n", out).groups()
+        assert int(size) == 1024**3
+        assert int(peak) < 64
+
+    def test_backup_script(self, place):
+        out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], place)
+        assert out.splitlines()[-1].endswith("bytes in 1 objects")
+
+
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestFolderRepository(RepositoryContract):
+    """The example of a backend keeps the whole contract, in less than 60 lines."""
+
+    @pytest.fixture
+    def repository(self, tmp_path):
+        return load_example("folder_repository").FolderRepository(tmp_path / "folder")
+
+    def test_it_is_short(self):
+        assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 60
