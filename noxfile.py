@@ -14,8 +14,9 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the package with its command line, and groups of tools."""
-    session.install("-e", ".[cli]", *(f"--group={group}" for group in groups))
+    """Install the package with its command line, and groups of tools (which the pip of an older Python cannot)."""
+    tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups)
+    session.install("-e", ".[cli]", *tools)
 
 
 def run_tests(session: nox.Session) -> None:

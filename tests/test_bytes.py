@@ -19,7 +19,7 @@ from objrepo.offload import Inline, Threads
 from objrepo.source import PIPE_BYTES
 from objrepo.stream import CHUNK_BYTES
 from objrepo.testing.fixtures import content_of
-from powers import drop_powers
+from processes import drop_powers
 
 
 class Counted(Threads):
@@ -249,12 +249,11 @@ anyio.run(main)
 
 MEBIBYTE = 1024 * 1024
 PEAK = f"""
-import resource, sys, threading, anyio, objrepo, pathlib
+import sys, anyio, objrepo, pathlib
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from processes import peak_memory
 from objrepo.disk.container import SafeContainer  # what the first use imports, is not what is measured
 MEBIBYTE = {MEBIBYTE}
-
-def resident():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 async def chunks():
     for _ in range(64 * 16):
@@ -266,20 +265,20 @@ async def main(folder, source, work):
         await repo.initialise()
         key = await repo.put(b"warm")
         await repo.get(key)
-        before = resident()
+        before = peak_memory()
         if work == "put a path":
             await repo.put(pathlib.Path(source))
         elif work == "put an async source":
             await repo.put(chunks())
         else:
             key = [key async for key in repo.keys() if await repo.size(key) > 100][0]
-            before = resident()
+            before = peak_memory()
             size = 0
             async with repo.open(key) as stream:
                 async for chunk in stream:
                     size += len(chunk)
             assert size == 64 * MEBIBYTE
-        print(resident() - before)
+        print(peak_memory() - before)
 anyio.run(main, *sys.argv[1:], backend="LOOP")
 """
 

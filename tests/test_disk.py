@@ -33,7 +33,7 @@ from objrepo.disk.layout import Layout
 from objrepo.disk.pool import Pool
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import content_of
-from powers import drop_powers
+from processes import drop_powers
 
 CONTENT = content_of(1_000_000)
 
