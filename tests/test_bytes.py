@@ -14,10 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from objrepo import DiskRepository, MemoryRepository, SandboxRepository
+from objrepo import (
+    CorruptObjectError,
+    DiskRepository,
+    MemoryRepository,
+    RepositoryClosedError,
+    SandboxRepository,
+)
 from objrepo.offload import Inline, Threads
 from objrepo.source import PIPE_BYTES
-from objrepo.stream import CHUNK_BYTES
+from objrepo.stream import CHUNK_BYTES, Handle, open_range
 from objrepo.testing.fixtures import content_of
 from processes import drop_powers
 
@@ -210,6 +216,49 @@ class TestPipe:
 
             repo._put = store
             assert await repo.put(source()) == b"".join(chunks)
+
+
+class TestHandle:
+    """The blocking file behind a stream."""
+
+    class Dripping(io.BytesIO):
+        def read(self, size=-1):
+            return super().read(min(size, 3))
+
+    def test_a_file_that_gives_little_at_a_time(self):
+        handle = Handle("key", self.Dripping(content_of(100)), 10, 50)
+        assert handle.read_at(5, 45) == content_of(100)[15:60]
+        handle.close()
+
+    def test_a_file_that_ends_early(self):
+        file = io.BytesIO(content_of(100))
+        with pytest.raises(CorruptObjectError, match="its bytes end after 90 of 95"):
+            open_range("key", file, 95, start=10)
+        assert file.closed
+
+    def test_closing_waits_for_no_reader(self):
+        reading, go_on = threading.Event(), threading.Event()
+
+        class Slow(io.BytesIO):
+            def read(self, size=-1):
+                reading.set()
+                assert go_on.wait(30)
+                return super().read(size)
+
+        file = Slow(content_of(100))
+        handle = Handle("key", file, 0, 100)
+        results = []
+        reader = threading.Thread(target=lambda: results.append(handle.read_at(0, 100)))
+        reader.start()
+        assert reading.wait(30)
+        handle.close()
+        assert not file.closed, "somebody is reading from it"
+        go_on.set()
+        reader.join()
+        assert file.closed
+        assert results == [content_of(100)]
+        with pytest.raises(RepositoryClosedError):
+            handle.read_at(0, 1)
 
 
 class TestUnreadable:

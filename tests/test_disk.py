@@ -29,9 +29,11 @@ from objrepo import (
 from objrepo.disk import DiskInfo
 from objrepo.disk.container import SafeContainer
 from objrepo.disk.durable import flush_file, flush_folder
-from objrepo.disk.layout import Layout
+from objrepo.disk.layout import Index, Layout
 from objrepo.disk.pool import Pool
+from objrepo.offload import Inline
 from objrepo.reports import Progress
+from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
 from processes import drop_powers
 
@@ -150,6 +152,36 @@ class TestInitialise:
         async with anyio.create_task_group() as group:
             for repo in repos:
                 group.start_soon(make, repo)
+        assert os.listdir(folder.parent) == [folder.name]
+
+    @pytest.mark.parametrize("others", [False, True])
+    async def test_where_folders_cannot_be_renamed_onto_empty_ones(self, folder, monkeypatch, others):
+        """As on Windows, and where a disk is mounted."""
+        folder.mkdir()
+        real = os.rename
+
+        def rename(source, target):
+            if target == folder:
+                if others:
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                raise OSError(16, "Device or resource busy")
+            real(source, target)
+
+        monkeypatch.setattr(os, "rename", rename)
+        async with DiskRepository(folder) as repo:
+            await repo.initialise()
+            assert await repo.get(await repo.put(b"content")) == b"content"
+        assert os.listdir(folder.parent) == [folder.name]
+
+    async def test_where_nothing_can_be_renamed(self, folder, monkeypatch):
+        def rename(source, target):
+            (folder / "somebody").mkdir(parents=True)
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "rename", rename)
+        async with DiskRepository(folder) as repo:
+            with pytest.raises(RepositoryError, match="Invalid cross-device link"):
+                await repo.initialise()
         assert os.listdir(folder.parent) == [folder.name]
 
     @pytest.mark.parametrize(
@@ -617,6 +649,59 @@ class TestDamage:
             finally:
                 connection.close()
             assert await other.get(key) == b"content"
+
+    async def test_a_pack_that_changes_under_the_reader(self, repo, folder, monkeypatch):
+        key = await repo.put(CONTENT)
+        await repo.maintain()
+        real = Index.row
+        answers = []
+
+        def changing(index, wanted):
+            row = real(index, wanted)
+            answers.append(row)
+            return row._replace(pack_id=-1 - len(answers) % 2, offset=len(answers)) if len(answers) < changes else row
+
+        monkeypatch.setattr(Index, "row", changing)
+        for copy in ("-1", "-2"):
+            shutil.copy(folder / "packs" / "0", folder / "packs" / copy)
+        changes = 5
+        assert await repo.get(key) == CONTENT
+        answers.clear()
+        changes = 1000
+        with pytest.raises(CorruptObjectError, match="changed 20 times"):
+            await repo.get(key)
+
+    async def test_what_is_deleted_while_it_is_verified_is_not_damaged(self, repo, folder):
+        await repo.put_many(b"%d" % number for number in range(400))
+        last = [key async for key in repo.keys()][-1]
+        report = await repo.verify(progress=lambda _: (folder / "loose" / last[:2] / last[2:]).unlink(missing_ok=True))
+        assert (report.objects, report.ok) == (399, True)
+
+    async def test_a_progress_callback_that_raises_ends_the_work(self, repo, folder):
+        keys = await repo.put_many([b"one", b"two"])
+
+        def broken(progress):
+            raise KeyError("mine")
+
+        for use in (repo.maintain, repo.verify):
+            with pytest.raises(KeyError, match="mine"):
+                await use(progress=broken)
+        assert all(await repo.has_many(keys))
+        assert (await repo.maintain()).steps[0].objects == 2
+
+
+def test_an_index_that_is_locked_for_writing(tmp_path):
+    with SyncRepository(DiskRepository(tmp_path / "repository", Inline())) as repo:
+        repo.initialise()
+        key = repo.put_object_from_file(__file__)
+        repo.maintain()
+        connection = sqlite3.connect(tmp_path / "repository" / "packs.idx", isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RepositoryBusyError, match=r"packs\.idx is locked"):
+            repo.delete_object(key)
+        assert repo.has_object(key)
+        connection.close()
+        repo.delete_object(key)
 
 
 class TestPlatforms:

@@ -109,4 +109,5 @@ class Progress:
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], object]
-"""Called now and then by a long operation, on the thread that does the work: it must be quick and thread-safe."""
+"""Called now and then by a long operation, on a worker thread or in the caller's task: it must be quick and
+thread-safe. What it raises ends the operation."""

@@ -31,7 +31,7 @@ def initialise(layout: Layout, *, clear: bool, **options: Any) -> None:
             _check_agreement(layout, given)
             return
         erase(layout)
-    _check_free(layout.folder)
+    _check_free(layout)
     _make(layout, given)
 
 
@@ -64,10 +64,11 @@ def _check_agreement(layout: Layout, options: dict[str, Any]) -> None:
             raise ValueError(f"the repository at {layout.folder} has {name}={present!r}, it cannot become {value!r}")
 
 
-def _check_free(folder: Path) -> None:
+def _check_free(layout: Layout) -> None:
+    folder = layout.folder
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"cannot make a repository at {folder}: it is a file")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()) and not layout.config_file.exists():
         raise FileExistsError(
             f"cannot make a repository at {folder}: the folder holds other files; choose an empty one"
         )
