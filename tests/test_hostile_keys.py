@@ -1,4 +1,4 @@
-"""Keys that would lead out of the repository, if paths were made of them: nothing outside is touched, or even opened."""
+"""Keys that would lead out of the repository, if paths were made of them: nothing outside is even opened."""
 
 from __future__ import annotations
 
