@@ -289,6 +289,12 @@ class TestManners:
 
 class TestInterrupted:
     @staticmethod
+    def start(*arguments, **options):
+        """Start a command that Ctrl-C reaches, also where these tests run in the background, which Ctrl-C must not."""
+        listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        return subprocess.Popen([*OBJREPO, *arguments], preexec_fn=listen, **options)
+
+    @staticmethod
     def interrupt(process):
         """Do what Ctrl-C at a terminal does, once the process is at work."""
         time.sleep(0.05)
@@ -296,8 +302,7 @@ class TestInterrupted:
         return process.wait(30)
 
     def test_put_of_standard_input(self, folder):
-        command = [*OBJREPO, "put", "-"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as process:
+        with self.start("put", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as process:
             process.stdin.write(content_of(5_000_000))
             process.stdin.flush()
             sandbox = folder / ".objrepo" / "sandbox"
@@ -310,7 +315,7 @@ class TestInterrupted:
 
     def test_get_that_is_stuck(self, folder, objrepo_):
         key = objrepo_("put", "-", stdin=content_of(5_000_000))[1].split()[0].decode()
-        with subprocess.Popen([*OBJREPO, "cat", key], stdout=subprocess.PIPE, cwd=folder) as process:
+        with self.start("cat", key, stdout=subprocess.PIPE, cwd=folder) as process:
             process.stdout.read(1)
             assert self.interrupt(process) == 130
 
@@ -319,8 +324,8 @@ class TestInterrupted:
         for number in range(3000):
             (folder / "files" / str(number)).write_bytes(b"%d" % number * 5000)
         assert objrepo_("put", "files")[0] == 0
-        command = [*OBJREPO, "maintain", "--not-live"]
-        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with self.start("maintain", "--not-live", cwd=folder, **pipes) as process:
             packs = folder / ".objrepo" / "packs"
             while not os.listdir(packs):
                 time.sleep(0.001)
