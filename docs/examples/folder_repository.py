@@ -34,13 +34,13 @@ class FolderRepository(Backend):
             file.flush()
             return Path(file.name).replace(self.path / digest.hexdigest()).name
 
-    def _has(self, keys):
+    def _has_keys(self, keys):
         return [(self.path / key).is_file() for key in keys]
 
-    def _open(self, key):
-        if not self._has([key])[0]:
+    def _open_file(self, key):
+        if not self._has_keys([key])[0]:
             raise ObjectNotFoundError([key], self)
-        return open(self.path / key, "rb", buffering=0), 0, (self.path / key).stat().st_size
+        return open(self.path / key, "rb", buffering=0), (self.path / key).stat().st_size
 
     def _list(self, cursor):
         return page_of(*cursor) if cursor else page_of([path.name for path in self.path.glob("*") if path.is_file()])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Final, Literal
 
-__all__ = ("KeyFormat", "checked_key", "is_key", "new_uuid4")
+__all__ = ("KeyFormat", "checked_key", "is_key", "new_uuid4", "possible_keys")
 
 KeyFormat = Literal["sha1", "sha256", "uuid4"]
 
@@ -32,6 +33,12 @@ def is_key(key: object, key_format: str) -> bool:
     except KeyError:
         raise ValueError(f"unknown key format {key_format!r}: expected one of {', '.join(_FORMATS)}") from None
     return isinstance(key, str) and pattern.fullmatch(key) is not None
+
+
+def possible_keys(keys: Iterable[object], key_format: str) -> list[str]:
+    """Return those of many values that can be keys of the given format, as :func:`is_key` would say it of each."""
+    matches = _FORMATS[key_format].fullmatch
+    return [key for key in keys if isinstance(key, str) and matches(key)]
 
 
 def checked_key(key: object) -> str:

@@ -52,15 +52,15 @@ class MemoryRepository(Backend):
             self._objects.setdefault(key, content)
         return key
 
-    def _has(self, keys: Sequence[str]) -> list[bool]:
+    def _has_keys(self, keys: Sequence[str]) -> list[bool]:
         return [key in self._objects for key in keys]
 
-    def _open(self, key: str) -> tuple[BinaryIO, int, int]:
+    def _open_file(self, key: str) -> tuple[BinaryIO, int]:
         try:
             content = self._objects[key]
         except KeyError:
             raise ObjectNotFoundError([key], self) from None
-        return io.BytesIO(content), 0, len(content)
+        return io.BytesIO(content), len(content)
 
     def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:

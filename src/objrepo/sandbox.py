@@ -76,18 +76,18 @@ class SandboxRepository(Backend):
             raise
         return key
 
-    def _has(self, keys: Sequence[str]) -> list[bool]:
+    def _has_keys(self, keys: Sequence[str]) -> list[bool]:
         folder = self._folder
         return [folder is not None and folder.joinpath(key).is_file() for key in keys]
 
-    def _open(self, key: str) -> tuple[BinaryIO, int, int]:
+    def _open_file(self, key: str) -> tuple[BinaryIO, int]:
         if self._folder is None:
             raise ObjectNotFoundError([key], self)
         try:
             file = open(self._folder / key, "rb", buffering=0)  # noqa: SIM115  (the caller closes it)
         except FileNotFoundError:
             raise ObjectNotFoundError([key], self) from None
-        return file, 0, os.fstat(file.fileno()).st_size
+        return file, os.fstat(file.fileno()).st_size
 
     def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:

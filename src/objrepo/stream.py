@@ -6,8 +6,7 @@ import io
 import operator
 import os
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from objrepo.offload import Offload
 
 __all__ = (
+    "BATCH_BYTES",
     "BATCH_OBJECTS",
     "CHUNK_BYTES",
     "Handle",
@@ -36,6 +36,9 @@ CHUNK_BYTES: Final = 256 * 1024
 
 BATCH_OBJECTS: Final = 256
 """How many objects one hop to a worker handles at the most."""
+
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""After how many bytes no more objects are taken into a hop."""
 
 _AHEAD_AT_LEAST: Final = 64 * 1024
 _AHEAD_AT_MOST: Final = 1024 * 1024
@@ -98,8 +101,7 @@ class Handle:
         return b"".join(parts)
 
 
-@dataclass(frozen=True)
-class OpenedObject:
+class OpenedObject(NamedTuple):
     """An object as a worker hands it over: all of it when it is small, else its start and an open handle."""
 
     key: str
@@ -144,17 +146,15 @@ class OffloadedStream(ByteReceiveStream):
     What is in memory already is given out without suspending.
     """
 
+    _chunk_start = 0
+    _position = 0
+    _ahead = CHUNK_BYTES
+    _guard: anyio.ResourceGuard | None = None  # made when it is needed, which for small objects is never
+    _closed = False
+
     def __init__(self, opened: OpenedObject, offload: Offload) -> None:
-        self._key = opened.key
-        self._size = opened.size
-        self._chunk = opened.head
-        self._chunk_start = 0
-        self._handle = opened.handle
+        self._key, self._size, self._chunk, self._handle = opened
         self._offload = offload
-        self._position = 0
-        self._ahead = CHUNK_BYTES
-        self._guard = anyio.ResourceGuard("reading from this object")
-        self._closed = False
 
     @property
     def key(self) -> str:
@@ -243,6 +243,8 @@ class OffloadedStream(ByteReceiveStream):
     async def _fetch(self, wanted: int) -> None:
         """Have the chunk begin here and hold at least ``wanted`` bytes; more, the longer reading goes straight on."""
         assert self._handle is not None, "the chunk of a stream without a handle is the whole object"
+        if self._guard is None:
+            self._guard = anyio.ResourceGuard("reading from this object")
         with self._guard:
             kept = self._chunk[self._position - self._chunk_start :] if self._in_chunk() else b""
             straight_on = bool(kept) or self._position == self._chunk_start + len(self._chunk)
@@ -257,13 +259,14 @@ class OffloadedStream(ByteReceiveStream):
 class ObjectIterator:
     """The objects of ``stream``, a batch with each hop; the stream given out last is closed by the next step.
 
-    :param open_batch: a blocking function that opens some of the keys it is given, from the first on.
+    :param items: the objects, as ``open_batch`` wants to be told of them.
+    :param open_batch: a blocking function that opens some of the items it is given, from the first on.
     """
 
     def __init__(
-        self, keys: Sequence[str], open_batch: Callable[[Sequence[str]], list[OpenedObject]], offload: Offload
+        self, items: Sequence[Any], open_batch: Callable[[Sequence[Any]], list[OpenedObject]], offload: Offload
     ) -> None:
-        self._keys = keys
+        self._items = items
         self._next = 0
         self._open_batch = open_batch
         self._offload = offload
@@ -278,12 +281,12 @@ class ObjectIterator:
         if self._closed:
             raise RepositoryClosedError("the stream of objects is closed")
         if self._stream is not None:
-            await self._stream.aclose()
+            self._stream.close()
             self._stream = None
         if not self._batch:
-            if self._next == len(self._keys):
+            if self._next == len(self._items):
                 raise StopAsyncIteration
-            wanted = self._keys[self._next : self._next + BATCH_OBJECTS]
+            wanted = self._items[self._next : self._next + BATCH_OBJECTS]
             batch = await self._offload.run(self._open_batch, wanted, wait=False, discard=close_all)
             self._next += len(batch)
             self._batch = batch[::-1]

@@ -1,4 +1,4 @@
-"""All that is known here of a container's format on disk: its configuration, its paths and its index.
+"""What is known here of a container's format on disk: its configuration and its paths; `index.py` knows the rest.
 
 The format is disk-objectstore's, version 1, as its documentation of the design and its ``database.py`` describe it:
 ``config.json``, one file for each loose object, pack files with objects one after the other, and an SQLite table
@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
-from objrepo.errors import NotInitialisedError, RepositoryBusyError, RepositoryError
+from objrepo.errors import NotInitialisedError, RepositoryError
 
-__all__ = ("Config", "Index", "Layout", "Row")
+__all__ = ("Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
-
-_BUSY_SECONDS: Final = 30
-_ROW: Final = "SELECT hashkey, pack_id, offset, length, compressed, size FROM db_object WHERE hashkey"
-_KEYS_IN_STATEMENT: Final = 900  # SQLite before 3.32 takes no more than 999 parameters
 
 
 @dataclass(frozen=True)
@@ -38,17 +31,6 @@ class Config:
     compression_algorithm: str
 
 
-class Row(NamedTuple):
-    """Where a packed object is: ``length`` bytes from ``offset`` on in its pack, ``size`` when decompressed."""
-
-    key: str
-    pack_id: int
-    offset: int
-    length: int
-    compressed: bool
-    size: int
-
-
 class Layout:
     """The paths of a container.
 
@@ -59,8 +41,10 @@ class Layout:
         self.folder = folder
         self.config_file = folder / "config.json"
         self.index_file = folder / "packs.idx"
+        self._index = str(self.index_file)
         self.packs = folder / "packs"
         self.loose = folder / "loose"
+        self._loose = str(self.loose)
         self.sandbox = folder / "sandbox"
         self.duplicates = folder / "duplicates"
         self.maintenance_lock = folder / "maintain.lock"
@@ -97,15 +81,19 @@ class Layout:
         :raises NotInitialisedError: if there is no container.
         """
         try:
-            status = os.stat(self.index_file)  # noqa: PTH116  (on the way of every call)
+            status = os.stat(self._index)  # noqa: PTH116  (on the way of every call)
         except (FileNotFoundError, NotADirectoryError):
             raise not_initialised(self.folder) from None
         return status.st_dev, status.st_ino
 
     def loose_path(self, config: Config, key: str) -> Path:
         """Return the path at which a loose object is, if it is."""
+        return Path(self.loose_name(config, key))
+
+    def loose_name(self, config: Config, key: str) -> str:
+        """Return the same path as a ``str``, which is quicker."""
         prefix = config.loose_prefix_len
-        return self.loose / key[:prefix] / key[prefix:] if prefix else self.loose / key
+        return f"{self._loose}{os.sep}{key[:prefix]}{os.sep}{key[prefix:]}" if prefix else f"{self._loose}{os.sep}{key}"
 
     def pack_path(self, pack_id: int) -> Path:
         """Return the path of a pack; ``-1`` is the one that a repack is writing."""
@@ -124,85 +112,6 @@ class Layout:
         return sorted(self.packs.glob("*.lock"))
 
 
-class Index:
-    """A connection to a container's index; one thread at a time uses it. No call leaves a transaction open.
-
-    :param layout: the container's.
-    :raises RepositoryError: if the index cannot be opened.
-    """
-
-    def __init__(self, layout: Layout) -> None:
-        self._path = layout.index_file
-        self.lasting = True
-        try:
-            with _errors(self._path):
-                self._connection = self._connect("mode=rw")
-        except RepositoryError:
-            if os.access(layout.folder, os.W_OK):
-                raise
-            # SQLite must write beside the index even to read it, unless it is told that nobody writes to it. That
-            # holds now, as the files that a writer makes are not there, but not for long: do not keep it.
-            self.lasting = False
-            with _errors(self._path):
-                self._connection = self._connect("immutable=1")
-
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{self._path.as_uri()}?{mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            connection.execute(f"{_ROW} = ''").fetchall()  # opens the file, and checks the table and its columns
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def row(self, key: str) -> Row | None:
-        """Return where a packed object is, None if it is not packed."""
-        rows = self._all(f"{_ROW} = ?", key)
-        return Row(*rows[0]) if rows else None
-
-    def rows(self, keys: Sequence[str]) -> dict[str, Row]:
-        """Return where those of the objects are that are packed."""
-        found: dict[str, Row] = {}
-        for start in range(0, len(keys), _KEYS_IN_STATEMENT):
-            some = keys[start : start + _KEYS_IN_STATEMENT]
-            places = ",".join("?" * len(some))
-            found.update((row[0], Row(*row)) for row in self._all(f"{_ROW} IN ({places})", *some))
-        return found
-
-    def keys(self, first: str, end: str) -> list[str]:
-        """Return the keys of packed objects from ``first`` on and before ``end``, in order."""
-        statement = "SELECT hashkey FROM db_object WHERE hashkey >= ? AND hashkey < ? ORDER BY hashkey"
-        return [key for (key,) in self._all(statement, first, end)]
-
-    def count(self) -> int:
-        """Return how many objects are packed."""
-        return int(self._all("SELECT count(*) FROM db_object")[0][0])
-
-    def sums(self) -> tuple[int, int]:
-        """Return the bytes of all packed objects: decompressed, and as they are in the packs."""
-        size, length = self._all("SELECT coalesce(sum(size), 0), coalesce(sum(length), 0) FROM db_object")[0]
-        return int(size), int(length)
-
-    def vacuum(self) -> None:
-        """Rewrite the index in order and without holes; nobody else may be using it."""
-        self._all("VACUUM")
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _all(self, statement: str, *parameters: str) -> list[tuple[Any, ...]]:
-        with _errors(self._path):
-            # To the last row, as a statement that is not run to its end keeps its read transaction open.
-            return self._connection.execute(statement, parameters).fetchall()
-
-
 def not_initialised(folder: Path) -> NotInitialisedError:
     """Return the error for a folder that holds no container; the message says what is there and what to do."""
     try:
@@ -215,16 +124,3 @@ def not_initialised(folder: Path) -> NotInitialisedError:
         f"there is no repository at {folder}, which {found}: "
         "make one with `await repository.initialise()` or `objrepo init`"
     )
-
-
-@contextmanager
-def _errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise RepositoryBusyError(f"the index {path} is locked by another process: {error}") from error
-        path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
-        raise RepositoryError(f"the index {path} cannot be read: {error}") from error
-    except sqlite3.Error as error:
-        raise RepositoryError(f"the index {path} is damaged: {error}") from error

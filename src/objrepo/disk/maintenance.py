@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from objrepo.disk.layout import Layout, Row
+from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
-from objrepo.disk.objects import packed_rows
 from objrepo.disk.pool import Lease
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 from objrepo.offload import OperationAbandoned, is_abandoned
@@ -158,7 +157,7 @@ def _survey_loose(lease: Lease) -> _Loose:
     waiting = [0, 0]
     copies = [0, 0]
     for keys in loose_keys(lease):
-        packed: dict[str, Row] = packed_rows(lease, keys)
+        packed = lease.index.present(keys)
         for key in keys:
             try:
                 size = lease.layout.loose_path(lease.config, key).stat().st_size

@@ -1,94 +1,180 @@
-"""Finding and opening objects in a container: packed, then loose, then packed again."""
+"""Finding and reading objects in a container: packed, then loose, then packed again.
+
+An object moves from loose to packed while somebody packs, so what is neither may have been moved between the two looks.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Final, cast
 
-from objrepo.disk.layout import Row
+from objrepo.disk.index import Row
+from objrepo.disk.packs import inflated, read_at, short_of
 from objrepo.disk.pool import Lease
 from objrepo.errors import CorruptObjectError
+from objrepo.stream import CHUNK_BYTES, OpenedObject, open_range
 
-__all__ = ("find_size", "has_objects", "open_object", "packed_rows")
+__all__ = ("find_size", "has_object", "has_objects", "open_object", "read_object")
 
 _TRIES: Final = 20
 
 
-def has_objects(lease: Lease, keys: Sequence[str]) -> list[bool]:
-    """Say of each key whether its object is there."""
-    found: set[str] = set(packed_rows(lease, keys))
+def has_object(lease: Lease, key: str) -> bool:
+    """Say whether an object is there."""
+    return lease.index.has(key) or _is_loose(lease, key) or lease.index.has(key)
+
+
+def has_objects(lease: Lease, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys whose objects are there."""
+    found = lease.index.present(keys)
     elsewhere = [key for key in keys if key not in found]
-    found.update(key for key in elsewhere if lease.layout.loose_path(lease.config, key).is_file())
-    # What was neither packed nor loose may have been packed between the two looks.
-    found.update(packed_rows(lease, [key for key in elsewhere if key not in found]))
-    return [key in found for key in keys]
-
-
-def packed_rows(lease: Lease, keys: Sequence[str]) -> dict[str, Row]:
-    """Return where those of the objects are that are packed."""
-    return lease.index.rows(keys) if keys else {}
+    if elsewhere:
+        found.update(key for key in elsewhere if _is_loose(lease, key))
+        found.update(lease.index.present(key for key in elsewhere if key not in found))
+    return found
 
 
 def find_size(lease: Lease, key: str) -> int | None:
     """Return the size of an object in bytes, None if it is not there."""
     if (row := lease.index.row(key)) is not None:
         return row.size
-    try:
-        return lease.layout.loose_path(lease.config, key).stat().st_size
-    except FileNotFoundError:
-        row = lease.index.row(key)
-        return None if row is None else row.size
-
-
-def open_object(lease: Lease, key: str) -> tuple[BinaryIO, int, int] | None:
-    """Open an object: a seekable file, where in it the object begins, and its size. None if it is not there."""
-    opened = _open_packed(lease, key)
-    if opened is not None:
-        return opened
-    try:
-        file = open(lease.layout.loose_path(lease.config, key), "rb", buffering=0)  # noqa: SIM115
-    except FileNotFoundError:
-        return _open_packed(lease, key)
-    return file, 0, os.fstat(file.fileno()).st_size
-
-
-def _open_packed(lease: Lease, key: str) -> tuple[BinaryIO, int, int] | None:
+    with suppress(FileNotFoundError):
+        return os.stat(lease.layout.loose_name(lease.config, key)).st_size  # noqa: PTH116
     row = lease.index.row(key)
-    for _ in range(_TRIES):
+    return None if row is None else row.size
+
+
+def read_object(lease: Lease, key: str) -> bytes | None:
+    """Return the whole content of an object, None if it is not there."""
+    row = lease.index.row(key)
+    if row is not None and not row.compressed:
+        # The common case without the detours of the others.
+        with suppress(FileNotFoundError):
+            descriptor, _, opened = lease.packs.descriptor(row.pack_id)
+            if not opened and len(content := read_at(descriptor, row.size, row.offset)) == row.size:
+                return content
+        row = lease.index.row(key)  # what was opened only now, is not good for what was read before
+    for place in _places(lease, key, row):
+        if place is None:
+            with suppress(FileNotFoundError), open(lease.layout.loose_name(lease.config, key), "rb", 0) as file:
+                return file.read()
+        elif (found := _read_packed(lease, place, 0, place.size)) is not None:
+            return found
+    return None
+
+
+def open_object(lease: Lease, key: str, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+    """Open a range of an object: read at once if it is small, else with a file of its own. None if it is not there."""
+    for row in _places(lease, key, lease.index.row(key)):
         if row is None:
-            return None
+            with suppress(FileNotFoundError):
+                file = open(lease.layout.loose_name(lease.config, key), "rb", 0)  # noqa: SIM115
+                return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
+        elif (opened := open_packed(lease, row, offset, length)) is not None:
+            return opened
+    return None
+
+
+def open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+    """Open a range of a packed object; None if it is not packed any longer."""
+    start = min(offset, row.size)
+    size = row.size - start if length is None else min(length, row.size - start)
+    if size <= CHUNK_BYTES and (row.size <= CHUNK_BYTES or not row.compressed):
+        content = _read_packed(lease, row, start, size)
+        return None if content is None else OpenedObject(row.key, len(content), content, None)
+    for current, descriptor in _descriptors(lease, row):
         try:
-            file = open(lease.layout.pack_path(row.pack_id), "rb", buffering=0)  # noqa: SIM115
+            file = open(lease.packs.path(current.pack_id), "rb", 0)  # noqa: SIM115
         except FileNotFoundError:
-            # A repack takes the old file away before it puts the new one under its name.
-            again = lease.index.row(key)
-            if again == row:
-                raise CorruptObjectError(key, f"pack {lease.layout.pack_path(row.pack_id)} is missing") from None
-            row = again
             continue
         try:
-            # A repack may have put another file under the name since the row was read: the row tells.
-            again = lease.index.row(key)
-            if again == row:
-                return _located(lease, row, file)
+            # Another file may have got the name since the descriptor was found good.
+            if not os.path.samestat(os.fstat(file.fileno()), os.fstat(descriptor)):
+                file.close()
+                continue
+            whole = _in_file(lease, current, file)
         except BaseException:
             file.close()
             raise
-        file.close()
-        row = again
-    raise CorruptObjectError(key, f"its pack changed {_TRIES} times while it was being opened")
+        return open_range(
+            row.key, whole, current.size, offset, length, start=0 if current.compressed else current.offset
+        )
+    return None
 
 
-def _located(lease: Lease, row: Row, file: io.FileIO) -> tuple[BinaryIO, int, int]:
-    end = row.offset + row.length
+def _is_loose(lease: Lease, key: str) -> bool:
+    return os.path.isfile(lease.layout.loose_name(lease.config, key))  # noqa: PTH113
+
+
+def _places(lease: Lease, key: str, row: Row | None) -> Iterator[Row | None]:
+    """Say where an object may be, one after the other: a row for packed, None for loose."""
+    if row is not None:
+        yield row
+    yield None
+    row = lease.index.row(key)
+    if row is not None:
+        yield row
+
+
+def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
+    """Return a range of a packed object, None if it is not packed any longer."""
+    for current, descriptor in _descriptors(lease, row):
+        if current.compressed:
+            return inflate(lease, current, descriptor)[start : start + size]
+        data = read_at(descriptor, size, current.offset + start)
+        if len(data) != size:
+            raise short_of(current, lease.packs.path(current.pack_id), os.fstat(descriptor).st_size)
+        return data
+    return None
+
+
+def inflate(lease: Lease, row: Row, descriptor: int) -> bytes:
+    """Return the whole content of a compressed object."""
+    if not lease.config.compression_algorithm.startswith("zlib"):
+        with open(descriptor, "rb", 0, closefd=False) as file:
+            return bytes(_in_file(lease, row, file).read(row.size))
+    data = read_at(descriptor, row.length, row.offset)
+    if len(data) != row.length:
+        raise short_of(row, lease.packs.path(row.pack_id), os.fstat(descriptor).st_size)
+    return inflated(row, data)
+
+
+def _descriptors(lease: Lease, row: Row) -> Iterator[tuple[Row, int]]:
+    """Find a descriptor that a row is good for, and the row as it is by then; nothing if it is not packed any more."""
+    current: Row | None = row
+    for _ in range(_TRIES):
+        if current is None:
+            return
+        try:
+            descriptor, _, opened = lease.packs.descriptor(current.pack_id)
+        except FileNotFoundError:
+            # A repack takes the old file away before it puts the new one under its name.
+            again = lease.index.row(row.key)
+            if again == current:
+                path = lease.packs.path(current.pack_id)
+                raise CorruptObjectError(row.key, f"pack {path} is missing") from None
+            current = again
+            continue
+        if opened:
+            again = lease.index.row(row.key)
+            if again != current:
+                current = again
+                continue
+        yield current, descriptor
+    raise CorruptObjectError(row.key, f"its pack changed {_TRIES} times while it was being opened")
+
+
+def _in_file(lease: Lease, row: Row, file: io.FileIO) -> BinaryIO:
+    """Check that an object is inside its pack; return the pack, or what decompresses the object out of it."""
     present = os.fstat(file.fileno()).st_size
-    if row.offset < 0 or row.length < 0 or row.size < 0 or end > present:
-        raise CorruptObjectError(row.key, f"it should end at {end} in pack {file.name!s}, which has {present} bytes")
+    if row.offset < 0 or row.length < 0 or row.size < 0 or row.offset + row.length > present:
+        raise short_of(row, lease.packs.path(row.pack_id), present)
     if row.compressed:
-        return cast("BinaryIO", _Inflated(lease.config.compression_algorithm, row, file)), 0, row.size
-    return cast("BinaryIO", file), row.offset, row.size
+        return cast("BinaryIO", _Inflated(lease.config.compression_algorithm, row, file))
+    return cast("BinaryIO", file)
 
 
 class _Inflated:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.layout import Index, Layout
+from objrepo.disk.index import Index
+from objrepo.disk.layout import Layout
+from objrepo.disk.packs import Packs
 from objrepo.errors import RepositoryError
 
 if TYPE_CHECKING:
@@ -24,18 +25,27 @@ _inherited: list[Lease] = []
 
 
 class Lease:
-    """One container's configuration, index and :class:`disk_objectstore.Container`, for one thread at a time."""
+    """One container's configuration, index, packs and :class:`disk_objectstore.Container`, for one thread at a time.
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.identity = layout.identity()
-        self.config = layout.config()
+    It is a context manager, which gives it back to its pool with its transaction ended.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.layout = pool.layout
+        self.identity = pool.layout.identity()
+        self.config = pool.layout.config()
         self.process = os.getpid()
 
     @cached_property
     def index(self) -> Index:
         """A connection to the index, without a transaction between two calls."""
         return Index(self.layout)
+
+    @cached_property
+    def packs(self) -> Packs:
+        """The pack files that are open."""
+        return Packs(self.layout)
 
     @cached_property
     def container(self) -> Container:
@@ -55,10 +65,23 @@ class Lease:
             self.container.close()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection and file."""
         self.end_transaction()
         if "index" in self.__dict__:
             self.index.close()
+        if "packs" in self.__dict__:
+            self.packs.close()
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        if exc_type is None or issubclass(exc_type, RepositoryError | OSError):
+            self._pool.give_back(self)
+        else:
+            self.close()  # who knows in what state it is
 
 
 class Pool:
@@ -68,22 +91,29 @@ class Pool:
         self.layout = layout
         self._idle: deque[Lease] = deque()
 
-    @contextmanager
-    def lease(self) -> Iterator[Lease]:
-        """Lend a lease to a call, and take it back with its transaction ended.
+    def lease(self) -> Lease:
+        """Lend a lease to a call, which is to leave it as a context manager.
 
         :raises NotInitialisedError: if there is no container.
         """
-        lease = self._take()
-        try:
-            yield lease
-        except (RepositoryError, OSError):
-            self._give_back(lease)
-            raise
-        except BaseException:
-            lease.close()  # who knows in what state it is
-            raise
-        self._give_back(lease)
+        while True:
+            try:
+                lease = self._idle.pop()
+            except IndexError:
+                return Lease(self)
+            if lease.process == os.getpid() and lease.identity == self._identity(lease):
+                return lease
+            self._dispose(lease)
+
+    def give_back(self, lease: Lease) -> None:
+        """Take a lease back, with its transaction ended."""
+        lease.end_transaction()
+        if lease.lasting and len(self._idle) < _IDLE_AT_MOST:
+            if "packs" in lease.__dict__:
+                lease.packs.trim()
+            self._idle.append(lease)
+        else:
+            lease.close()
 
     def close(self) -> None:
         """Close the idle leases. Those that are lent are kept, when they come back, until the next time."""
@@ -93,29 +123,12 @@ class Pool:
     def __del__(self) -> None:
         self.close()
 
-    def _take(self) -> Lease:
-        while True:
-            try:
-                lease = self._idle.pop()
-            except IndexError:
-                return Lease(self.layout)
-            if lease.process == os.getpid() and lease.identity == self._identity(lease):
-                return lease
-            self._dispose(lease)
-
     def _identity(self, lease: Lease) -> tuple[int, int]:
         try:
             return self.layout.identity()
         except RepositoryError:
             self._dispose(lease)
             raise
-
-    def _give_back(self, lease: Lease) -> None:
-        lease.end_transaction()
-        if lease.lasting and len(self._idle) < _IDLE_AT_MOST:
-            self._idle.append(lease)
-        else:
-            lease.close()
 
     @staticmethod
     def _dispose(lease: Lease) -> None:

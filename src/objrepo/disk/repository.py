@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from objrepo.backend import PAGE_KEYS, Backend
+from objrepo.base import PAGE_KEYS, RepositoryBase
 from objrepo.disk import lifecycle
+from objrepo.disk.bulk import Identities, Item, open_items, plan
 from objrepo.disk.durable import flush_folder
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys, loose_keys
-from objrepo.disk.objects import find_size, has_objects, open_object, packed_rows
+from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_object
 from objrepo.disk.pool import Lease, Pool
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError
+from objrepo.keys import is_key, possible_keys
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo
+from objrepo.stream import OpenedObject
 
 __all__ = ("DiskInfo", "DiskRepository")
 
@@ -50,7 +54,7 @@ class DiskInfo(RepositoryInfo):
     index_size: int | None = None
 
 
-class DiskRepository(Backend):
+class DiskRepository(RepositoryBase):
     """Keeps objects in a folder that is a ``disk_objectstore.Container``, under the hash of their content.
 
     AiiDA, ``dostore`` and other processes may read and write the same folder at any time. A ``put`` returns when the
@@ -174,30 +178,48 @@ class DiskRepository(Backend):
             flush_folder(lease.layout.loose_path(lease.config, key).parent)
             return key
 
-    def _has(self, keys: Sequence[str]) -> list[bool]:
+    def _has_one(self, key: object) -> bool:
         with self._pool.lease() as lease:
-            return has_objects(lease, keys)
+            return isinstance(key, str) and is_key(key, lease.config.hash_type) and has_object(lease, key)
 
-    def _open(self, key: str) -> tuple[BinaryIO, int, int]:
+    def _has(self, keys: Sequence[object]) -> list[bool]:
         with self._pool.lease() as lease:
-            opened = open_object(lease, key)
+            found = has_objects(lease, possible_keys(keys, lease.config.hash_type))
+        return [isinstance(key, str) and key in found for key in keys]
+
+    def _get(self, key: str) -> bytes:
+        with self._pool.lease() as lease:
+            content = read_object(lease, key) if is_key(key, lease.config.hash_type) else None
+        if content is None:
+            raise ObjectNotFoundError([key], self)
+        return content
+
+    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        with self._pool.lease() as lease:
+            opened = open_object(lease, key, offset, length) if is_key(key, lease.config.hash_type) else None
         if opened is None:
             raise ObjectNotFoundError([key], self)
-        return opened
+        return self._kept(opened)
 
     def _size(self, key: str) -> int:
         with self._pool.lease() as lease:
-            size = find_size(lease, key)
+            size = find_size(lease, key) if is_key(key, lease.config.hash_type) else None
         if size is None:
             raise ObjectNotFoundError([key], self)
         return size
 
-    def _sorted_for_reading(self, keys: Sequence[str]) -> list[str]:
-        self._require(keys)
+    def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
         with self._pool.lease() as lease:
-            rows = packed_rows(lease, keys)
-        packed = sorted(rows.values(), key=lambda row: (row.pack_id, row.offset))
-        return [row.key for row in packed] + [key for key in keys if key not in rows]
+            if len(possible_keys(keys, lease.config.hash_type)) < len(keys):
+                self._require(keys)
+            items, identities = plan(lease, keys, self)
+        return items, partial(self._open_items, identities)
+
+    def _open_items(self, identities: Identities, items: Sequence[Item]) -> list[OpenedObject]:
+        with self._pool.lease() as lease:
+            opened = open_items(lease, identities, items, self)
+        self._kept(opened[-1])
+        return opened
 
     def _list(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
         with self._pool.lease() as lease:
@@ -207,8 +229,8 @@ class DiskRepository(Backend):
         from objrepo.disk.maintenance import DELETE_PATIENCE, maintenance_lock, store_errors
 
         with self._pool.lease() as lease, maintenance_lock(lease.layout, DELETE_PATIENCE):
-            missing = [key for key, found in zip(keys, has_objects(lease, keys), strict=True) if not found]
-            if missing:
+            found = has_objects(lease, keys)
+            if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
             with store_errors(lease.layout):
                 lease.container.delete_objects(list(keys))
@@ -240,9 +262,9 @@ def _info(lease: Lease, detailed: bool) -> DiskInfo:
     loose = loose_size = copies = copies_size = 0
     for keys in loose_keys(lease):
         loose += len(keys)
-        rows = packed_rows(lease, keys)
+        rows = lease.index.rows(keys)
         copies += len(rows)
-        copies_size += sum(row.size for row in rows.values())
+        copies_size += sum(row[-1] for row in rows)
         if detailed:
             for key in keys:
                 with suppress(FileNotFoundError):

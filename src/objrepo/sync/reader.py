@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from objrepo.errors import RepositoryClosedError
 
@@ -12,14 +12,29 @@ if TYPE_CHECKING:
     from objrepo.protocol import ObjectStream
     from objrepo.sync.driver import Driver
 
-__all__ = ("object_reader",)
+__all__ = ("WHOLE_BYTES", "object_reader", "whole_reader")
 
-_BUFFER_BYTES: Final = 64 * 1024
+WHOLE_BYTES: Final = 64 * 1024
+"""Objects of up to this size are read at once when they are opened."""
 
 
 def object_reader(driver: Driver, stream: ObjectStream) -> io.BufferedReader:
     """Return a stream as a file for callers without a loop. Closing the one does not close the other."""
-    return io.BufferedReader(_RawObject(driver, stream), min(_BUFFER_BYTES, max(stream.size, 1)))
+    if stream.size <= WHOLE_BYTES:
+        return whole_reader(stream.key, driver.call(stream.read))
+    return io.BufferedReader(_RawObject(driver, stream), WHOLE_BYTES)
+
+
+def whole_reader(key: str, content: bytes) -> io.BufferedReader:
+    """Return the content of an object as a file."""
+    raw = _InMemory(content)
+    raw.name = key
+    return io.BufferedReader(cast("io.RawIOBase", raw), len(content) or 1)
+
+
+class _InMemory(io.BytesIO):
+    mode = "rb"
+    name: str
 
 
 class _RawObject(io.RawIOBase):

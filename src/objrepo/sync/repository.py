@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from objrepo.errors import RepositoryClosedError
 from objrepo.offload import Inline
-from objrepo.protocol import AsyncRepository
+from objrepo.protocol import AsyncRepository, ObjectStream
+from objrepo.stream import BATCH_BYTES, BATCH_OBJECTS
 from objrepo.sync.abstract import AbstractRepositoryBackend
 from objrepo.sync.driver import Driver, InPlace, ThroughPortal
-from objrepo.sync.reader import object_reader
+from objrepo.sync.reader import WHOLE_BYTES, object_reader, whole_reader
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
 __all__ = ("SyncRepository",)
+
+_KEYS_AT_ONCE: Final = 1000
 
 
 class SyncRepository(AbstractRepositoryBackend):
@@ -118,15 +121,17 @@ class SyncRepository(AbstractRepositoryBackend):
         """Say of each key whether its object is there, in the order of the keys."""
         return self._driver.call(self._repository.has_many, keys)
 
+    def has_object(self, key: str) -> bool:
+        """Say whether an object is there."""
+        return self._driver.call(self._repository.has, key)
+
     def list_objects(self) -> Iterable[str]:
         """Iterate over the keys of all objects, each once, in bounded memory."""
         call = self._driver.call
         keys: Any = self._repository.keys()
         try:
-            while True:
-                yield call(keys.__anext__)
-        except StopAsyncIteration:
-            return
+            while page := call(_next_keys, keys):
+                yield from page
         finally:
             if hasattr(keys, "aclose"):
                 call(keys.aclose)
@@ -177,12 +182,17 @@ class SyncRepository(AbstractRepositoryBackend):
         driver = self._driver
         with driver.enter(self._repository.stream(keys)) as objects:
             while True:
-                try:
-                    key, stream = driver.call(objects.__anext__)
-                except StopAsyncIteration:
+                small, large, error = driver.call(_next_objects, objects)
+                for key, content in small:
+                    with whole_reader(key, content) as reader:
+                        yield key, reader
+                if error is not None:
+                    raise error
+                if large is not None:
+                    with object_reader(driver, large) as reader:
+                        yield large.key, reader
+                elif not small:
                     return
-                with object_reader(driver, stream) as reader:
-                    yield key, reader
 
     def get_object_hash(self, key: str) -> str:
         """Return the SHA-256 of an object as 64 hexadecimal digits, whatever the key format.
@@ -197,3 +207,32 @@ class SyncRepository(AbstractRepositoryBackend):
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key; then nothing was deleted.
         """
         self._driver.call(self._repository.delete_many, keys)
+
+
+async def _next_objects(
+    objects: AsyncIterator[tuple[str, ObjectStream]],
+) -> tuple[list[tuple[str, bytes]], ObjectStream | None, Exception | None]:
+    """Take some small objects at once, and the large one or the error that comes after them."""
+    small: list[tuple[str, bytes]] = []
+    size = 0
+    try:
+        async for key, stream in objects:
+            if stream.size > WHOLE_BYTES:
+                return small, stream, None
+            small.append((key, await stream.read()))
+            size += stream.size
+            if len(small) == BATCH_OBJECTS or size >= BATCH_BYTES:
+                break
+    except Exception as error:  # noqa: BLE001  (it is raised once its turn has come)
+        return small, None, error
+    return small, None, None
+
+
+async def _next_keys(keys: AsyncIterator[str]) -> list[str]:
+    """Take some keys at once, as each call of a coroutine has its price."""
+    page: list[str] = []
+    async for key in keys:
+        page.append(key)
+        if len(page) == _KEYS_AT_ONCE:
+            break
+    return page

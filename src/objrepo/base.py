@@ -1,0 +1,410 @@
+"""What all repositories share: the whole protocol, around blocking functions that each of them fills in."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+from weakref import WeakSet
+
+from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
+from objrepo.keys import checked_key, is_key
+from objrepo.offload import Offload, OperationAbandoned, Threads, is_abandoned
+from objrepo.protocol import BinaryReader, ObjectStream, Source
+from objrepo.reports import (
+    DamagedObject,
+    MaintenanceReport,
+    Progress,
+    ProgressCallback,
+    RepositoryInfo,
+    VerifyReport,
+)
+from objrepo.source import checked_source, closing_generator, feed, is_async_source, open_source, size_in_memory
+from objrepo.stream import (
+    BATCH_BYTES,
+    BATCH_OBJECTS,
+    Handle,
+    ObjectIterator,
+    OffloadedStream,
+    OpenedObject,
+    close_all,
+)
+
+__all__ = ("PAGE_KEYS", "RepositoryBase")
+
+T = TypeVar("T")
+
+PAGE_KEYS: Final = 1000
+"""About how many keys a listing fetches with one hop."""
+
+_HASH_BYTES: Final = 1024 * 1024
+
+
+class RepositoryBase(ABC):
+    """A repository whose work is done by blocking functions; subclasses fill in those that are abstract here.
+
+    The blocking functions run on worker threads, several at a time, and may be left by their caller before they end:
+    what one of them takes, it gives back itself. They check the keys that they are given: what cannot be a key is
+    simply not there.
+
+    :param offload: where they run; a :class:`~objrepo.offload.Threads` of its own unless given.
+    """
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} at {id(self):#x}"
+
+    def __init__(self, offload: Offload | None = None) -> None:
+        self.offload = Threads() if offload is None else offload
+        self._entered = 0
+        self._entering = threading.Lock()
+        self._handles: WeakSet[Handle] = WeakSet()
+
+    # -- what a backend fills in; every function blocks --------------------------------------------------------
+
+    @abstractmethod
+    def _initialise(self, **options: Any) -> None: ...
+
+    @abstractmethod
+    def _is_initialised(self) -> bool: ...
+
+    @abstractmethod
+    def _key_format(self) -> str: ...
+
+    @abstractmethod
+    def _put(self, reader: BinaryReader) -> str:
+        """Store what the reader gives and return its key; if reading raises, leave nothing and let it out."""
+
+    @abstractmethod
+    def _has(self, keys: Sequence[object]) -> list[bool]:
+        """Say of each key whether its object is there. Anything may be among them."""
+
+    @abstractmethod
+    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        """Open a range of an object; it goes through :meth:`_kept`.
+
+        :raises ObjectNotFoundError: if the object is not there.
+        """
+
+    @abstractmethod
+    def _list(self, cursor: Any) -> tuple[list[str], Any]:
+        """Return some keys and what to call this with for more: first None, and None when there are no more."""
+
+    @abstractmethod
+    def _delete(self, keys: Sequence[str]) -> None:
+        """Delete objects, which are well-formed keys; if one is missing, raise and delete nothing.
+
+        :raises ObjectNotFoundError: naming every missing key.
+        """
+
+    @abstractmethod
+    def _info(self, detailed: bool) -> RepositoryInfo: ...
+
+    @abstractmethod
+    def _erase(self) -> None: ...
+
+    def _uuid(self) -> str | None:
+        return None
+
+    def _close(self) -> None:  # noqa: B027  (most backends hold nothing)
+        """Give up what was held between two calls, when the last user leaves."""
+
+    # -- entering and leaving ----------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        with self._entering:
+            self._entered += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        with self._entering:
+            self._entered -= 1
+            last = not self._entered
+        await self.offload.finish(self._leave if last else _nothing)
+
+    def _leave(self) -> None:
+        for handle in tuple(self._handles):
+            handle.close()
+        self._close()
+
+    def _ready(self) -> Offload:
+        if self._entered < 1:
+            raise RepositoryClosedError(f"{self} is not open: use it inside `async with`")
+        return self.offload
+
+    # -- the protocol ------------------------------------------------------------------------------------------
+
+    async def initialise(self, *args: Any, **options: Any) -> None:
+        """Make the repository; see :meth:`AsyncRepository.initialise`."""
+        await self._ready().run(lambda: self._initialise(*args, **options))
+
+    async def is_initialised(self) -> bool:
+        """Say whether the repository exists."""
+        return await self._ready().run(self._is_initialised, wait=False)
+
+    async def uuid(self) -> str | None:
+        """Return the unique identifier of the repository, None where it has none."""
+        return await self._ready().run(self._uuid, wait=False)
+
+    async def key_format(self) -> str:
+        """Return what the keys look like."""
+        return await self._ready().run(self._key_format, wait=False)
+
+    async def put(self, source: Source) -> str:
+        """Store one object and return its key; see :meth:`AsyncRepository.put`."""
+        return await feed(self._ready(), source, self._put)
+
+    async def put_many(self, sources: Iterable[Source] | AsyncIterable[Source]) -> list[str]:
+        """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
+        self._ready()
+        keys: list[str] = []
+        batch: list[Source] = []
+        size = 0
+        async with aclosing(_async_iter(sources)) as each:
+            async for source in each:
+                plain = checked_source(source)
+                if is_async_source(plain):
+                    keys += await self._put_batch(batch)
+                    keys.append(await self.put(plain))
+                    batch, size = [], 0
+                    continue
+                batch.append(plain)
+                size += size_in_memory(plain)
+                if len(batch) >= BATCH_OBJECTS or size >= BATCH_BYTES:
+                    keys += await self._put_batch(batch)
+                    batch, size = [], 0
+        return keys + await self._put_batch(batch)
+
+    async def has(self, key: str) -> bool:
+        """Say whether an object is there."""
+        return await self._ready().run(self._has_one, key, wait=False)
+
+    async def has_many(self, keys: Iterable[str]) -> list[bool]:
+        """Say of each key whether its object is there; see :meth:`AsyncRepository.has_many`."""
+        return await self._ready().run(self._has, list(keys), wait=False)
+
+    async def get(self, key: str) -> bytes:
+        """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
+        return await self._ready().run(self._get, checked_key(key), wait=False)
+
+    async def size(self, key: str) -> int:
+        """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
+        return await self._ready().run(self._size, checked_key(key), wait=False)
+
+    async def hash(self, key: str) -> str:
+        """Return the SHA-256 of an object; see :meth:`AsyncRepository.hash`."""
+        return await self._ready().run(self._hash, checked_key(key), wait=False)
+
+    @asynccontextmanager
+    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[ObjectStream]:
+        """Open an object for reading; see :meth:`AsyncRepository.open`."""
+        offset = _not_negative("offset", offset)
+        length = None if length is None else _not_negative("length", length)
+        opened = await self._ready().run(
+            self._open, checked_key(key), offset, length, wait=False, discard=OpenedObject.close
+        )
+        async with OffloadedStream(opened, self.offload) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+        """Read many objects in the order that is fastest; see :meth:`AsyncRepository.stream`."""
+        wanted = list(dict.fromkeys(keys))
+        if not all(type(key) is str for key in wanted):
+            wanted = [checked_key(key) for key in wanted]
+        items, open_batch = await self._ready().run(self._plan, wanted, wait=False)
+        objects = ObjectIterator(items, open_batch, self.offload)
+        try:
+            yield objects
+        finally:
+            objects.close()
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Iterate over the keys of all objects; see :meth:`AsyncRepository.keys`."""
+        cursor = None
+        while True:
+            page, cursor = await self._ready().run(self._list, cursor, wait=False)
+            for key in page:
+                yield key
+            if cursor is None:
+                return
+
+    async def delete(self, key: str) -> None:
+        """Delete an object; see :meth:`AsyncRepository.delete`."""
+        await self.delete_many([key])
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects, all or none; see :meth:`AsyncRepository.delete_many`."""
+        unique = list(dict.fromkeys(checked_key(key) for key in keys))
+        await self._ready().run(self._delete_checked, unique)
+
+    async def info(self, detailed: bool = False) -> RepositoryInfo:
+        """Return the state of the repository; see :meth:`AsyncRepository.info`."""
+        return await self._ready().run(self._info, detailed, wait=False)
+
+    async def maintain(self, dry_run: bool = False, live: bool = True) -> MaintenanceReport:
+        """Do nothing, as most backends need no maintenance; see :meth:`AsyncRepository.maintain`."""
+        del live
+        await self._ready().run(self._key_format, wait=False)  # raises where there is no repository
+        return MaintenanceReport(dry_run)
+
+    async def verify(self, progress: ProgressCallback | None = None) -> VerifyReport:
+        """Read every object back; see :meth:`AsyncRepository.verify`."""
+        total = (await self.info()).objects
+        objects = size = 0
+        damaged: list[DamagedObject] = []
+        cursor = None
+        while True:
+            page, cursor = await self._ready().run(self._list, cursor, wait=False)
+            for start in range(0, len(page), BATCH_OBJECTS):
+                report = await self.offload.run(self._verify, page[start : start + BATCH_OBJECTS], wait=False)
+                objects += report.objects
+                size += report.size
+                damaged += report.damaged
+                if progress is not None:
+                    progress(Progress("verify", objects, max(total, objects), "objects"))
+            if cursor is None:
+                return VerifyReport(objects, size, tuple(damaged))
+
+    async def erase(self) -> None:
+        """Delete the repository with every resource that it made; see :meth:`AsyncRepository.erase`."""
+        await self._ready().run(self._erase)
+
+    # -- blocking functions made of those that the backend filled in; it may have quicker ones --------------------
+
+    def _put_all(self, sources: Sequence[Source]) -> list[str]:
+        keys = []
+        for source in sources:
+            if is_abandoned():
+                raise OperationAbandoned
+            with open_source(source) as reader:
+                keys.append(self._put(reader))
+        return keys
+
+    async def _put_batch(self, sources: Sequence[Source]) -> list[str]:
+        return await self.offload.run(self._put_all, sources) if sources else []
+
+    def _has_one(self, key: object) -> bool:
+        return self._has([key])[0]
+
+    def _require(self, keys: Sequence[str]) -> None:
+        missing = [key for key, found in zip(keys, self._has(keys), strict=True) if not found]
+        if missing:
+            raise ObjectNotFoundError(missing, self)
+
+    def _kept(self, opened: OpenedObject) -> OpenedObject:
+        """Note an open handle, so that leaving the repository closes it."""
+        if opened.handle is not None:
+            self._handles.add(opened.handle)
+        return opened
+
+    def _get(self, key: str) -> bytes:
+        opened = self._open(key)
+        try:
+            if opened.handle is None:
+                return opened.head
+            start = len(opened.head)
+            return opened.head + opened.handle.read_at(start, opened.size - start)
+        finally:
+            opened.close()
+
+    def _size(self, key: str) -> int:
+        opened = self._open(key)
+        opened.close()
+        return opened.size
+
+    def _hash(self, key: str) -> str:
+        if self._key_format() == "sha256":
+            self._require([key])
+            return key
+        return self._digest(key, "sha256")[0]
+
+    def _digest(self, key: str, algorithm: str) -> tuple[str, int]:
+        """Read an object and return its hash and its size."""
+        opened = self._open(key)
+        try:
+            hasher = hashlib.new(algorithm, opened.head)
+            for position in range(len(opened.head), opened.size, _HASH_BYTES):
+                if is_abandoned():
+                    raise OperationAbandoned
+                assert opened.handle is not None, "what is not in the head is behind a handle"
+                hasher.update(opened.handle.read_at(position, min(_HASH_BYTES, opened.size - position)))
+            return hasher.hexdigest(), opened.size
+        finally:
+            opened.close()
+
+    def _verify(self, keys: Sequence[str]) -> VerifyReport:
+        key_format = self._key_format()
+        objects = size = 0
+        damaged = []
+        for key in keys:
+            try:
+                digest, length = self._digest(key, "sha256" if key_format == "uuid4" else key_format)
+            except ObjectNotFoundError:
+                continue  # deleted since it was listed
+            except CorruptObjectError as error:
+                damaged.append(DamagedObject(key, error.reason))
+                length = 0
+            else:
+                if key_format != "uuid4" and digest != key:
+                    damaged.append(DamagedObject(key, f"its content hashes to {digest}"))
+            objects += 1
+            size += length
+        return VerifyReport(objects, size, tuple(damaged))
+
+    def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
+        """Return objects in the order in which reading them is fastest, and what opens some of them.
+
+        :raises ObjectNotFoundError: naming every key whose object is not there.
+        """
+        self._require(keys)
+        return keys, self._open_batch
+
+    def _delete_checked(self, keys: Sequence[str]) -> None:
+        key_format = self._key_format()
+        if not all(is_key(key, key_format) for key in keys):
+            self._require(keys)
+        self._delete(keys)
+
+    def _open_batch(self, keys: Sequence[str]) -> list[OpenedObject]:
+        """Open objects until there is enough for one hop, or one is too large to be held whole."""
+        batch: list[OpenedObject] = []
+        try:
+            size = 0
+            for key in keys:
+                opened = self._open(key)
+                batch.append(opened)
+                size += len(opened.head)
+                if opened.handle is not None or size >= BATCH_BYTES or is_abandoned():
+                    break
+        except BaseException:
+            close_all(batch)
+            raise
+        return batch
+
+
+async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
+    if isinstance(sources, AsyncIterable):
+        async with closing_generator(sources):
+            async for source in sources:
+                yield source
+    else:
+        for source in sources:
+            yield source
+
+
+def _not_negative(name: str, value: int) -> int:
+    value = operator.index(value)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative: {value}")
+    return value
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,171 @@
+"""Reading many objects: in the order in which they lie in the packs, with neighbours joined into one read.
+
+Rows are looked up once, for all objects, and used later, when the objects' turn comes. By then a repack may have put
+another file under a pack's name, so it is noted which file each pack was when the rows were read: see :func:`plan`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Final
+
+from objrepo.disk.index import RawRow, Row
+from objrepo.disk.objects import has_objects, open_object
+from objrepo.disk.packs import Identity, read_at, short_of
+from objrepo.disk.pool import Lease
+from objrepo.errors import ObjectNotFoundError
+from objrepo.stream import BATCH_BYTES, CHUNK_BYTES, OpenedObject
+
+__all__ = ("Identities", "Item", "open_items", "plan")
+
+Identities = Mapping[int, Identity | None]
+"""Which file each pack was."""
+
+Item = RawRow | str
+"""A row of the index, or the key of an object that is not packed or that is to be looked up again."""
+
+_PLANNED_AT_MOST: Final = 100_000
+"""For so many objects rows are held in memory, about 30 MB. More are looked up when their turn comes, in no order."""
+
+_SCANNED_FOR_ONE: Final = 3
+"""Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
+
+_JOINED_BYTES: Final = 1024 * 1024
+_GAP_BYTES: Final = 4096
+_TRIES: Final = 3
+
+
+def plan(lease: Lease, keys: Sequence[str], repository: object) -> tuple[list[Item], Identities]:
+    """Look up objects, and put them in the order in which reading them is fastest.
+
+    :return: items for :func:`open_items`, and which file each pack was at the time.
+    :raises ObjectNotFoundError: naming every key whose object is not there.
+    """
+    if len(keys) > _PLANNED_AT_MOST:
+        found = set[str]()
+        for start in range(0, len(keys), _PLANNED_AT_MOST):
+            found |= has_objects(lease, keys[start : start + _PLANNED_AT_MOST])
+        _require(keys, found, repository)
+        return list(keys), {}
+    rows, identities = _rows(lease, keys)
+    loose: list[str] = []
+    if len(rows) < len(keys):
+        packed = {row[0] for row in rows}
+        loose = [key for key in keys if key not in packed]
+        _require(keys, packed | has_objects(lease, loose), repository)
+    rows.sort(key=itemgetter(1, 2))
+    return [*rows, *loose], identities
+
+
+def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repository: object) -> list[OpenedObject]:
+    """Open objects, from the first on, until there is enough for one hop or one is too large to be held whole.
+
+    :raises ObjectNotFoundError: if one has been deleted since it was looked up.
+    """
+    batch: list[OpenedObject] = []
+    size = position = 0
+    try:
+        while position < len(items) and size < BATCH_BYTES:
+            end = _end_of_run(items, position)
+            opened = None
+            if end > position:
+                opened = _read_run(lease, identities, items[position:end])
+            if opened is None:
+                opened = [_open_one(lease, item, repository) for item in items[position : max(end, position + 1)]]
+            batch += opened
+            size += sum(len(each.head) for each in opened)
+            position += len(opened)
+            if opened[-1].handle is not None:
+                break
+    except BaseException:
+        for each in batch:
+            each.close()
+        raise
+    return batch
+
+
+def _rows(lease: Lease, keys: Sequence[str]) -> tuple[list[RawRow], Identities]:
+    """Return the rows of objects, with the files that the packs were as long as nobody changed the index."""
+    rows = []
+    for _ in range(_TRIES):
+        version = lease.index.version()
+        scan = lease.index.count_at_most() < _SCANNED_FOR_ONE * len(keys)
+        rows = lease.index.scan(set(keys)) if scan else lease.index.rows(keys)
+        identities = {pack_id: lease.packs.identity(pack_id) for pack_id in {row[1] for row in rows}}
+        if lease.index.version() == version:
+            return rows, identities
+    return rows, {}  # somebody writes all the time: look them up again, one by one
+
+
+def _require(keys: Sequence[str], found: set[str], repository: object) -> None:
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ObjectNotFoundError(missing, repository)
+
+
+def _end_of_run(items: Sequence[Item], position: int) -> int:
+    """Return where the small uncompressed objects end that lie next to each other in one pack, from a position on."""
+    first = items[position]
+    if isinstance(first, str):
+        return position
+    _, pack, start, _, _, _ = first
+    here = start
+    for end in range(position, len(items)):
+        item = items[end]
+        if isinstance(item, str):
+            return end
+        _, pack_id, offset, length, compressed, _ = item
+        if (
+            compressed
+            or pack_id != pack
+            or length > CHUNK_BYTES
+            or not 0 <= offset - here <= _GAP_BYTES
+            or offset + length - start > _JOINED_BYTES
+        ):
+            return end
+        here = offset + length
+    return len(items)
+
+
+def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> list[OpenedObject] | None:
+    """Read neighbours at once; None if their pack is another file by now."""
+    rows = [item for item in items if not isinstance(item, str)]
+    _, pack, start, _, _, _ = rows[0]
+    try:
+        descriptor, identity, _ = lease.packs.descriptor(pack)
+    except FileNotFoundError:
+        return None
+    if identity != identities.get(pack):
+        return None
+    _, _, last, length, _, _ = rows[-1]
+    data = read_at(descriptor, last + length - start, start)
+    if len(data) < last + length - start:
+        return list(_whole_ones(lease, rows, data, start, descriptor))
+    return [
+        OpenedObject(key, length, data[offset - start : offset - start + length], None)
+        for key, _, offset, length, _, _ in rows
+    ]
+
+
+def _whole_ones(
+    lease: Lease, rows: Sequence[RawRow], data: bytes, start: int, descriptor: int
+) -> Iterator[OpenedObject]:
+    """Give those objects that are whole before the end of a pack; if there are none, raise for the first."""
+    for number, row in enumerate(rows):
+        key, pack, offset, length, _, _ = row
+        content = data[offset - start : offset - start + length]
+        if len(content) < length:
+            if number == 0:
+                raise short_of(Row._make(row), lease.packs.path(pack), os.fstat(descriptor).st_size)
+            return
+        yield OpenedObject(key, length, content, None)
+
+
+def _open_one(lease: Lease, item: Item, repository: object) -> OpenedObject:
+    key = item if isinstance(item, str) else item[0]
+    opened = open_object(lease, key)
+    if opened is None:
+        raise ObjectNotFoundError([key], repository)
+    return opened
