@@ -35,9 +35,9 @@ class Counted(Threads):
         super().__init__()
         self.hops = 0
 
-    async def run(self, *args, **kwargs):
+    async def _run(self, *args):
         self.hops += 1
-        return await super().run(*args, **kwargs)
+        return await super()._run(*args)
 
 
 @pytest.fixture

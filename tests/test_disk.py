@@ -57,6 +57,11 @@ async def listed(repo):
     return sorted([key async for key in repo.keys()])
 
 
+async def put_loose(repo, contents):
+    """Put objects one by one: each is a file of its own then."""
+    return [await repo.put(content) for content in contents]
+
+
 def flip_a_bit(path, position=-1):
     data = bytearray(path.read_bytes())
     data[position] ^= 1
@@ -237,7 +242,7 @@ class TestTogetherWithOthers:
             assert {key: await stream.read() async for key, stream in objects} == contents
 
     async def test_what_is_written_a_container_reads(self, repo, folder):
-        keys = await repo.put_many([b"", b"content", CONTENT])
+        keys = await put_loose(repo, [b"", b"content", CONTENT])
         for _ in range(2):
             with Container(folder) as container:
                 assert container.get_objects_content(keys) == dict(zip(keys, [b"", b"content", CONTENT], strict=True))
@@ -262,7 +267,7 @@ class TestTogetherWithOthers:
         assert (await repo.info()).objects == 2
 
     async def test_deletes_and_packs_of_others_are_seen_at_once(self, repo, folder):
-        key, other = await repo.put_many([CONTENT, b"other"])
+        key, other = await put_loose(repo, [CONTENT, b"other"])
         with Container(folder) as container:
             for step in (
                 lambda: container.pack_all_loose(compress=CompressMode.NO),
@@ -293,7 +298,7 @@ class TestTogetherWithOthers:
         contents = {}
         for start in range(0, 200, 50):
             some = [b"%d" % number * 1000 for number in range(start, start + 50)]
-            contents |= dict(zip(await repo.put_many(some), some, strict=True))
+            contents |= dict(zip(await put_loose(repo, some), some, strict=True))
         script = f"""
 from disk_objectstore import CompressMode, Container
 with Container({str(folder)!r}) as container:
@@ -360,7 +365,7 @@ class TestLeases:
 
         async with DiskRepository(folder) as repo:
             await repo.initialise()
-            keys = await repo.put_many(b"%d" % number for number in range(50))
+            keys = await put_loose(repo, (b"%d" % number for number in range(50)))
             async with anyio.create_task_group() as group:
                 for key in keys:
                     group.start_soon(repo.get, key)
@@ -371,7 +376,7 @@ class TestLeases:
 
 class TestMaintain:
     async def test_steps_and_their_numbers(self, repo, folder):
-        keys = await repo.put_many([CONTENT, b"content"])
+        keys = await put_loose(repo, [CONTENT, b"content"])
         plan = await repo.maintain(dry_run=True)
         assert [(step.name, step.objects, step.size) for step in plan.steps] == [
             ("pack_loose", 2, len(CONTENT) + 7),
@@ -420,7 +425,7 @@ class TestMaintain:
         assert await repo.get(key) == b"a" * 1_000_000
 
     async def test_progress(self, repo):
-        await repo.put_many(b"%d" % number for number in range(100))
+        await put_loose(repo, (b"%d" % number for number in range(100)))
         seen: list[Progress] = []
         await repo.maintain(live=False, progress=seen.append)
         assert {progress.step for progress in seen} == {"pack_loose", "do_repack"}
@@ -428,7 +433,7 @@ class TestMaintain:
         assert {progress.unit for progress in seen} == {"bytes"}
 
     async def test_a_second_packer_is_told_so_at_once_or_after_a_while(self, repo, folder):
-        await repo.put_many([CONTENT, b"content"])
+        await put_loose(repo, [CONTENT, b"content"])
         release = threading.Event()
         packing = threading.Event()
 
@@ -513,7 +518,7 @@ except objrepo.RepositoryBusyError as error:
     @pytest.mark.parametrize("live", [True, False])
     async def test_cancelled(self, repo, live):
         contents = {key: b"%d" % number for number, key in
-                    enumerate(await repo.put_many(b"%d" % number for number in range(60)))}  # fmt: skip
+                    enumerate(await put_loose(repo, (b"%d" % number for number in range(60))))}  # fmt: skip
         packing = threading.Event()
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
@@ -527,7 +532,7 @@ except objrepo.RepositoryBusyError as error:
         assert (await repo.info()).packed == 60
 
     async def test_a_packer_killed_while_it_packed(self, repo, folder):
-        await repo.put_many(b"%d" % number for number in range(500))
+        await put_loose(repo, (b"%d" % number for number in range(500)))
         script = f"""
 import os, anyio, objrepo
 async def main():
@@ -553,10 +558,10 @@ class TestListing:
     async def test_any_length_of_prefix_loose_and_packed(self, folder, prefix):
         async with DiskRepository(folder) as repo:
             await repo.initialise(loose_prefix_len=prefix)
-            keys = await repo.put_many(b"%d" % number for number in range(300))
+            keys = await put_loose(repo, (b"%d" % number for number in range(300)))
             assert await listed(repo) == sorted(keys)
             await repo.maintain()
-            keys += await repo.put_many(b"%d" % number for number in range(290, 400))
+            keys += await put_loose(repo, (b"%d" % number for number in range(290, 400)))
             assert await listed(repo) == sorted(set(keys))
             assert (await repo.info()).objects == 400
             assert await repo.get(keys[-1]) == b"399"
@@ -580,7 +585,7 @@ class TestListing:
 class TestDamage:
     @pytest.mark.parametrize("packed", ["loose", "packed", "compressed"])
     async def test_a_flipped_bit(self, repo, folder, packed):
-        key, good = await repo.put_many([b"content" * 1000, b"good"])
+        key, good = await put_loose(repo, [b"content" * 1000, b"good"])
         path = folder / "loose" / key[:2] / key[2:]
         if packed != "loose":
             with Container(folder) as container:
@@ -601,7 +606,7 @@ class TestDamage:
                 await repo.get(key)
 
     async def test_a_truncated_pack(self, repo, folder):
-        keys = await repo.put_many([CONTENT, CONTENT[1:], CONTENT[2:]])
+        keys = await put_loose(repo, [CONTENT, CONTENT[1:], CONTENT[2:]])
         await repo.maintain()
         os.truncate(folder / "packs" / "0", 1_500_000)
         damaged = {item.key for item in (await repo.verify()).damaged}
@@ -622,7 +627,7 @@ class TestDamage:
         assert len((await repo.verify()).damaged) == 1
 
     async def test_a_damaged_loose_object_is_not_packed(self, repo, folder):
-        key, good = await repo.put_many([b"content", b"good"])
+        key, good = await put_loose(repo, [b"content", b"good"])
         flip_a_bit(folder / "loose" / key[:2] / key[2:])
         with pytest.raises(CorruptObjectError, match=key):
             await repo.maintain()
@@ -675,13 +680,13 @@ class TestDamage:
             await repo.get(key)
 
     async def test_what_is_deleted_while_it_is_verified_is_not_damaged(self, repo, folder):
-        await repo.put_many(b"%d" % number for number in range(400))
+        await put_loose(repo, (b"%d" % number for number in range(400)))
         last = [key async for key in repo.keys()][-1]
         report = await repo.verify(progress=lambda _: (folder / "loose" / last[:2] / last[2:]).unlink(missing_ok=True))
         assert (report.objects, report.ok) == (399, True)
 
     async def test_a_progress_callback_that_raises_ends_the_work(self, repo, folder):
-        keys = await repo.put_many([b"one", b"two"])
+        keys = await put_loose(repo, [b"one", b"two"])
 
         def broken(progress):
             raise KeyError("mine")
@@ -802,7 +807,7 @@ anyio.run(main)
         assert await repo.get(key) == CONTENT
 
     async def test_a_pack_is_flushed_before_the_index_knows_it(self, repo, folder, monkeypatch):
-        keys = await repo.put_many([b"one", b"two"])
+        keys = await put_loose(repo, [b"one", b"two"])
         flushed = {}
 
         def fsync(descriptor):

@@ -16,7 +16,8 @@ watching = False
 
 def watch(event, arguments):
     if watching and (event in {"open", "sqlite3.connect"} or event.startswith(("os.", "shutil."))):
-        touched.extend(os.fsdecode(value) for value in arguments if isinstance(value, str | bytes | os.PathLike))
+        paths = arguments[: 1 if event == "open" else 2]
+        touched.extend(os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike))
 
 
 sys.addaudithook(watch)  # it cannot be taken away again

@@ -7,14 +7,14 @@ import operator
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
-from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
+from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
-from objrepo.offload import Offload, OperationAbandoned, Threads, is_abandoned
+from objrepo.offload import ALONE, Offload, OperationAbandoned, Threads, is_abandoned
 from objrepo.protocol import BinaryReader, ObjectStream, Source
 from objrepo.reports import (
     DamagedObject,
@@ -35,12 +35,16 @@ from objrepo.stream import (
     close_all,
 )
 
-__all__ = ("PAGE_KEYS", "RepositoryBase")
+__all__ = ("GROUPED_BYTES", "PAGE_KEYS", "RepositoryBase")
 
 T = TypeVar("T")
 
 PAGE_KEYS: Final = 1000
 """About how many keys a listing fetches with one hop."""
+
+_PUT_OBJECTS: Final = 1024
+GROUPED_BYTES: Final = 64 * 1024
+"""Objects of up to this size, in memory already, may be stored together with others."""
 
 _HASH_BYTES: Final = 1024 * 1024
 
@@ -113,6 +117,9 @@ class RepositoryBase(ABC):
     def _close(self) -> None:  # noqa: B027  (most backends hold nothing)
         """Give up what was held between two calls, when the last user leaves."""
 
+    _groups_puts = False
+    """Whether small objects that are put at the same moment are better stored together, by ``_put_each``."""
+
     # -- entering and leaving ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -158,7 +165,11 @@ class RepositoryBase(ABC):
 
     async def put(self, source: Source) -> str:
         """Store one object and return its key; see :meth:`AsyncRepository.put`."""
-        return await feed(self._ready(), source, self._put)
+        offload = self._ready()
+        plain = checked_source(source)
+        if self._groups_puts and isinstance(plain, memoryview) and plain.nbytes <= GROUPED_BYTES:
+            return await offload.share(self._put_each, plain, self._put_content)
+        return await feed(offload, plain, self._put)
 
     async def put_many(self, sources: Iterable[Source] | AsyncIterable[Source]) -> list[str]:
         """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
@@ -176,14 +187,14 @@ class RepositoryBase(ABC):
                     continue
                 batch.append(plain)
                 size += size_in_memory(plain)
-                if len(batch) >= BATCH_OBJECTS or size >= BATCH_BYTES:
+                if len(batch) >= _PUT_OBJECTS or size >= BATCH_BYTES:
                     keys += await self._put_batch(batch)
                     batch, size = [], 0
         return keys + await self._put_batch(batch)
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""
-        return await self._ready().run(self._has_one, key, wait=False)
+        return await self._ready().share(self._has, key, self._has_one, wait=False)
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         """Say of each key whether its object is there; see :meth:`AsyncRepository.has_many`."""
@@ -191,7 +202,7 @@ class RepositoryBase(ABC):
 
     async def get(self, key: str) -> bytes:
         """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
-        return await self._ready().run(self._get, checked_key(key), wait=False)
+        return await self._ready().share(self._get_each, checked_key(key), self._get, wait=False)
 
     async def size(self, key: str) -> int:
         """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
@@ -289,6 +300,24 @@ class RepositoryBase(ABC):
 
     async def _put_batch(self, sources: Sequence[Source]) -> list[str]:
         return await self.offload.run(self._put_all, sources) if sources else []
+
+    def _put_content(self, content: memoryview) -> str:
+        with open_source(content) as reader:
+            return self._put(reader)
+
+    def _put_each(self, contents: list[memoryview]) -> list[Any]:
+        return [ALONE] * len(contents)
+
+    def _get_each(self, keys: list[str]) -> list[Any]:
+        """Return the content of each small object, ``ALONE`` for a large one, an error for one that cannot be read."""
+        outcomes: list[Any] = []
+        for key in keys:
+            try:
+                with closing(self._open(key)) as opened:
+                    outcomes.append(opened.head if opened.handle is None else ALONE)
+            except (RepositoryError, OSError) as error:
+                outcomes.append(error)
+        return outcomes
 
     def _has_one(self, key: object) -> bool:
         return self._has([key])[0]

@@ -19,7 +19,16 @@ import anyio.lowlevel
 from objrepo.offload import Inline, Offload, OperationAbandoned, call_soon, is_abandoned
 from objrepo.protocol import BinaryReader, Source
 
-__all__ = ("checked_source", "closing_generator", "feed", "is_async_source", "open_source", "size_in_memory")
+__all__ = (
+    "Prefixed",
+    "checked_source",
+    "closing_generator",
+    "feed",
+    "is_async_source",
+    "open_source",
+    "read_up_to",
+    "size_in_memory",
+)
 
 T = TypeVar("T")
 
@@ -94,6 +103,35 @@ def open_source(source: Source) -> AbstractContextManager[BinaryReader]:
     if hasattr(source, "read"):
         return nullcontext(_Checked(cast("BinaryReader", source).read))
     return nullcontext(_Checked(_Joined(cast("Iterable[bytes]", source)).read))
+
+
+def read_up_to(reader: BinaryReader, size: int) -> bytes:
+    """Return the next bytes of a reader: as many as asked for, or all that are left."""
+    data = reader.read(size)
+    if len(data) == size or not data:
+        return data
+    parts = [data]
+    missing = size - len(data)
+    while missing and (data := reader.read(missing)):
+        parts.append(data)
+        missing -= len(data)
+    return b"".join(parts)
+
+
+class Prefixed:
+    """A reader that gives some bytes, which were read from another one before, and then what that one gives."""
+
+    def __init__(self, head: bytes, reader: BinaryReader) -> None:
+        self._head = head
+        self._reader = reader
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes."""
+        if not self._head:
+            return self._reader.read(size)
+        wanted = len(self._head) if size < 0 else size
+        data, self._head = self._head[:wanted], self._head[wanted:]
+        return data
 
 
 def _consume(source: Source, function: Callable[[BinaryReader], T]) -> T:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.objects import has_objects, open_object
 from objrepo.disk.packs import Identity, read_at, short_of
 from objrepo.disk.pool import Lease
-from objrepo.errors import ObjectNotFoundError
+from objrepo.errors import ObjectNotFoundError, RepositoryError
+from objrepo.offload import ALONE
 from objrepo.stream import BATCH_BYTES, CHUNK_BYTES, OpenedObject
 
-__all__ = ("Identities", "Item", "open_items", "plan")
+__all__ = ("Identities", "Item", "open_items", "plan", "read_each")
 
 Identities = Mapping[int, Identity | None]
 """Which file each pack was."""
@@ -84,6 +85,50 @@ def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repo
             each.close()
         raise
     return batch
+
+
+def read_each(lease: Lease, keys: Sequence[str], repository: object) -> dict[str, Any]:
+    """Read small objects that have nothing to do with each other.
+
+    :return: for each key the content, an error, or ``ALONE`` where the object is large.
+    """
+    outcomes: dict[str, Any] = {}
+    descriptors: dict[int, int | None] = {}
+    for key, pack_id, offset, length, compressed, _ in lease.index.rows(keys):
+        if pack_id not in descriptors:
+            descriptors[pack_id] = _good_descriptor(lease, pack_id)
+        descriptor = descriptors[pack_id]
+        if descriptor is None or compressed or length > CHUNK_BYTES:
+            continue
+        content = read_at(descriptor, length, offset)
+        if len(content) == length:
+            outcomes[key] = content
+    for key in keys:
+        if key not in outcomes:
+            outcomes[key] = _read_one(lease, key, repository)
+    return outcomes
+
+
+def _good_descriptor(lease: Lease, pack_id: int) -> int | None:
+    """Return a pack's descriptor if it is good for rows that were read before."""
+    try:
+        descriptor, _, opened = lease.packs.descriptor(pack_id)
+    except FileNotFoundError:
+        return None
+    return None if opened else descriptor
+
+
+def _read_one(lease: Lease, key: str, repository: object) -> Any:
+    try:
+        opened = open_object(lease, key)
+    except (RepositoryError, OSError) as error:
+        return error
+    if opened is None:
+        return ObjectNotFoundError([key], repository)
+    if opened.handle is None:
+        return opened.head
+    opened.close()
+    return ALONE
 
 
 def _rows(lease: Lease, keys: Sequence[str]) -> tuple[list[RawRow], Identities]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -123,6 +123,35 @@ class Index:
     def version(self) -> int:
         """Return a number that is another one after any other connection has changed the index."""
         return int(self._all("PRAGMA data_version")[0][0])
+
+    def insert(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
+        """Add objects, except those that are there already, in one transaction that is on the disk on return.
+
+        :param rows: of each object its key, whether it is compressed, its size, offset, length, and pack.
+        """
+        self._write(
+            "INSERT OR IGNORE INTO db_object (hashkey, compressed, size, offset, length, pack_id) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def take_back(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
+        """Remove those of the rows that are still as they were inserted."""
+        self._write(
+            "DELETE FROM db_object WHERE hashkey = ? AND compressed = ? AND size = ? AND offset = ? AND length = ? "
+            "AND pack_id = ?",
+            rows,
+        )
+
+    def _write(self, statement: str, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
+        with _errors(self._path):
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(statement, rows)
+                self._execute("COMMIT")
+            except BaseException:
+                self._execute("ROLLBACK")
+                raise
 
     def vacuum(self) -> None:
         """Rewrite the index in order and without holes; nobody else may be using it."""

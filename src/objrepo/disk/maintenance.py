@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from objrepo.disk.group import FIRST_OWN_PACK, own_pack_lock
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.pool import Lease
@@ -199,12 +200,22 @@ def _repack(lease: Lease, progress: ProgressCallback | None) -> MaintenanceStep:
         if is_abandoned():
             raise OperationAbandoned
         size = path.stat().st_size
-        lease.container.repack_pack(path.name)
+        _repack_one(lease, path.name)
         done += size
         if progress is not None:
             progress(Progress("do_repack", done, before, "bytes"))
     lease.end_transaction()
     return MaintenanceStep("do_repack", lease.index.count(), max(before - lease.layout.pack_files_size(), 0))
+
+
+def _repack_one(lease: Lease, name: str) -> None:
+    if int(name) < FIRST_OWN_PACK:
+        lease.container.repack_pack(name)
+        return
+    with own_pack_lock(lease.layout.folder, int(name), DELETE_PATIENCE) as locked:
+        if not locked:
+            raise RepositoryBusyError(f"somebody is writing to pack {name} of the repository at {lease.layout.folder}")
+        lease.container.repack_pack(name)
 
 
 def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, Any], None]:

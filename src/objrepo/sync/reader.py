@@ -33,7 +33,7 @@ def whole_reader(key: str, content: bytes) -> io.BufferedReader:
 
 
 class _InMemory(io.BytesIO):
-    mode = "rb"
+    mode = "rb"  # pyright: ignore[reportIncompatibleMethodOverride,reportAssignmentType]
     name: str
 
 

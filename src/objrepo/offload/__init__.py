@@ -1,0 +1,13 @@
+"""Where blocking functions run: on worker threads (`Threads`), or right here (`Inline`).
+
+Backends hand over blocking functions with ``await offload.run(function, *args)`` and await nothing else. What such a
+function takes (a lease, a handle, a lock) it gives back itself, so that a caller may leave before it has ended.
+"""
+
+from __future__ import annotations
+
+from objrepo.offload.base import ALONE, Inline, Offload
+from objrepo.offload.calls import OperationAbandoned, call_soon, is_abandoned
+from objrepo.offload.threads import Threads
+
+__all__ = ("ALONE", "Inline", "Offload", "OperationAbandoned", "Threads", "call_soon", "is_abandoned")
