@@ -66,6 +66,8 @@ def checked_source(source: Source) -> Source:
 
     :raises TypeError: if it is text or nothing that bytes can be read from; the message says what to pass.
     """
+    if type(source) is bytes:  # nothing else to find out, and the most common
+        return memoryview(source)
     plain = _unwrapped(source)
     if isinstance(plain, str):
         raise TypeError(f"a source of bytes cannot be a str: encode it, or make a path of it; {_EXPECTED}")

@@ -278,21 +278,33 @@ class ObjectIterator:
         return self
 
     async def __anext__(self) -> tuple[str, ObjectStream]:
+        await self._fill()
+        if not self._batch:
+            raise StopAsyncIteration
+        opened = self._batch.pop()
+        self._stream = OffloadedStream(opened, self._offload)
+        return opened.key, self._stream
+
+    async def whole_ones(self) -> list[tuple[str, bytes]]:
+        """Take the next objects as keys and contents, as far as they are in memory; none if the next one is not."""
+        await self._fill()
+        taken = []
+        while self._batch and self._batch[-1].handle is None:
+            key, _, content, _ = self._batch.pop()
+            taken.append((key, content))
+        return taken
+
+    async def _fill(self) -> None:
         if self._closed:
             raise RepositoryClosedError("the stream of objects is closed")
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        if not self._batch:
-            if self._next == len(self._items):
-                raise StopAsyncIteration
+        if not self._batch and self._next < len(self._items):
             wanted = self._items[self._next : self._next + BATCH_OBJECTS]
             batch = await self._offload.run(self._open_batch, wanted, wait=False, discard=close_all)
             self._next += len(batch)
             self._batch = batch[::-1]
-        opened = self._batch.pop()
-        self._stream = OffloadedStream(opened, self._offload)
-        return opened.key, self._stream
 
     def close(self) -> None:
         """Close everything that is open."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from objrepo.disk.index import RawRow, Row
+from objrepo.disk.index import SCANNED_FOR_ONE, RawRow, Row
 from objrepo.disk.objects import has_objects, open_object
 from objrepo.disk.packs import Identity, read_at, short_of
 from objrepo.disk.pool import Lease
@@ -29,9 +29,6 @@ Item = RawRow | str
 
 _PLANNED_AT_MOST: Final = 100_000
 """For so many objects rows are held in memory, about 30 MB. More are looked up when their turn comes, in no order."""
-
-_SCANNED_FOR_ONE: Final = 3
-"""Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
 
 _JOINED_BYTES: Final = 1024 * 1024
 _GAP_BYTES: Final = 4096
@@ -92,6 +89,8 @@ def read_each(lease: Lease, keys: Sequence[str], repository: object) -> dict[str
 
     :return: for each key the content, an error, or ``ALONE`` where the object is large.
     """
+    if len(keys) == 1:
+        return {keys[0]: _read_one(lease, keys[0], repository)}
     outcomes: dict[str, Any] = {}
     descriptors: dict[int, int | None] = {}
     for key, pack_id, offset, length, compressed, _ in lease.index.rows(keys):
@@ -136,7 +135,7 @@ def _rows(lease: Lease, keys: Sequence[str]) -> tuple[list[RawRow], Identities]:
     rows = []
     for _ in range(_TRIES):
         version = lease.index.version()
-        scan = lease.index.count_at_most() < _SCANNED_FOR_ONE * len(keys)
+        scan = lease.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
         rows = lease.index.scan(set(keys)) if scan else lease.index.rows(keys)
         identities = {pack_id: lease.packs.identity(pack_id) for pack_id in {row[1] for row in rows}}
         if lease.index.version() == version:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from objrepo.disk.durable import flush_file, flush_folder
-from objrepo.disk.objects import has_objects
 from objrepo.disk.pool import Lease
 from objrepo.errors import RepositoryError
 
@@ -41,7 +40,9 @@ def put_group(lease: Lease, contents: Sequence[Buffer]) -> list[str]:
     keys = [hashlib.new(lease.config.hash_type, content).hexdigest() for content in contents]
     objects = dict(zip(keys, contents, strict=True))
     for _ in range(_TRIES):
-        there = has_objects(lease, list(objects))
+        # Only packed ones are left out: a loose copy beside a packed one is as usual as a packer that was interrupted,
+        # and to look for 256 files costs more than to write 256 small objects.
+        there = lease.index.present(objects)
         objects = {key: content for key, content in objects.items() if key not in there}
         if not objects:
             return keys

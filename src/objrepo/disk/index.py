@@ -17,8 +17,12 @@ from typing import Any, Final, NamedTuple
 from objrepo.disk.layout import Layout
 from objrepo.errors import RepositoryBusyError, RepositoryError
 
-__all__ = ("Index", "RawRow", "Row")
+__all__ = ("SCANNED_FOR_ONE", "Index", "RawRow", "Row")
 
+SCANNED_FOR_ONE: Final = 3
+"""Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
+
+_SCAN_FROM: Final = 100
 _BUSY_SECONDS: Final = 30
 _COLUMNS: Final = "hashkey, pack_id, offset, length, compressed, size"
 _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
@@ -104,7 +108,10 @@ class Index:
 
     def present(self, keys: Iterable[str]) -> set[str]:
         """Return those of the keys whose objects are packed."""
-        return {key for (key,) in self._all(_PRESENT, json.dumps(sorted(keys)))}
+        wanted = set(keys)
+        if len(wanted) > _SCAN_FROM and self.count_at_most() < SCANNED_FOR_ONE * len(wanted):
+            return wanted.intersection(key for (key,) in self._all("SELECT hashkey FROM db_object"))
+        return {key for (key,) in self._all(_PRESENT, json.dumps(sorted(wanted)))}
 
     def keys(self, first: str, end: str) -> list[str]:
         """Return the keys of packed objects from ``first`` on and before ``end``, in order."""

@@ -1,7 +1,7 @@
 """Listing a container in bounded memory.
 
-Objects move from loose to packed while one looks, never back. So the keys are taken by their first digits, a share
-at a time, and for each share first the loose ones and then the packed ones: no object is missed, and none comes twice.
+Objects move from loose to packed while one looks, never back. So the keys are taken by their first digits, some shares
+at a time, and for these first the loose ones and then the packed ones: no object is missed, and none comes twice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from objrepo.disk.pool import Lease
-from objrepo.keys import is_key
+from objrepo.keys import possible_keys
 
 __all__ = ("Cursor", "list_keys", "loose_keys")
 
@@ -22,51 +22,54 @@ _AFTER_HEX: Final = "g"
 
 
 class Cursor(NamedTuple):
-    """Where a listing goes on: the next share, and the names of loose files where they all lie in one folder."""
+    """Where a listing goes on.
+
+    :ivar share: the next share.
+    :ivar width: how many shares to take at once: more of them where there is little in each.
+    :ivar names: what was in the folder of the loose objects at the start, sorted: their own folders or, where they
+        all lie in one, they themselves.
+    """
 
     share: int
+    width: int
     names: list[str]
 
 
 def list_keys(lease: Lease, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
     """Return the keys of some shares, and where to go on; None after the last."""
-    start, names = cursor or Cursor(0, _flat_names(lease))
-    keys: list[str] = []
-    for number in range(start, len(SHARES)):
-        share = SHARES[number]
-        loose = set(_loose_in_share(lease, share, names))
-        packed = lease.index.keys(share, share + _AFTER_HEX)
-        keys += packed
-        keys += sorted(loose.difference(packed))
-        if len(keys) >= enough and number + 1 < len(SHARES):
-            return keys, Cursor(number + 1, names)
-    return keys, None
+    share, width, names = cursor or Cursor(0, 1, sorted(_names(lease.layout.loose)))
+    end = min(share + width, len(SHARES))
+    loose = set(_loose_in_shares(lease, share, end, names))
+    keys = lease.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX)
+    if loose:
+        keys += sorted(loose.difference(keys))
+    if end == len(SHARES):
+        return keys, None
+    if len(keys) < enough // 2:
+        width *= 2
+    elif len(keys) > enough * 2:
+        width = max(width // 2, 1)
+    return keys, Cursor(end, width, names)
 
 
 def loose_keys(lease: Lease) -> Iterator[list[str]]:
     """Iterate over the keys of all loose objects, packed as well or not, a share at a time."""
-    names = _flat_names(lease)
-    for share in SHARES:
-        yield list(_loose_in_share(lease, share, names))
+    names = sorted(_names(lease.layout.loose))
+    for share in range(len(SHARES)):
+        yield list(_loose_in_shares(lease, share, share + 1, names))
 
 
-def _flat_names(lease: Lease) -> list[str]:
-    return sorted(_names(lease.layout.loose)) if not lease.config.loose_prefix_len else []
-
-
-def _loose_in_share(lease: Lease, share: str, names: list[str]) -> Iterator[str]:
-    loose = lease.layout.loose
+def _loose_in_shares(lease: Lease, share: int, end: int, names: list[str]) -> list[str]:
+    first, last = SHARES[share], SHARES[end - 1] + _AFTER_HEX
     length = lease.config.loose_prefix_len
-    keys: Iterator[str]
     if length == 0:
-        keys = iter(names[bisect_left(names, share) : bisect_left(names, share + _AFTER_HEX)])
-    elif length <= len(share):
-        folder = share[:length]
-        keys = (folder + name for name in _names(loose / folder) if name.startswith(share[length:]))
+        found = names[bisect_left(names, first) : bisect_left(names, last)]
     else:
-        folders = sorted(name for name in _names(loose) if name.startswith(share) and len(name) == length)
-        keys = (folder + name for folder in folders for name in _names(loose / folder))
-    return (key for key in keys if is_key(key, lease.config.hash_type))
+        # A folder with a name of one digit holds sixteen shares, one with many digits a part of one.
+        folders = names[bisect_left(names, first[:length]) : bisect_left(names, last[:length] + _AFTER_HEX)]
+        folders = [folder for folder in folders if len(folder) == length]
+        found = [folder + name for folder in folders for name in _names(lease.layout.loose / folder)]
+    return [key for key in possible_keys(found, lease.config.hash_type) if first <= key < last]
 
 
 def _names(folder: Path) -> list[str]:

@@ -52,10 +52,12 @@ def read_object(lease: Lease, key: str) -> bytes | None:
     row = lease.index.row(key)
     if row is not None and not row.compressed:
         # The common case without the detours of the others.
-        with suppress(FileNotFoundError):
+        try:
             descriptor, _, opened = lease.packs.descriptor(row.pack_id)
             if not opened and len(content := read_at(descriptor, row.size, row.offset)) == row.size:
                 return content
+        except FileNotFoundError:
+            pass  # the detours find out
         row = lease.index.row(key)  # what was opened only now, is not good for what was read before
     for place in _places(lease, key, row):
         if place is None:

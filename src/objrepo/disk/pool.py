@@ -78,7 +78,9 @@ class Lease:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        if exc_type is None or issubclass(exc_type, RepositoryError | OSError):
+        if exc_type is None:
+            self._pool.give_back(self)
+        elif issubclass(exc_type, RepositoryError | OSError):
             self._pool.give_back(self)
         else:
             self.close()  # who knows in what state it is
@@ -101,13 +103,18 @@ class Pool:
                 lease = self._idle.pop()
             except IndexError:
                 return Lease(self)
-            if lease.process == os.getpid() and lease.identity == self._identity(lease):
-                return lease
+            try:
+                if lease.identity == self.layout.identity() and lease.process == os.getpid():
+                    return lease
+            except RepositoryError:
+                self._dispose(lease)
+                raise
             self._dispose(lease)
 
     def give_back(self, lease: Lease) -> None:
         """Take a lease back, with its transaction ended."""
-        lease.end_transaction()
+        if "container" in lease.__dict__:
+            lease.end_transaction()
         if lease.lasting and len(self._idle) < _IDLE_AT_MOST:
             if "packs" in lease.__dict__:
                 lease.packs.trim()
@@ -122,13 +129,6 @@ class Pool:
 
     def __del__(self) -> None:
         self.close()
-
-    def _identity(self, lease: Lease) -> tuple[int, int]:
-        try:
-            return self.layout.identity()
-        except RepositoryError:
-            self._dispose(lease)
-            raise
 
     @staticmethod
     def _dispose(lease: Lease) -> None:

@@ -230,8 +230,8 @@ class DiskRepository(RepositoryBase):
 
     def _get_each(self, keys: list[str]) -> list[Any]:
         with self._pool.lease() as lease:
-            possible = dict.fromkeys(possible_keys(keys, lease.config.hash_type))
-            outcomes = read_each(lease, list(possible), self)
+            possible = list(dict.fromkeys(possible_keys(keys, lease.config.hash_type)))
+            outcomes = read_each(lease, possible, self) if possible else {}
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
 
     def _get(self, key: str) -> bytes:

@@ -11,8 +11,6 @@ import anyio
 __all__ = ("Crowd", "Member", "wait_through")
 
 _AT_ONCE: Final = 256
-_FLIGHTS: Final = 2
-"""How many hops of one kind are under way at a time: while one is at work, the next can gather and depart."""
 
 
 class Member:
@@ -47,9 +45,13 @@ class Member:
 
 
 class Crowd:
-    """The callers of one shared function in one loop. Everything here happens in that loop's thread."""
+    """The callers of one shared function in one loop. Everything here happens in that loop's thread.
 
-    def __init__(self) -> None:
+    :param flights: how many hops are under way at a time.
+    """
+
+    def __init__(self, flights: int) -> None:
+        self._most = flights
         self._waiting: deque[Member] = deque()
         self._flights = 0
 
@@ -60,7 +62,7 @@ class Crowd:
 
     def may_depart(self) -> bool:
         """Take a hop, if there is one to be had."""
-        if self._flights >= _FLIGHTS:
+        if self._flights >= self._most:
             return False
         self._flights += 1
         return True
@@ -74,7 +76,7 @@ class Crowd:
             if member in self._waiting:
                 self._waiting.remove(member)
             elif not member.boarded:
-                self._end_flight()  # it was to make the next hop: another takes it over
+                self.end_flight()  # it was to make the next hop: another takes it over
             raise
 
     def board(self, member: Member) -> list[Member]:
@@ -92,16 +94,16 @@ class Crowd:
             member.outcome = outcome
             member.served = True
             member.tell()
-        self._end_flight()
+        self.end_flight()
 
     def turn_back(self, batch: Sequence[Member]) -> None:
         """Put back those whose hop did not start, as who was to make it is gone."""
         for member in reversed(batch):
             member.boarded = False
             self._waiting.appendleft(member)
-        self._end_flight()
+        self.end_flight()
 
-    def _end_flight(self) -> None:
+    def end_flight(self) -> None:
         """Give up a hop, or hand it to the first who waits."""
         if self._waiting:
             self._waiting.popleft().tell()

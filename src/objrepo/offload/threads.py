@@ -20,6 +20,12 @@ __all__ = ("Threads",)
 
 T = TypeVar("T")
 
+_READ_FLIGHTS: Final = 2
+"""How many shared hops of one kind are under way: while one is at work, the next can gather and depart."""
+
+_WRITE_FLIGHTS: Final = 1
+"""The same for what writes, where a second one would only wait for the first one's lock."""
+
 DEFAULT_LIMIT: Final = 8
 """How many calls of one repository run at a time. More threads do not make a disk or the interpreter lock faster."""
 
@@ -68,14 +74,14 @@ class Threads(Offload):
     ) -> T:
         """Call the function for all callers that are waiting at this moment, in one hop.
 
-        A call that finds no company does not wait for it: up to two hops are under way at a time, and only who comes
-        while they are waits for the next. On cancellation: whose hop has not started leaves at once; else as in
-        :meth:`run`. The hop goes on for the others.
+        A call that finds no company does not wait for it: one hop, or two of what only reads, are under way at a
+        time, and only who comes meanwhile waits for the next. On cancellation: whose hop has not started leaves at
+        once; else as in :meth:`run`. The hop goes on for the others.
         """
         lane = self._lane()
         crowd = lane.crowds.get(function)
         if crowd is None:
-            crowd = lane.crowds[function] = Crowd()
+            crowd = lane.crowds[function] = Crowd(_WRITE_FLIGHTS if wait else _READ_FLIGHTS)
         member = Member(item)
         try:
             if not crowd.may_depart():
@@ -98,21 +104,28 @@ class Threads(Offload):
         batch = crowd.board(member)
         token = anyio.lowlevel.current_token()
 
-        def work() -> None:
+        def work() -> list[Any]:
             try:
                 outcomes = function([each.item for each in batch])
             except Exception:  # noqa: BLE001  (done alone, each meets its own error)
                 outcomes = [ALONE] * len(batch)
-            call_soon(token, partial(crowd.arrive, batch, outcomes))
+            if len(batch) > 1:
+                call_soon(token, partial(crowd.arrive, batch, outcomes))
+            return outcomes
 
         call = Call(work, (), None)
         try:
-            await self._run(call, lane, wait)
+            outcomes = await self._run(call, lane, wait)
         except BaseException:
             if not call.started:
                 crowd.turn_back(batch[1:])
+            elif len(batch) == 1 and call.when_ended(partial(call_soon, token, crowd.end_flight)):
+                crowd.end_flight()
             raise
-        await member.told(wait)
+        if len(batch) == 1:
+            crowd.arrive(batch, outcomes)
+        else:
+            await member.told(wait)
 
     async def _run(self, call: Call[T], lane: _Lane, wait: bool) -> T:
         try:

@@ -33,6 +33,7 @@ def whole_reader(key: str, content: bytes) -> io.BufferedReader:
 
 
 class _InMemory(io.BytesIO):
+    __slots__ = ("name",)
     mode = "rb"  # pyright: ignore[reportIncompatibleMethodOverride,reportAssignmentType]
     name: str
 

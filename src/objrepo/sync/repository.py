@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from objrepo.errors import RepositoryClosedError
 from objrepo.offload import Inline
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.stream import BATCH_BYTES, BATCH_OBJECTS
+from objrepo.stream import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
 from objrepo.sync.abstract import AbstractRepositoryBackend
 from objrepo.sync.driver import Driver, InPlace, ThroughPortal
 from objrepo.sync.reader import WHOLE_BYTES, object_reader, whole_reader
@@ -213,6 +213,8 @@ async def _next_objects(
     objects: AsyncIterator[tuple[str, ObjectStream]],
 ) -> tuple[list[tuple[str, bytes]], ObjectStream | None, Exception | None]:
     """Take some small objects at once, and the large one or the error that comes after them."""
+    if isinstance(objects, ObjectIterator) and (whole := await objects.whole_ones()):
+        return whole, None, None
     small: list[tuple[str, bytes]] = []
     size = 0
     try:
