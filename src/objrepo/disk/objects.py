@@ -17,7 +17,7 @@ from objrepo.disk.pool import Lease
 from objrepo.errors import CorruptObjectError
 from objrepo.stream import CHUNK_BYTES, OpenedObject, open_range
 
-__all__ = ("find_size", "has_object", "has_objects", "open_object", "read_object")
+__all__ = ("find_size", "has_object", "has_objects", "open_object", "read_at_once", "read_object")
 
 _TRIES: Final = 20
 
@@ -47,24 +47,33 @@ def find_size(lease: Lease, key: str) -> int | None:
     return None if row is None else row.size
 
 
+def read_at_once(lease: Lease, key: str) -> bytes | None:
+    """Return the content of an object in the common case: packed as it is, in a pack that is open already.
+
+    As the pack is compared with its name, this is also right with a lease that was not compared with its container.
+
+    :return: None where it is not so simple; see :func:`read_object`.
+    """
+    row = lease.index.row(key)
+    if row is None or row.compressed:
+        return None
+    try:
+        descriptor, _, opened = lease.packs.descriptor(row.pack_id)
+    except FileNotFoundError:
+        return None
+    if opened or len(content := read_at(descriptor, row.size, row.offset)) != row.size:
+        return None
+    return content
+
+
 def read_object(lease: Lease, key: str) -> bytes | None:
     """Return the whole content of an object, None if it is not there."""
-    row = lease.index.row(key)
-    if row is not None and not row.compressed:
-        # The common case without the detours of the others.
-        try:
-            descriptor, _, opened = lease.packs.descriptor(row.pack_id)
-            if not opened and len(content := read_at(descriptor, row.size, row.offset)) == row.size:
-                return content
-        except FileNotFoundError:
-            pass  # the detours find out
-        row = lease.index.row(key)  # what was opened only now, is not good for what was read before
-    for place in _places(lease, key, row):
-        if place is None:
+    for row in _places(lease, key, lease.index.row(key)):
+        if row is None:
             with suppress(FileNotFoundError), open(lease.layout.loose_name(lease.config, key), "rb", 0) as file:
                 return file.read()
-        elif (found := _read_packed(lease, place, 0, place.size)) is not None:
-            return found
+        elif (content := _read_packed(lease, row, 0, row.size)) is not None:
+            return content
     return None
 
 

@@ -78,9 +78,7 @@ class Lease:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        if exc_type is None:
-            self._pool.give_back(self)
-        elif issubclass(exc_type, RepositoryError | OSError):
+        if exc_type is None or issubclass(exc_type, RepositoryError | OSError):
             self._pool.give_back(self)
         else:
             self.close()  # who knows in what state it is
@@ -93,9 +91,10 @@ class Pool:
         self.layout = layout
         self._idle: deque[Lease] = deque()
 
-    def lease(self) -> Lease:
+    def lease(self, checked: bool = True) -> Lease:
         """Lend a lease to a call, which is to leave it as a context manager.
 
+        :param checked: whether to find out whether the lease is still one of the container that is there.
         :raises NotInitialisedError: if there is no container.
         """
         while True:
@@ -104,7 +103,7 @@ class Pool:
             except IndexError:
                 return Lease(self)
             try:
-                if lease.identity == self.layout.identity() and lease.process == os.getpid():
+                if (not checked or lease.identity == self.layout.identity()) and lease.process == os.getpid():
                     return lease
             except RepositoryError:
                 self._dispose(lease)

@@ -17,7 +17,7 @@ from objrepo.disk.durable import flush_folder
 from objrepo.disk.group import put_group
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys, loose_keys
-from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_object
+from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
 from objrepo.disk.pool import Lease, Pool
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import is_key, possible_keys
@@ -235,6 +235,9 @@ class DiskRepository(RepositoryBase):
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
 
     def _get(self, key: str) -> bytes:
+        with self._pool.lease(checked=False) as lease:
+            if is_key(key, lease.config.hash_type) and (content := read_at_once(lease, key)) is not None:
+                return content
         with self._pool.lease() as lease:
             content = read_object(lease, key) if is_key(key, lease.config.hash_type) else None
         if content is None:

@@ -1,0 +1,401 @@
+"""The quick ways of the disk: rows and bytes without SQLAlchemy, bulk reads, group commit; and what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+
+import anyio
+import pytest
+from disk_objectstore import CompressMode, Container
+from filelock import FileLock
+
+from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryBusyError, RepositoryError
+from objrepo.disk import bulk, group, index, packs
+from objrepo.disk.group import FIRST_OWN_PACK
+from objrepo.testing.fixtures import content_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+async def repo(folder):
+    async with DiskRepository(folder) as repo:
+        await repo.initialise()
+        yield repo
+
+
+async def put_together(repo, contents):
+    """Put objects at the same moment, so that they are committed as a group."""
+    keys = {}
+
+    async def put(content):
+        keys[content] = await repo.put(content)
+
+    async with anyio.create_task_group() as tasks:
+        for content in contents:
+            tasks.start_soon(put, content)
+    return [keys[content] for content in contents]
+
+
+def open_files(folder):
+    """Name the files below a folder that this process has open."""
+    links = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
+    return [path for path in map(os.path.realpath, links) if path.startswith(f"{folder}{os.sep}")]
+
+
+def own_pack(folder, number=0):
+    return folder / "packs" / str(FIRST_OWN_PACK + number)
+
+
+class TestReading:
+    async def test_packed_compressed_loose_and_twice_beside_each_other(self, repo, folder):
+        contents = [content_of(size, size % 251) for size in (10, 300, 70_000, 0, 400_000, 5000, 3_000_000)]
+        with Container(folder) as container:
+            keys = [
+                container.add_objects_to_pack([content], compress=number % 2 == 1)[0]
+                for number, content in enumerate(contents)
+            ]
+        keys.append(await repo.put(b"loose"))
+        contents.append(b"loose")
+        expected = dict(zip(keys, contents, strict=True))
+        for _ in range(2):
+            for key, content in expected.items():
+                assert await repo.get(key) == content
+                async with repo.open(key, offset=7, length=100_000) as stream:
+                    assert await stream.read() == content[7:100_007]
+            async with repo.stream(keys) as objects:
+                assert {key: await stream.read() async for key, stream in objects} == expected
+            with Container(folder) as container:
+                container.pack_all_loose()  # and leave the loose file
+
+    async def test_neighbours_are_read_in_the_order_of_the_packs(self, repo, folder):
+        contents = [b"%d" % number * 20 for number in range(1000)]
+        keys = await repo.put_many(contents)
+        await repo.delete_many(keys[100:150])  # a hole
+        del keys[100:150], contents[100:150]
+        async with repo.stream(reversed(keys)) as objects:
+            seen = [(key, await stream.read()) async for key, stream in objects]
+        assert seen == list(zip(keys, contents, strict=True))
+
+    @pytest.mark.parametrize("scan", [True, False])
+    async def test_by_a_scan_or_by_looking_up(self, repo, monkeypatch, scan):
+        for module in (bulk, index):
+            monkeypatch.setattr(module, "SCANNED_FOR_ONE", 1000 if scan else 0)
+        contents = [b"%d" % number for number in range(400)]
+        keys = await repo.put_many(contents)
+        asked = [*keys[::2], "0" * 64]
+        assert await repo.has_many(asked) == [True] * 200 + [False]
+        async with repo.stream(keys[::2]) as objects:
+            assert [await stream.read() async for _, stream in objects] == contents[::2]
+
+    async def test_more_objects_than_are_planned_at_once(self, repo, monkeypatch):
+        monkeypatch.setattr(bulk, "_PLANNED_AT_MOST", 100)
+        contents = [b"%d" % number for number in range(350)]
+        expected = dict(zip(await repo.put_many(contents), contents, strict=True))
+        async with repo.stream(expected) as objects:
+            assert {key: await stream.read() async for key, stream in objects} == expected
+        with pytest.raises(ObjectNotFoundError) as caught:
+            async with repo.stream([*expected, "0" * 64]):
+                pytest.fail("one is not there")
+        assert caught.value.keys == ("0" * 64,)
+
+    async def test_an_index_that_changes_all_the_time(self, repo, monkeypatch):
+        versions = iter(range(1_000_000))
+        monkeypatch.setattr(index.Index, "version", lambda self: next(versions))
+        contents = [b"%d" % number for number in range(300)]
+        expected = dict(zip(await repo.put_many(contents), contents, strict=True))
+        async with repo.stream(expected) as objects:
+            assert {key: await stream.read() async for key, stream in objects} == expected
+
+    @pytest.mark.parametrize("mode", [CompressMode.NO, CompressMode.YES])
+    async def test_a_repack_between_the_steps_of_a_stream(self, repo, folder, mode):
+        contents = [b"%d" % number * 3 for number in range(700)]
+        keys = await repo.put_many(contents)
+        expected = dict(zip(keys, contents, strict=True))
+        await repo.get(keys[0])
+        seen = {}
+        async with repo.stream(keys) as objects:
+            async for key, stream in objects:
+                if len(seen) == 10:
+                    await repo.delete_many(keys[::7][:20])  # so that a repack moves the rest
+                    with Container(folder) as container:
+                        container.repack(compress_mode=mode)
+                    for gone in keys[::7][:20]:
+                        expected.pop(gone) if gone not in seen else None
+                try:
+                    seen[key] = await stream.read()
+                except ObjectNotFoundError:
+                    pytest.fail("a stream that was given out can be read")
+                if len(seen) == 256:
+                    break
+        assert all(seen[key] == content for key, content in expected.items() if key in seen)
+        rest = [key for key in expected if key not in seen]
+        async with repo.stream(rest) as objects:
+            assert {key: await stream.read() async for key, stream in objects} == {key: expected[key] for key in rest}
+
+    async def test_objects_deleted_under_a_stream_of_many(self, repo, folder):
+        keys = await repo.put_many(b"%d" % number for number in range(600))
+        seen = []
+        with pytest.raises(ObjectNotFoundError) as caught:
+            async with repo.stream(keys) as objects:
+                async for key, stream in objects:
+                    if not seen:
+                        with Container(folder) as container:
+                            container.delete_objects(keys[300:])
+                            container.repack()
+                    assert await stream.read()
+                    seen.append(key)
+        assert caught.value.keys == (keys[300],)
+        assert seen == keys[:300]
+
+    async def test_open_packs_are_bounded(self, folder):
+        async with DiskRepository(folder) as repo:
+            await repo.initialise(pack_size_target=50)
+            keys = [await repo.put(content_of(100, number)) for number in range(40)]
+            await repo.maintain()
+            assert (await repo.info()).pack_files == 40
+            for key in keys * 2:
+                assert len(await repo.get(key)) == 100
+            assert 0 < len(open_files(folder / "packs")) <= 8 * 8
+
+    async def test_without_pread_and_without_files_that_stay_open(self, repo, monkeypatch):
+        """As on Windows."""
+        for module in ("objects", "bulk"):
+            monkeypatch.setattr(f"objrepo.disk.{module}.read_at", packs._seek_and_read)
+        monkeypatch.setattr(packs, "_KEPT", 0)
+        contents = [b"%d" % number for number in range(300)]
+        expected = dict(zip(await repo.put_many(contents), contents, strict=True))
+        for key, content in expected.items():
+            assert await repo.get(key) == content
+        async with repo.stream(expected) as objects:
+            assert {key: await stream.read() async for key, stream in objects} == expected
+        assert not open_files(folder / "packs")
+
+    def test_reading_in_pieces(self, tmp_path, monkeypatch):
+        """No system gives more than 2 GiB at once, some give less."""
+        (tmp_path / "file").write_bytes(content_of(1000))
+        real = os.pread
+        monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 7), offset))
+        with open(tmp_path / "file", "rb") as file:
+            assert packs.read_at(file.fileno(), 500, 100) == content_of(1000)[100:600]
+            assert packs.read_at(file.fileno(), 500, 900) == content_of(1000)[900:]
+
+    @pytest.mark.parametrize("size", [6, 8, 1_000_000_000])
+    def test_a_compressed_object_gives_no_more_than_its_row_says(self, size):
+        import zlib
+
+        row = index.Row("key", 0, 0, 10, True, size)
+        with pytest.raises(CorruptObjectError, match="when decompressed"):
+            packs.inflated(row, zlib.compress(b"content"))
+        with pytest.raises(CorruptObjectError):
+            packs.inflated(row, zlib.compress(b"content" * 100)[:-5])
+
+    async def test_an_index_of_another_shape(self, repo, folder):
+        import sqlite3
+
+        key = await repo.put(b"content")
+        connection = sqlite3.connect(folder / "packs.idx")
+        connection.execute("ALTER TABLE db_object RENAME COLUMN offset TO place")
+        connection.close()
+        async with DiskRepository(folder) as other:
+            with pytest.raises(RepositoryError, match="no such column"):
+                await other.get(key)
+
+
+class TestGroupCommit:
+    async def test_who_comes_together_is_committed_together(self, repo, folder):
+        contents = [b"%d" % number for number in range(500)]
+        keys = await put_together(repo, contents)
+        assert keys == [hashlib.sha256(content).hexdigest() for content in contents]
+        info = await repo.info()
+        assert (info.loose, info.packed) == (1, 499), "the first was alone"
+        assert own_pack(folder).exists()
+        assert [await repo.get(key) for key in keys] == contents
+        with Container(folder) as container:
+            assert container.get_objects_content(keys) == dict(zip(keys, contents, strict=True))
+            assert not any(vars(container.validate()).values())
+            container.pack_all_loose()
+            container.repack()
+            assert not any(vars(container.validate()).values())
+        assert [await repo.get(key) for key in keys] == contents
+
+    async def test_a_lone_put_is_loose_as_aiida_expects(self, repo):
+        await repo.put(b"alone")
+        info = await repo.info()
+        assert (info.loose, info.packed) == (1, 0)
+
+    async def test_the_same_content_many_times(self, repo):
+        keys = set()
+
+        async def put():
+            keys.add(await repo.put(b"the same"))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(300):
+                tasks.start_soon(put)
+        assert len(keys) == 1
+        assert (await repo.info()).objects == 1
+        assert len(set(await repo.put_many([b"the same", b"again", b"again"]))) == 2
+        assert (await repo.info(detailed=True)).size == 13
+
+    async def test_what_is_there_already_loose_or_packed(self, repo, folder):
+        loose = await repo.put(b"loose")
+        with Container(folder) as container:
+            packed = container.add_objects_to_pack([b"packed"])[0]
+        keys = await repo.put_many([b"loose", b"packed", b"new"])
+        assert keys[:2] == [loose, packed]
+        assert [await repo.get(key) for key in keys] == [b"loose", b"packed", b"new"]
+        assert (await repo.info()).objects == 3
+        assert own_pack(folder).stat().st_size == len(b"loose" + b"new"), "what was packed was not written again"
+        await repo.maintain(live=False)
+        assert [await repo.get(key) for key in keys] == [b"loose", b"packed", b"new"]
+
+    async def test_sha1_and_bytes_of_all_kinds(self, folder):
+        async with DiskRepository(folder) as repo:
+            await repo.initialise(hash_type="sha1")
+            contents = [b"bytes", bytearray(b"bytearray"), memoryview(b"--view")[2:], b""]
+            keys = await repo.put_many(contents)
+            assert keys == [hashlib.sha1(content).hexdigest() for content in contents]
+            assert [await repo.get(key) for key in keys] == [bytes(content) for content in contents]
+
+    async def test_somebody_inserts_the_same_key_in_between(self, repo, folder, monkeypatch):
+        real = group._append
+
+        def append(*arguments):
+            rows = real(*arguments)
+            with Container(folder) as container:
+                container.add_objects_to_pack([b"two"])
+            return rows
+
+        monkeypatch.setattr(group, "_append", append)
+        keys = await repo.put_many([b"one", b"two", b"three"])
+        assert [await repo.get(key) for key in keys] == [b"one", b"two", b"three"]
+        assert (await repo.info()).objects == 3
+        assert (await repo.verify()).ok
+
+    async def test_a_pack_that_is_full_or_in_use_is_left_alone(self, folder):
+        async with DiskRepository(folder) as repo:
+            await repo.initialise(pack_size_target=1000)
+            await repo.put_many([content_of(600), content_of(600, 1)])
+            assert own_pack(folder).stat().st_size == 1200
+            with FileLock(folder / f"writer-{FIRST_OWN_PACK + 1}.lock"):
+                await repo.put_many([b"one", b"two"])
+            assert not own_pack(folder, 1).exists()
+            assert own_pack(folder, 2).stat().st_size == 6
+            await repo.put_many([b"three", b"four"])
+            assert own_pack(folder, 1).stat().st_size == 9, "the first that is free is taken up"
+            assert (await repo.verify()).objects == 6
+
+    @pytest.mark.parametrize("happens", ["replaced", "removed"])
+    async def test_a_repack_between_append_and_commit(self, repo, folder, monkeypatch, happens):
+        old = await repo.put_many([b"old one", b"old two"])
+        real = index.Index.insert
+        times = []
+
+        def insert(self, rows):
+            if not times:
+                if happens == "replaced":
+                    shutil.copy(own_pack(folder), folder / "other")
+                    os.truncate(folder / "other", 14)
+                    os.replace(folder / "other", own_pack(folder))
+                else:
+                    own_pack(folder).unlink()
+            times.append(1)
+            return real(self, rows)
+
+        monkeypatch.setattr(index.Index, "insert", insert)
+        keys = await repo.put_many([b"one", b"two"])
+        assert len(times) == 2, "it was written again"
+        assert [await repo.get(key) for key in keys] == [b"one", b"two"]
+        if happens == "replaced":
+            assert [await repo.get(key) for key in old] == [b"old one", b"old two"]
+
+    async def test_a_pack_that_is_replaced_again_and_again(self, repo, folder, monkeypatch):
+        real = index.Index.insert
+
+        def insert(self, rows):
+            own_pack(folder).unlink(missing_ok=True)
+            return real(self, rows)
+
+        monkeypatch.setattr(index.Index, "insert", insert)
+        with pytest.raises(RepositoryError, match="keeps on replacing"):
+            await repo.put_many([b"one", b"two"])
+        monkeypatch.undo()
+        assert (await repo.info()).objects == 0, "what was not acknowledged is not there either"
+
+    async def test_a_disk_that_is_full_in_the_middle(self, repo, folder):
+        await repo.put_many([content_of(1000, 1), content_of(1000, 2)])
+        script = f"""
+import resource, anyio, objrepo
+from objrepo.testing.fixtures import content_of
+async def main():
+    async with objrepo.DiskRepository({str(folder)!r}) as repo:
+        await repo.put(b"warm")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            await repo.put_many([content_of(60_000, 3), content_of(60_000, 4)])
+        except OSError as error:
+            print(error.errno)
+anyio.run(main)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == "27\n"
+        assert own_pack(folder).stat().st_size == 2000, "the pack is as it was"
+        report = await repo.verify()
+        assert (report.objects, report.ok) == (3, True)
+
+    async def test_it_is_flushed_before_it_is_committed(self, repo, folder, monkeypatch):
+        order = []
+        real_fsync, real_insert = os.fsync, index.Index.insert
+        monkeypatch.setattr(
+            os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd))[1]
+        )
+        monkeypatch.setattr(index.Index, "insert", lambda self, rows: (order.append("insert"), real_insert(self, rows)))
+        await repo.put_many([b"one", b"two"])
+        assert order == [str(own_pack(folder)), str(folder / "packs"), "insert"]
+
+    async def test_maintain_waits_for_writers_of_groups(self, repo, folder, monkeypatch):
+        keys = await repo.put_many([b"one", b"two"])
+        monkeypatch.setattr("objrepo.disk.maintenance.DELETE_PATIENCE", 0.05)
+        with FileLock(folder / f"writer-{FIRST_OWN_PACK}.lock"), pytest.raises(RepositoryBusyError, match="writing to"):
+            await repo.maintain(live=False)
+        await repo.delete(keys[0])
+        report = await repo.maintain(live=False)
+        assert {step.name: step.size for step in report.steps}["do_repack"] == 3
+        assert await repo.get(keys[1]) == b"two"
+
+    async def test_a_large_object_among_small_ones(self, repo, tmp_path):
+        (tmp_path / "file").write_bytes(content_of(500_000))
+        contents = [b"one", content_of(500_000, 1), b"two"]
+        keys = await repo.put_many([*contents, tmp_path / "file", [b"in ", b"pieces"]])
+        assert [await repo.get(key) for key in keys] == [*contents, content_of(500_000), b"in pieces"]
+
+    async def test_what_comes_before_a_source_that_raises_stays(self, repo, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            await repo.put_many([b"one", b"two", tmp_path / "missing", b"three"])
+        assert (await repo.info()).objects == 2
+
+    async def test_processes_that_write_at_the_same_time(self, repo, folder):
+        script = f"""
+import sys, anyio, objrepo
+async def main():
+    async with objrepo.DiskRepository({str(folder)!r}) as repo:
+        async with anyio.create_task_group() as tasks:
+            for number in range(400):
+                tasks.start_soon(repo.put, b"%d" % (number + int(sys.argv[1]) * 200))
+anyio.run(main)
+"""
+        processes = [subprocess.Popen([sys.executable, "-c", script, str(number)]) for number in range(3)]
+        for process in processes:
+            assert await anyio.to_thread.run_sync(process.wait) == 0
+        report = await repo.verify()
+        assert (report.objects, report.ok) == (800, True)
+        with Container(folder) as container:
+            assert not any(vars(container.validate()).values())
