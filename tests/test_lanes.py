@@ -165,7 +165,7 @@ class TestReading:
                 assert len(await repo.get(key)) == 100
             assert 0 < len(open_files(folder / "packs")) <= 8 * 8
 
-    async def test_without_pread_and_without_files_that_stay_open(self, repo, monkeypatch):
+    async def test_without_pread_and_without_files_that_stay_open(self, repo, folder, monkeypatch):
         """As on Windows."""
         for module in ("objects", "bulk"):
             monkeypatch.setattr(f"objrepo.disk.{module}.read_at", packs._seek_and_read)

@@ -412,6 +412,10 @@ class RepositoryBase(ABC):
                 size += len(opened.head)
                 if opened.handle is not None or size >= BATCH_BYTES or is_abandoned():
                     break
+        except (RepositoryError, OSError):
+            if not batch:
+                raise
+            # What was opened is good. The error comes again when its object is the first.
         except BaseException:
             close_all(batch)
             raise

@@ -63,23 +63,23 @@ def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repo
     :raises ObjectNotFoundError: if one has been deleted since it was looked up.
     """
     batch: list[OpenedObject] = []
-    size = position = 0
+    size = 0
     try:
-        while position < len(items) and size < BATCH_BYTES:
+        while len(batch) < len(items) and size < BATCH_BYTES:
+            position = len(batch)
             end = _end_of_run(items, position)
-            opened = None
-            if end > position:
-                opened = _read_run(lease, identities, items[position:end])
-            if opened is None:
-                opened = [_open_one(lease, item, repository) for item in items[position : max(end, position + 1)]]
-            batch += opened
-            size += sum(len(each.head) for each in opened)
-            position += len(opened)
-            if opened[-1].handle is not None:
+            run = _read_run(lease, identities, items[position:end]) if end > position else None
+            batch += run or [_open_one(lease, items[position], repository)]
+            size += sum(len(opened.head) for opened in batch[position:])
+            if batch[-1].handle is not None:
                 break
+    except (RepositoryError, OSError):
+        if not batch:
+            raise
+        # What was opened is good. The error comes again when its object is the first.
     except BaseException:
-        for each in batch:
-            each.close()
+        for opened in batch:
+            opened.close()
         raise
     return batch
 
