@@ -65,3 +65,11 @@ def aiida(session: nox.Session) -> None:
     env = {"AIIDA_PATH": session.create_tmp(), "PYTHONPATH": str(Path("tests", "aiida_core").absolute())}
     with session.chdir(session.posargs[0]):
         session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", "tests/repository", env=env)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Race against the peers; `-- --quick` for less than two minutes, `-- single` for one kind of work."""
+    session.install("-e", ".[cli]", "--quiet")
+    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"AIIDA_PATH": session.create_tmp()})

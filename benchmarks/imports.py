@@ -1,37 +1,52 @@
-"""How long `import objrepo` takes beside `import anyio`: python benchmarks/imports.py [RUNS].
-
-Each run is a fresh interpreter that times the import itself; the modules take turns, so that a machine whose speed
-drifts slows all of them.
-"""
+"""How long an import takes, and the first byte from a cold process. Each run is a fresh interpreter."""
 
 from __future__ import annotations
 
-import statistics
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+from benchmarks.contestants import WarmContainer
+from benchmarks.harness import Results
 
 MODULES = ("anyio", "objrepo", "objrepo.memory", "objrepo.disk", "objrepo.sync")
-TIMED = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+FIRST_BYTE = {
+    "objrepo facade": "from objrepo.sync import SyncRepository; from objrepo import DiskRepository; "
+    "from objrepo.offload import Inline; SyncRepository(DiskRepository({0!r}, Inline())).get_object_content({1!r})",
+    "Container": "from disk_objectstore import Container; Container({0!r}).get_object_content({1!r})",
+    "aiida-core": "from aiida.repository.backend import DiskObjectStoreRepositoryBackend as Backend; "
+    "from disk_objectstore import Container; Backend(Container({0!r})).get_object_content({1!r})",
+}
+TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
 
-def seconds(module: str) -> float:
-    """Import a module in a fresh interpreter."""
-    return float(subprocess.run([sys.executable, "-c", TIMED.format(module)], capture_output=True, check=True).stdout)
+def run(results: Results, folder: Path) -> None:
+    """Take turns."""
+    rounds = 7 if results.quick else 21
+    in_turns(results, "import", {module: IMPORT.format(module) for module in MODULES}, rounds)
+    key = WarmContainer(folder / "repository").put(b"content")
+    statements = {
+        name: TIMED.format(statement.format(str(folder / "repository"), key)) for name, statement in FIRST_BYTE.items()
+    }
+    in_turns(results, "first byte from a cold process", statements, rounds)
 
 
-def main(runs: int = 21) -> None:
-    """Print the medians and how they compare with that of anyio."""
-    for module in MODULES:
-        seconds(module)  # compiles what has not been compiled yet
-    times = {module: [] for module in MODULES}
-    for _ in range(runs):
-        for module in MODULES:
-            times[module].append(seconds(module))
-    anyio = statistics.median(times["anyio"])
-    for module, values in times.items():
-        median = statistics.median(values)
-        print(f"import {module:<16}{median * 1000:7.1f} ms{median / anyio:6.2f} x anyio")
+def in_turns(results: Results, work: str, scripts: dict[str, str], rounds: int) -> None:
+    """Run scripts that print seconds, in turns."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
+    def seconds(script: str) -> float:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=environment)
+        return float(done.stdout.split()[-1])
 
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    times: dict[str, list[float]] = {name: [] for name in scripts}
+    for number in range(-1, rounds):
+        for name, script in scripts.items():
+            taken = seconds(script)
+            if number >= 0:
+                times[name].append(taken)
+    print(work)
+    for name, values in times.items():
+        results.add(work, name, values)

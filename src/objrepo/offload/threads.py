@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeVar, cast
@@ -26,8 +27,13 @@ _READ_FLIGHTS: Final = 2
 _WRITE_FLIGHTS: Final = 1
 """The same for what writes, where a second one would only wait for the first one's lock."""
 
-DEFAULT_LIMIT: Final = 8
-"""How many calls of one repository run at a time. More threads do not make a disk or the interpreter lock faster."""
+_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+DEFAULT_LIMIT: Final = _PROCESSORS + 1
+"""How many calls of one repository run at a time: as many as there are processors, and one that waits for the disk.
+
+More make nothing faster, but the loop waits longer for a processor while large objects are hashed (``benchmarks/``).
+"""
 
 
 class Threads(Offload):

@@ -1,0 +1,252 @@
+"""The peers, each with the same few methods: put, get, has. Those that do not flush to the disk are marked."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import aiofiles
+import aiofiles.os
+import anyio.to_thread
+import fsspec
+import obstore
+from aiida.repository.backend import DiskObjectStoreRepositoryBackend as AiidaBackend
+from disk_objectstore import Container
+from obstore.store import LocalStore
+from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import LocalStore as ZarrStore
+
+from objrepo.sync import DiskObjectStoreRepositoryBackend
+
+NOT_FLUSHED = "not flushed to the disk"
+
+
+def sha(content: bytes) -> str:
+    """Return the key of a content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class Facade:
+    """objrepo's synchronous classes."""
+
+    note = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.backend = DiskObjectStoreRepositoryBackend(Container(folder))
+        self.backend.initialise()
+
+    def put(self, content: bytes) -> str:
+        return self.backend.put_object_from_filelike(io.BytesIO(content))
+
+    def get(self, key: str) -> bytes:
+        return self.backend.get_object_content(key)
+
+    def has(self, key: str) -> bool:
+        return self.backend.has_object(key)
+
+
+class Aiida(Facade):
+    """aiida-core's backend."""
+
+    def __init__(self, folder: Path) -> None:
+        self.backend = AiidaBackend(Container(folder))
+        if not self.backend.is_initialised:
+            self.backend.initialise()
+
+
+class WarmContainer:
+    """disk-objectstore, with its session kept open."""
+
+    note = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.container = Container(folder)
+        if not self.container.is_initialised:
+            self.container.init_container()
+
+    def put(self, content: bytes) -> str:
+        return self.container.add_object(content)
+
+    def get(self, key: str) -> bytes:
+        return self.container.get_object_content(key)
+
+    def has(self, key: str) -> bool:
+        return self.container.has_object(key)
+
+
+class Obstore:
+    """obstore on a local folder."""
+
+    note = NOT_FLUSHED
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = LocalStore(folder)
+
+    def put(self, content: bytes) -> str:
+        key = sha(content)
+        obstore.put(self.store, key, content)
+        return key
+
+    def get(self, key: str) -> bytes:
+        return bytes(obstore.get(self.store, key).bytes())
+
+    def has(self, key: str) -> bool:
+        try:
+            obstore.head(self.store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+class Fsspec:
+    """fsspec on a local folder."""
+
+    note = NOT_FLUSHED
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = str(folder)
+        self.files = fsspec.filesystem("file")
+
+    def put(self, content: bytes) -> str:
+        key = sha(content)
+        self.files.pipe_file(f"{self.folder}/{key}", content)
+        return key
+
+    def get(self, key: str) -> bytes:
+        return self.files.cat_file(f"{self.folder}/{key}")
+
+    def has(self, key: str) -> bool:
+        return self.files.exists(f"{self.folder}/{key}")
+
+
+class SqliteBlobs:
+    """One table of blobs, as flushed as SQLite flushes by default."""
+
+    note = ""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.connection = sqlite3.connect(folder / "blobs.db", isolation_level=None)
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID")
+
+    def put(self, content: bytes) -> str:
+        key = sha(content)
+        self.connection.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?)", (key, content))
+        return key
+
+    def get(self, key: str) -> bytes:
+        return self.connection.execute("SELECT content FROM blobs WHERE key = ?", (key,)).fetchall()[0][0]
+
+    def has(self, key: str) -> bool:
+        return bool(self.connection.execute("SELECT 1 FROM blobs WHERE key = ?", (key,)).fetchall())
+
+
+class Floor:
+    """What cannot be done without: a row by sqlite3 and its bytes by `pread`, for reading only."""
+
+    note = "the floor"
+
+    def __init__(self, folder: Path) -> None:
+        self.connection = sqlite3.connect(f"file:{folder / 'packs.idx'}?mode=rw", uri=True, isolation_level=None)
+        self.pack = os.open(folder / "packs" / "0", os.O_RDONLY)
+
+    def get(self, key: str) -> bytes:
+        statement = "SELECT offset, length FROM db_object WHERE hashkey = ?"
+        ((offset, length),) = self.connection.execute(statement, (key,)).fetchall()
+        return os.pread(self.pack, length, offset)
+
+    def has(self, key: str) -> bool:
+        return bool(self.connection.execute("SELECT 1 FROM db_object WHERE hashkey = ?", (key,)).fetchall())
+
+
+class ContainerPerThread:
+    """What comes to mind first: a `Container` for each worker thread, and a hop for each call."""
+
+    note = ""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.local = threading.local()
+
+    @property
+    def container(self) -> Container:
+        if not hasattr(self.local, "container"):
+            self.local.container = Container(self.folder)
+        return self.local.container
+
+    async def put(self, content: bytes) -> str:
+        return await anyio.to_thread.run_sync(lambda: self.container.add_object(content))
+
+    async def get(self, key: str) -> bytes:
+        return await anyio.to_thread.run_sync(lambda: self.container.get_object_content(key))
+
+    async def has(self, key: str) -> bool:
+        return await anyio.to_thread.run_sync(lambda: self.container.has_object(key))
+
+
+class AsyncObstore(Obstore):
+    """obstore's async functions, which need asyncio."""
+
+    async def put(self, content: bytes) -> str:  # type: ignore[override]
+        key = sha(content)
+        await obstore.put_async(self.store, key, content)
+        return key
+
+    async def get(self, key: str) -> bytes:  # type: ignore[override]
+        return bytes(await (await obstore.get_async(self.store, key)).bytes_async())
+
+    async def has(self, key: str) -> bool:  # type: ignore[override]
+        await obstore.head_async(self.store, key)
+        return True
+
+
+class Zarr:
+    """zarr's store on a local folder, which needs asyncio."""
+
+    note = NOT_FLUSHED
+
+    def __init__(self, folder: Path) -> None:
+        self.store = ZarrStore(folder)
+
+    async def put(self, content: bytes) -> str:
+        key = sha(content)
+        await self.store.set(key, default_buffer_prototype().buffer.from_bytes(content))
+        return key
+
+    async def get(self, key: str) -> bytes:
+        buffer = await self.store.get(key, default_buffer_prototype())
+        assert buffer is not None
+        return buffer.to_bytes()
+
+    async def has(self, key: str) -> bool:
+        return await self.store.exists(key)
+
+
+class PlainFiles:
+    """A file for each object, by aiofiles, which needs asyncio."""
+
+    note = NOT_FLUSHED
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    async def put(self, content: bytes) -> str:
+        key = sha(content)
+        async with aiofiles.open(self.folder / key, "wb") as file:
+            await file.write(content)
+        return key
+
+    async def get(self, key: str) -> bytes:
+        async with aiofiles.open(self.folder / key, "rb") as file:
+            return await file.read()
+
+    async def has(self, key: str) -> bool:
+        return await aiofiles.os.path.exists(self.folder / key)

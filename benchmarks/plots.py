@@ -1,0 +1,71 @@
+"""Pictures of the figures: a bar for each contestant, with its quartiles, on a logarithmic scale."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.harness import Figure, Results, show
+
+OURS, OTHERS, INK, FAINT = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
+
+PICTURES = {
+    "reading": ("get 1 KiB, packed", "has 1 KiB, packed", "get 1 KiB, loose", "get 64 KiB, packed"),
+    "writing": ("put 1 KiB", "put 10,000 × 1 KiB", "put 1,000 × 1 KiB, one by one", "put a file of 64 MiB"),
+    "together": tuple(f"1000 × {method} 1 KiB at once, {loop}" for method in ("get", "put") for loop in ("asyncio", "trio")),
+    "bulk": ("has 10,000 keys", "iterate 10,000 packed objects", "list 10,000", "delete 1,000 packed objects"),
+    "growth": ("growth: get 1 KiB", "growth: has 1 KiB"),
+    "starting": ("import", "first byte from a cold process"),
+}  # fmt: skip
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Draw what there are figures for, as PNG and SVG."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 9, "text.color": INK, "axes.labelcolor": INK, "svg.hashsalt": "objrepo"})
+    for name, works in PICTURES.items():
+        shown = [work for work in works if work in results.works()]
+        if not shown:
+            continue
+        columns = min(len(shown), 2)
+        rows = -(-len(shown) // columns)
+        figure, axes = pyplot.subplots(rows, columns, figsize=(10, 2.6 * rows), squeeze=False, layout="constrained")
+        for axis, work in zip(axes.flat, shown, strict=False):
+            bars(axis, work, [each for each in results.figures if each.work == work])
+        for axis in axes.flat[len(shown) :]:
+            axis.axis("off")
+        for kind in ("png", "svg"):
+            metadata = {"Date": None} if kind == "svg" else None
+            figure.savefig(folder / f"{name}.{kind}", dpi=110, metadata=metadata)
+        pyplot.close(figure)
+
+
+def bars(axis, work: str, figures: list[Figure]) -> None:
+    """Draw the figures of one kind of work."""
+    figures = sorted(figures, key=lambda each: -each.median)
+    places = range(len(figures))
+    colours = [
+        OURS if each.contestant.startswith("objrepo") or work.startswith("growth") else OTHERS for each in figures
+    ]
+    axis.barh(places, [each.median for each in figures], color=colours, height=0.62)
+    for place, each in zip(places, figures, strict=True):
+        axis.plot([each.low, each.high], [place, place], color=INK, linewidth=1)
+        axis.text(each.high * 1.12, place, show(each.median), va="center", fontsize=8)
+    axis.set_yticks(places, [each.contestant + (" *" if "not flushed" in each.note else "") for each in figures])
+    axis.set_xscale("log")
+    axis.set_xlim(min(each.low for each in figures) / 2, max(each.high for each in figures) * 6)
+    axis.set_title(re.sub(r"^growth: ", "growing: ", work), loc="left", fontsize=10, fontweight="bold")
+    axis.tick_params(axis="both", length=0, labelsize=8)
+    axis.xaxis.set_major_formatter(lambda value, _: show(value))
+    axis.grid(axis="x", color=FAINT)
+    axis.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    if any("not flushed" in each.note for each in figures):
+        axis.set_xlabel("time an operation; * not flushed to the disk", fontsize=8)
+    else:
+        axis.set_xlabel("time an operation", fontsize=8)

@@ -1,0 +1,57 @@
+"""What is promised of speed, as ratios of figures of one run, and whether the run bears it out."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Results
+
+FACADE, AIIDA = "objrepo facade", "aiida-core"
+LOOPS = ("asyncio", "uvloop", "trio")
+
+AT_LEAST = [
+    ("get 1 KiB packed, facade / aiida-core", ("get 1 KiB, packed", AIIDA), ("get 1 KiB, packed", FACADE), 200),
+    ("get 1 KiB packed, facade / warm Container", ("get 1 KiB, packed", "warm Container"), ("get 1 KiB, packed", FACADE), 15),
+    ("has one key, facade / aiida-core", ("has 1 KiB, packed", AIIDA), ("has 1 KiB, packed", FACADE), 300),
+    ("has 10,000 keys, facade / aiida-core", ("has 10,000 keys", AIIDA), ("has 10,000 keys", FACADE), 3),
+    ("iterate 10,000, facade / aiida-core", ("iterate 10,000 packed objects", AIIDA), ("iterate 10,000 packed objects", FACADE), 2.5),
+    ("list 10,000, facade / aiida-core", ("list 10,000", AIIDA), ("list 10,000", FACADE), 2),
+    *(
+        (f"1,000 {method}s at once / Container per thread, {loop}",
+         (f"1000 × {method} 1 KiB at once, {loop}", "Container per thread"), (f"1000 × {method} 1 KiB at once, {loop}", "objrepo"), 12)
+        for method in ("get", "put") for loop in LOOPS
+    ),
+    ("put_many / aiida-core's put in a loop", ("put 1,000 × 1 KiB, one by one", AIIDA), ("put 10,000 × 1 KiB", "objrepo put_many"), 30),
+    ("put 64 MiB, facade / aiida-core", ("put a file of 64 MiB", AIIDA), ("put a file of 64 MiB", FACADE), 1),
+]  # fmt: skip
+
+
+def check(results: Results) -> list[tuple[str, float, str, bool]]:
+    """Return each promise with what was measured, what was promised, and whether it is kept."""
+    rows = []
+    for name, peer, ours, least in AT_LEAST:
+        ratio = results.of(*peer) / results.of(*ours)
+        rows.append((name, ratio, f"at least {least}", ratio >= least))
+    for loop in LOOPS:
+        work = f"a lone get 1 KiB, {loop}"
+        ratio = results.of(work, "objrepo") / results.of(work, "a hop for nothing")
+        rows.append((f"a lone get / a hop, {loop}", ratio, "at most 1.3", ratio <= 1.3))
+    size = "256 MiB" if results.quick else "1024 MiB"
+    for loop in LOOPS:
+        for state in ("loose", "packed"):
+            work = f"a range of 4 KiB, {state}, {loop}"
+            ratio = results.of(work, f"of {size}") / results.of(work, "of 1 MiB")
+            rows.append(
+                (f"a range of a large object / of a small one, {state}, {loop}", ratio, "at most 1.5", ratio <= 1.5)
+            )
+    largest = "100,000" if results.quick else "1,000,000"
+    for method in ("get", "has"):
+        work = f"growth: {method} 1 KiB"
+        ratio = results.of(work, f"{largest} objects") / results.of(work, "10,000 objects")
+        rows.append((f"{method} with {largest} objects / with 10,000", ratio, "at most 1.5", ratio <= 1.5))
+    for loop in LOOPS:
+        delay = results.of(f"delay of the loop, {loop}", "p99") * 1e3
+        rows.append((f"delay of the loop in ms, p99, {loop}", delay, "at most 5", delay <= 5))
+    memory = results.of("memory of keys(), MiB above idle", f"{largest} objects")
+    rows.append((f"keys() of {largest}, MiB above idle", memory, "at most 32", memory <= 32))
+    ratio = results.of("import", "objrepo") / results.of("import", "anyio")
+    rows.append(("import objrepo / import anyio", ratio, "at most 2", ratio <= 2))
+    return rows

@@ -1,0 +1,76 @@
+"""One operation after the other, without a loop."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import Aiida, Facade, Floor, Fsspec, Obstore, SqliteBlobs, WarmContainer
+from benchmarks.harness import Results, race
+
+OBJECTS = 10_000
+SIZES = {"1 KiB": 1024, "64 KiB": 64 * 1024}
+
+
+def run(results: Results, folder: Path) -> None:
+    """Get, has and put at the sizes of everyday, packed and loose."""
+    for name, size in SIZES.items():
+        objects = OBJECTS if size == 1024 else 500
+        contents = [os.urandom(size) for _ in range(objects)]
+        shared = folder / f"packed {name}"
+        writer = WarmContainer(shared)
+        keys = writer.container.add_objects_to_pack(contents, compress=False)
+        others: dict[str, Any] = {
+            "obstore LocalStore": Obstore(folder / f"obstore {name}"),
+            "fsspec local": Fsspec(folder / f"fsspec {name}"),
+            "SQLite blobs": SqliteBlobs(folder / f"sqlite {name}"),
+        }
+        for other in others.values():
+            for content in contents[:500]:
+                other.put(content)
+        readers = {
+            "objrepo facade": Facade(shared),
+            "aiida-core": Aiida(shared),
+            "warm Container": WarmContainer(shared),
+            "row + pread": Floor(shared),
+            **others,
+        }
+        read(results, f"get {name}, packed", readers, keys[:500], "get")
+        if size == 1024:
+            read(results, f"has {name}, packed", readers, keys[:500], "has")
+        loose = folder / f"loose {name}"
+        keys = [WarmContainer(loose).put(content) for content in contents[:200]]
+        readers = {"objrepo facade": Facade(loose), "aiida-core": Aiida(loose), "warm Container": WarmContainer(loose)}
+        read(results, f"get {name}, loose", readers, keys, "get")
+        writers = {
+            "objrepo facade": Facade(folder / f"put objrepo {name}"),
+            "aiida-core": Aiida(folder / f"put aiida {name}"),
+            "warm Container": WarmContainer(folder / f"put container {name}"),
+            **others,
+        }
+        fresh = [os.urandom(size) for _ in range(1000)]
+        works = {label: (lambda number, put=each.put: put(fresh[number])) for label, each in writers.items()}
+        notes = {label: each.note for label, each in writers.items()}
+        race(results, f"put {name}", works, 30 if results.quick else 150, notes=notes)
+
+
+def read(results: Results, work: str, readers: dict[str, Any], keys: list[str], method: str) -> None:
+    """Race at reading, many keys a round for those that are too quick to be timed one by one."""
+    chosen = random.Random(1).choices(keys, k=10_000)
+
+    def works(reader: Any) -> Any:
+        do = getattr(reader, method)
+
+        def one_round(number: int) -> Any:
+            outcome = None
+            for key in chosen[number * 20 + 20 : number * 20 + 40]:
+                outcome = do(key)
+            return outcome
+
+        return one_round
+
+    rounds = 15 if results.quick else 100
+    race(results, work, {name: works(reader) for name, reader in readers.items()}, rounds, operations=20,
+         notes={name: reader.note for name, reader in readers.items() if reader.note == "the floor"})  # fmt: skip
