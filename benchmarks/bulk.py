@@ -20,7 +20,7 @@ def run(results: Results, folder: Path) -> None:
     keys = WarmContainer(folder / "shared").container.add_objects_to_pack(contents, compress=False)
     facade, aiida = Facade(folder / "shared").backend, Aiida(folder / "shared").backend
     backends = {"objrepo facade": facade, "aiida-core": aiida}
-    rounds = 5 if results.quick else 15
+    rounds = 3 if results.quick else 15
     race(
         results,
         "has 10,000 keys",

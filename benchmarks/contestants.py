@@ -154,7 +154,9 @@ class Floor:
     note = "the floor"
 
     def __init__(self, folder: Path) -> None:
-        self.connection = sqlite3.connect(f"file:{folder / 'packs.idx'}?mode=rw", uri=True, isolation_level=None)
+        self.connection = sqlite3.connect(
+            f"file:{folder / 'packs.idx'}?mode=rw", uri=True, isolation_level=None, check_same_thread=False
+        )
         self.pack = os.open(folder / "packs" / "0", os.O_RDONLY)
 
     def get(self, key: str) -> bytes:

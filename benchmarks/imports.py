@@ -24,7 +24,7 @@ TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter()
 
 def run(results: Results, folder: Path) -> None:
     """Take turns."""
-    rounds = 7 if results.quick else 21
+    rounds = 5 if results.quick else 21
     in_turns(results, "import", {module: IMPORT.format(module) for module in MODULES}, rounds)
     key = WarmContainer(folder / "repository").put(b"content")
     statements = {

@@ -29,7 +29,7 @@ def run(results: Results, folder: Path) -> None:
     """Race and measure."""
     folder.mkdir(parents=True)
     rounds = 3 if results.quick else 9
-    files = [file_of(folder / f"{number}.bin", 64) for number in range(rounds + 1)]
+    files = [file_of(folder / f"{number}.bin", 64) for number in range(10)]
     backends = {"objrepo facade": Facade(folder / "objrepo").backend, "aiida-core": Aiida(folder / "aiida").backend}
     race(
         results,
@@ -64,8 +64,8 @@ async def on_loop(results: Results, folder: Path, loop: str, files: list[Path]) 
 
                 async def put_all() -> None:
                     async with anyio.create_task_group() as puts:
-                        for number in range(8):
-                            puts.start_soon(repo.put, [bytes([number]), files[number % len(files)].read_bytes()])
+                        for file in files[:8]:
+                            puts.start_soon(repo.put, file)
                     watching.cancel()
 
                 group.start_soon(watch)

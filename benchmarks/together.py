@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from benchmarks.contestants import AsyncObstore, ContainerPerThread, PlainFiles, WarmContainer, Zarr
+from benchmarks.contestants import AsyncObstore, ContainerPerThread, Floor, PlainFiles, WarmContainer, Zarr
 from benchmarks.harness import Results, async_race
 from objrepo import DiskRepository
 
@@ -44,7 +44,7 @@ async def on_loop(results: Results, folder: Path, loop: str) -> None:
         for each in list(contestants.values())[1:]:
             for content in contents[:TASKS]:
                 await each.put(content)
-    rounds = 5 if results.quick else 15
+    rounds = 3 if results.quick else 15
     async with DiskRepository(folder / "shared") as repo:
         contestants = {"objrepo": repo, **contestants}
         notes = {name: getattr(each, "note", "") for name, each in contestants.items()}
@@ -88,6 +88,10 @@ async def alone(results: Results, repo: DiskRepository, keys: list[str], loop: s
     async def hop(number: int) -> None:
         await for_nothing(int)
 
-    await async_race(
-        results, f"a lone get 1 KiB, {loop}", {"objrepo": get, "a hop for nothing": hop}, 300 if results.quick else 2000
-    )
+    floor = Floor(repo.path)
+
+    async def row_and_pread(number: int) -> None:
+        await for_nothing(floor.get, chosen[number])
+
+    contestants = {"objrepo": get, "a hop for nothing": hop, "a hop for row + pread": row_and_pread}
+    await async_race(results, f"a lone get 1 KiB, {loop}", contestants, 300 if results.quick else 2000)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-__all__ = ("KeyFormat", "checked_key", "is_key", "new_uuid4", "possible_keys")
+__all__ = ("KeyFormat", "checked_key", "is_key", "key_matcher", "new_uuid4", "possible_keys")
 
 KeyFormat = Literal["sha1", "sha256", "uuid4"]
 
@@ -33,6 +33,11 @@ def is_key(key: object, key_format: str) -> bool:
     except KeyError:
         raise ValueError(f"unknown key format {key_format!r}: expected one of {', '.join(_FORMATS)}") from None
     return isinstance(key, str) and pattern.fullmatch(key) is not None
+
+
+def key_matcher(key_format: str) -> Callable[[str], object]:
+    """Return what says quickest of a ``str`` whether it can be a key of the given format."""
+    return _FORMATS[key_format].fullmatch
 
 
 def possible_keys(keys: Iterable[object], key_format: str) -> list[str]:

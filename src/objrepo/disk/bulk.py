@@ -67,7 +67,7 @@ def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repo
     try:
         while len(batch) < len(items) and size < BATCH_BYTES:
             position = len(batch)
-            end = _end_of_run(items, position)
+            end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
             run = _read_run(lease, identities, items[position:end]) if end > position else None
             batch += run or [_open_one(lease, items[position], repository)]
             size += sum(len(opened.head) for opened in batch[position:])
@@ -147,6 +147,18 @@ def _require(keys: Sequence[str], found: set[str], repository: object) -> None:
     missing = [key for key in keys if key not in found]
     if missing:
         raise ObjectNotFoundError(missing, repository)
+
+
+def _is_dense(items: Sequence[Item]) -> bool:
+    """Say whether one read gives all items: they are in their order, so that it is enough to look at both ends."""
+    first, last = items[0], items[-1]
+    return (
+        not isinstance(first, str)
+        and not isinstance(last, str)
+        and first[1] == last[1]
+        and last[2] + last[3] - first[2] <= _JOINED_BYTES
+        and not any(map(itemgetter(4), items))
+    )
 
 
 def _end_of_run(items: Sequence[Item], position: int) -> int:

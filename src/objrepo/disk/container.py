@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from disk_objectstore import Container
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.durable import flush_file, flush_folder, start_write_back
 from objrepo.errors import RepositoryBusyError
 
 __all__ = ("SafeContainer",)
+
+_COPY_BYTES: Final = 512 * 1024
+_WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
 
 
 class SafeContainer(Container):  # type: ignore[misc]
@@ -22,6 +25,22 @@ class SafeContainer(Container):  # type: ignore[misc]
     nothing: it duplicates the descriptors instead, and leaves them open. So ``pack_all_loose`` is to be called with
     ``do_fsync=False``, and a pack is flushed here, when it is closed and before the index is told of it.
     """
+
+    def add_streamed_object(self, stream: Any) -> str:
+        """Store what a stream gives as a loose object, the disk being at work from the first megabytes on.
+
+        :return: the key.
+        """
+        writer = self._new_object_writer()
+        written = begun = 0
+        with writer as file:
+            while chunk := stream.read(_COPY_BYTES):
+                file.write(chunk)
+                written += len(chunk)
+                if written - begun >= _WRITE_BACK_BYTES:
+                    start_write_back(file, begun, written - begun)
+                    begun = written
+        return str(writer.get_hashkey())
 
     @contextmanager
     def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ("flush_file", "flush_folder")
+__all__ = ("flush_file", "flush_folder", "start_write_back")
 
 
 def flush_file(file: IO[Any]) -> None:
@@ -32,3 +32,13 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def start_write_back(file: Any, start: int, size: int) -> None:
+    """Have the disk begin to store a part of a file, so that the flush in the end has less to wait for.
+
+    Linux does that when it is told that the part will not be needed soon. 64 MiB hashed, written and flushed took 60 ms
+    so and 83 ms without it (``benchmarks/``). Where there is no such hint, nothing is lost.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)

@@ -86,8 +86,12 @@ class Index:
 
     def row(self, key: str) -> Row | None:
         """Return where a packed object is, None if it is not packed."""
-        rows = self._all(_ROW, key)
+        rows = self.raw_row(key)
         return Row._make(rows[0]) if rows else None
+
+    def raw_row(self, key: str) -> list[RawRow]:
+        """Return the same as a list of one plain tuple or none, which is quicker."""
+        return self._all(_ROW, key)
 
     def has(self, key: str) -> bool:
         """Say whether an object is packed."""

@@ -54,14 +54,15 @@ def read_at_once(lease: Lease, key: str) -> bytes | None:
 
     :return: None where it is not so simple; see :func:`read_object`.
     """
-    row = lease.index.row(key)
-    if row is None or row.compressed:
+    rows = lease.index.raw_row(key)
+    if not rows:
         return None
+    _, pack_id, offset, length, compressed, _ = rows[0]
     try:
-        descriptor, _, opened = lease.packs.descriptor(row.pack_id)
+        descriptor, _, opened = lease.packs.descriptor(pack_id)
     except FileNotFoundError:
         return None
-    if opened or len(content := read_at(descriptor, row.size, row.offset)) != row.size:
+    if opened or compressed or len(content := read_at(descriptor, length, offset)) != length:
         return None
     return content
 

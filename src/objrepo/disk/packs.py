@@ -17,6 +17,7 @@ Identity = tuple[int, int]
 
 # A file that is open cannot be replaced on Windows, so there none is kept open.
 _KEPT: Final = 8 if os.name == "posix" else 0
+_PATHS_KEPT: Final = 1000
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
@@ -30,6 +31,7 @@ class Packs:
     def __init__(self, layout: Layout) -> None:
         self._folder = str(layout.packs)
         self._open: dict[int, tuple[int, Identity]] = {}
+        self._paths: dict[int, str] = {}
 
     def descriptor(self, pack_id: int) -> tuple[int, Identity, bool]:
         """Return a pack's descriptor, which file it is, and whether that was opened only now.
@@ -63,7 +65,12 @@ class Packs:
 
     def path(self, pack_id: int) -> str:
         """Return the path of a pack; ``-1`` is the one that a repack is writing."""
-        return f"{self._folder}{os.sep}{pack_id:d}"
+        path = self._paths.get(pack_id)
+        if path is None:
+            if len(self._paths) > _PATHS_KEPT:
+                self._paths.clear()
+            path = self._paths[pack_id] = f"{self._folder}{os.sep}{pack_id:d}"
+        return path
 
     def trim(self) -> None:
         """Close what is open beyond what may stay open until the next call."""

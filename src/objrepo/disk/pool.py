@@ -12,6 +12,7 @@ from objrepo.disk.index import Index
 from objrepo.disk.layout import Layout
 from objrepo.disk.packs import Packs
 from objrepo.errors import RepositoryError
+from objrepo.keys import key_matcher
 
 if TYPE_CHECKING:
     from disk_objectstore import Container
@@ -35,6 +36,7 @@ class Lease:
         self.layout = pool.layout
         self.identity = pool.layout.identity()
         self.config = pool.layout.config()
+        self.matches = key_matcher(self.config.hash_type)
         self.process = os.getpid()
 
     @cached_property

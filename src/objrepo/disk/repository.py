@@ -20,7 +20,7 @@ from objrepo.disk.listing import Cursor, list_keys, loose_keys
 from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
 from objrepo.disk.pool import Lease, Pool
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
-from objrepo.keys import is_key, possible_keys
+from objrepo.keys import possible_keys
 from objrepo.offload import Offload, OperationAbandoned, is_abandoned
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo
@@ -221,7 +221,7 @@ class DiskRepository(RepositoryBase):
 
     def _has_one(self, key: object) -> bool:
         with self._pool.lease() as lease:
-            return isinstance(key, str) and is_key(key, lease.config.hash_type) and has_object(lease, key)
+            return isinstance(key, str) and bool(lease.matches(key)) and has_object(lease, key)
 
     def _has(self, keys: Sequence[object]) -> list[bool]:
         with self._pool.lease() as lease:
@@ -236,24 +236,24 @@ class DiskRepository(RepositoryBase):
 
     def _get(self, key: str) -> bytes:
         with self._pool.lease(checked=False) as lease:
-            if is_key(key, lease.config.hash_type) and (content := read_at_once(lease, key)) is not None:
+            if lease.matches(key) and (content := read_at_once(lease, key)) is not None:
                 return content
         with self._pool.lease() as lease:
-            content = read_object(lease, key) if is_key(key, lease.config.hash_type) else None
+            content = read_object(lease, key) if lease.matches(key) else None
         if content is None:
             raise ObjectNotFoundError([key], self)
         return content
 
     def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
         with self._pool.lease() as lease:
-            opened = open_object(lease, key, offset, length) if is_key(key, lease.config.hash_type) else None
+            opened = open_object(lease, key, offset, length) if lease.matches(key) else None
         if opened is None:
             raise ObjectNotFoundError([key], self)
         return self._kept(opened)
 
     def _size(self, key: str) -> int:
         with self._pool.lease() as lease:
-            size = find_size(lease, key) if is_key(key, lease.config.hash_type) else None
+            size = find_size(lease, key) if lease.matches(key) else None
         if size is None:
             raise ObjectNotFoundError([key], self)
         return size
