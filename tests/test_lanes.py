@@ -163,6 +163,11 @@ class TestReading:
             assert (await repo.info()).pack_files == 40
             for key in keys * 2:
                 assert len(await repo.get(key)) == 100
+            async with anyio.create_task_group() as tasks:
+                for key in keys * 2:
+                    tasks.start_soon(repo.get, key)
+            async with repo.stream(keys) as objects:
+                assert len([key async for key, _ in objects]) == 40
             assert 0 < len(open_files(folder / "packs")) <= 8 * 8
 
     async def test_without_pread_and_without_files_that_stay_open(self, repo, folder, monkeypatch):

@@ -6,7 +6,7 @@ import hashlib
 import operator
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence, Sized
 from contextlib import aclosing, asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -171,26 +171,38 @@ class RepositoryBase(ABC):
             return await offload.share(self._put_each, plain, self._put_content)
         return await feed(offload, plain, self._put)
 
-    async def put_many(self, sources: Iterable[Source] | AsyncIterable[Source]) -> list[str]:
+    async def put_many(
+        self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
+    ) -> list[str]:
         """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
         self._ready()
+        total = len(sources) if isinstance(sources, Sized) else None
         keys: list[str] = []
         batch: list[Source] = []
         size = 0
+
+        async def store() -> None:
+            nonlocal size
+            if batch:
+                keys.extend(await self.offload.run(self._put_all, batch))
+                batch.clear()
+                size = 0
+            if progress is not None:
+                progress(Progress("put_many", len(keys), total, "objects"))
+
         async with aclosing(_async_iter(sources)) as each:
             async for source in each:
                 plain = checked_source(source)
                 if is_async_source(plain):
-                    keys += await self._put_batch(batch)
+                    await store()
                     keys.append(await self.put(plain))
-                    batch, size = [], 0
                     continue
                 batch.append(plain)
                 size += size_in_memory(plain)
                 if len(batch) >= _PUT_OBJECTS or size >= BATCH_BYTES:
-                    keys += await self._put_batch(batch)
-                    batch, size = [], 0
-        return keys + await self._put_batch(batch)
+                    await store()
+        await store()
+        return keys
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""
@@ -297,9 +309,6 @@ class RepositoryBase(ABC):
             with open_source(source) as reader:
                 keys.append(self._put(reader))
         return keys
-
-    async def _put_batch(self, sources: Sequence[Source]) -> list[str]:
-        return await self.offload.run(self._put_all, sources) if sources else []
 
     def _put_content(self, content: memoryview) -> str:
         with open_source(content) as reader:

@@ -166,10 +166,13 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    async def put_many(self, sources: Iterable[Source] | AsyncIterable[Source]) -> list[str]:
+    async def put_many(
+        self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
+    ) -> list[str]:
         """Store many objects.
 
         :param sources: where each object comes from, asked for one after the other as the work goes on.
+        :param progress: told now and then how many objects are stored.
         :return: the keys in the order of the sources.
         :raises: what ``put`` raises; objects of the sources before stay stored.
         """

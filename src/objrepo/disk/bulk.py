@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
@@ -92,16 +93,14 @@ def read_each(lease: Lease, keys: Sequence[str], repository: object) -> dict[str
     if len(keys) == 1:
         return {keys[0]: _read_one(lease, keys[0], repository)}
     outcomes: dict[str, Any] = {}
-    descriptors: dict[int, int | None] = {}
-    for key, pack_id, offset, length, compressed, _ in lease.index.rows(keys):
-        if pack_id not in descriptors:
-            descriptors[pack_id] = _good_descriptor(lease, pack_id)
-        descriptor = descriptors[pack_id]
-        if descriptor is None or compressed or length > CHUNK_BYTES:
-            continue
-        content = read_at(descriptor, length, offset)
-        if len(content) == length:
-            outcomes[key] = content
+    for pack_id, rows in groupby(sorted(lease.index.rows(keys), key=itemgetter(1)), key=itemgetter(1)):
+        descriptor = _good_descriptor(lease, pack_id)
+        for key, _, offset, length, compressed, _ in rows:
+            if descriptor is None or compressed or length > CHUNK_BYTES:
+                continue
+            content = read_at(descriptor, length, offset)
+            if len(content) == length:
+                outcomes[key] = content
     for key in keys:
         if key not in outcomes:
             outcomes[key] = _read_one(lease, key, repository)
@@ -110,6 +109,7 @@ def read_each(lease: Lease, keys: Sequence[str], repository: object) -> dict[str
 
 def _good_descriptor(lease: Lease, pack_id: int) -> int | None:
     """Return a pack's descriptor if it is good for rows that were read before."""
+    lease.packs.trim()
     try:
         descriptor, _, opened = lease.packs.descriptor(pack_id)
     except FileNotFoundError:
@@ -189,6 +189,7 @@ def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> li
     """Read neighbours at once; None if their pack is another file by now."""
     rows = [item for item in items if not isinstance(item, str)]
     _, pack, start, _, _, _ = rows[0]
+    lease.packs.trim()
     try:
         descriptor, identity, _ = lease.packs.descriptor(pack)
     except FileNotFoundError:

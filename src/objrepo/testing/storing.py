@@ -16,6 +16,7 @@ from anyio.abc import ByteReceiveStream
 
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository, Source
+from objrepo.reports import Progress
 from objrepo.testing.fixtures import SIZES, content_of
 
 __all__ = ("StoringContract",)
@@ -247,6 +248,14 @@ class StoringContract:
         again = await repo.put_many(b"%d" % number for number in range(3))
         assert [await repo.get(key) for key in keys] == [await repo.get(key) for key in again] == [b"0", b"1", b"2"]
         assert await repo.put_many([]) == []
+
+    async def test_put_many_tells_how_far_it_is(self, repo: AsyncRepository) -> None:
+        steps: list[Progress] = []
+        sources = [b"%d" % number for number in range(1500)]
+        await repo.put_many(sources, progress=steps.append)
+        assert (steps[-1].done, steps[-1].total, steps[-1].unit) == (1500, 1500, "objects")
+        await repo.put_many(iter(sources), progress=steps.append)
+        assert (steps[-1].done, steps[-1].total) == (1500, None)
 
     async def test_put_many_of_what_is_no_source(self, repo: AsyncRepository) -> None:
         for sources in (b"bytes", "text", [b"good", "text"], [b"good", None], 7, None):

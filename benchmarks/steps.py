@@ -1,0 +1,103 @@
+"""Where the time of a get and of a put goes, step by step: python -m benchmarks.steps."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from disk_objectstore import Container
+
+from benchmarks.harness import show
+from objrepo.disk.durable import flush_file
+from objrepo.disk.group import put_group
+from objrepo.disk.objects import read_at_once
+from objrepo.keys import is_key
+from objrepo.sync import DiskObjectStoreRepositoryBackend
+
+OBJECTS = 10_000
+
+
+def median(do: Callable[[], Any], rounds: int) -> float:
+    """Time a step."""
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        do()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def table(title: str, steps: dict[str, Callable[[], Any]], rounds: int) -> None:
+    """Time steps and print them as the rows of a table."""
+    print(f"\n| {title} | time |\n|---|---|")
+    for name, do in steps.items():
+        print(f"| {name} | {show(median(do, rounds))} |")
+
+
+def main(folder: Path) -> None:
+    """Time the steps of a get of a packed object of 1 KiB, of a lone put, and of a group of 256."""
+    container = Container(folder / "repository")
+    container.init_container()
+    keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
+    container.close()
+    backend = DiskObjectStoreRepositoryBackend(container)
+    pool = backend._repository._pool
+    draw = iter(random.Random(1).choices(keys, k=10**6)).__next__
+    with pool.lease() as lease:
+        descriptor = lease.packs.descriptor(0)[0]
+        table(
+            "get 1 KiB, packed",
+            {
+                "check the key": lambda: is_key(draw(), "sha256"),
+                "look up the row (SQLite takes and gives back a lock)": lambda: lease.index.raw_row(draw()),
+                "compare the open pack with its name (`stat`)": lambda: lease.packs.descriptor(0),
+                "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
+                "row, comparison and `pread` together": lambda: read_at_once(lease, draw()),
+                "with a lease taken and given back": lambda: backend._repository._get(draw()),
+                "with the coroutine driven: `get_object_content`": lambda: backend.get_object_content(draw()),
+            },
+            5000,
+        )
+        content = os.urandom(1024)
+
+        def written(flush: bool) -> None:
+            with open(folder / "file", "wb") as file:
+                file.write(content)
+                if flush:
+                    flush_file(file)
+
+        table(
+            "put 1 KiB alone",
+            {
+                "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
+                "write a file": lambda: written(False),
+                "write a file and flush it": lambda: written(True),
+                "`put`: file, its folder and the folder above flushed": lambda: backend._repository._put_content(
+                    memoryview(os.urandom(1024))
+                ),
+            },
+            200,
+        )
+        table(
+            "put 256 × 1 KiB as a group",
+            {
+                "SHA-256 of all": lambda: [hashlib.sha256(content).hexdigest() for _ in range(256)],
+                "ask the index which are there": lambda: lease.index.present(keys[:256]),
+                "all of it: hash, ask, append, flush, commit": lambda: put_group(
+                    lease, [os.urandom(1024) for _ in range(256)]
+                ),
+            },
+            60,
+        )
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="objrepo-steps-") as temporary:
+        main(Path(temporary))
