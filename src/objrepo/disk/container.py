@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -10,11 +12,25 @@ from disk_objectstore import Container
 
 from objrepo.disk.durable import flush_file, flush_folder, start_write_back
 from objrepo.errors import RepositoryBusyError
+from objrepo.offload import PROCESSORS
 
 __all__ = ("SafeContainer",)
 
 _COPY_BYTES: Final = 512 * 1024
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
+
+
+_turns = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
+"""Who may hash and write: all processors but one, which is left to the event loop and to those who only read."""
+
+
+def _renew_turns() -> None:
+    global _turns
+    _turns = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_turns)
 
 
 class SafeContainer(Container):  # type: ignore[misc]
@@ -35,7 +51,8 @@ class SafeContainer(Container):  # type: ignore[misc]
         written = begun = 0
         with writer as file:
             while chunk := stream.read(_COPY_BYTES):
-                file.write(chunk)
+                with _turns:
+                    file.write(chunk)
                 written += len(chunk)
                 if written - begun >= _WRITE_BACK_BYTES:
                     start_write_back(file, begun, written - begun)

@@ -45,11 +45,8 @@ def list_keys(lease: Lease, cursor: Cursor | None, enough: int) -> tuple[list[st
         keys += sorted(loose.difference(keys))
     if end == len(SHARES):
         return keys, None
-    if len(keys) < enough // 2:
-        width *= 2
-    elif len(keys) > enough * 2:
-        width = max(width // 2, 1)
-    return keys, Cursor(end, width, names)
+    # Hashes are spread evenly: what was in these shares tells how many of them make a page.
+    return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
 
 
 def loose_keys(lease: Lease) -> Iterator[list[str]]:

@@ -17,7 +17,7 @@ from objrepo.offload.base import ALONE, Offload
 from objrepo.offload.calls import Call, call_soon
 from objrepo.offload.crowd import Crowd, Member, wait_through
 
-__all__ = ("Threads",)
+__all__ = ("PROCESSORS", "Threads")
 
 T = TypeVar("T")
 
@@ -27,13 +27,11 @@ _READ_FLIGHTS: Final = 2
 _WRITE_FLIGHTS: Final = 1
 """The same for what writes, where a second one would only wait for the first one's lock."""
 
-_PROCESSORS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+DEFAULT_LIMIT: Final = 32
+"""How many calls of one repository run at a time. Most of them wait: for a disk, or for a source that is slow."""
 
-DEFAULT_LIMIT: Final = _PROCESSORS + 1
-"""How many calls of one repository run at a time: as many as there are processors, and one that waits for the disk.
-
-More make nothing faster, but the loop waits longer for a processor while large objects are hashed (``benchmarks/``).
-"""
+PROCESSORS: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+"""How many processors this process may use."""
 
 
 class Threads(Offload):
