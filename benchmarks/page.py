@@ -42,6 +42,10 @@ of the machine. Medians; the quartiles are in [results.json](benchmarks/results.
   object: about a third each. The last is what the documented interface wants; the async `stream` does without it.
 - **a lone get.** A row and a `pread` in a hop of their own take {lone_floor} here, so what is left for everything else is small. The same
   code takes three times as long on a worker that has just been woken as in a warm loop.
+- **1,000 puts at once.** Besides the group commit ([a quarter of the time](profile.md)) it is the tasks themselves that take time: making
+  them, waking them, ending them. On asyncio the peers that do not flush also leave their work to whoever flushes next.
+- **get with 1,000,000 objects.** The index no longer fits into SQLite's page cache, so a look-up reads a few pages of it. Mapping
+  the index into memory would cure it, and would end the process where somebody truncates the file under it.
 - What is near its limit may be on either side of it in another run: the machine is shared.
 
 ## Why it is as it is

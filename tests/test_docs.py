@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -134,3 +135,14 @@ class TestFolderRepository(RepositoryContract):
 
     def test_it_is_short(self):
         assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 60
+
+
+def test_the_performance_page_is_written_from_the_figures():
+    sys.path.insert(0, str(ROOT))
+    try:
+        from benchmarks.page import page
+    finally:
+        sys.path.remove(str(ROOT))
+    report = json.loads((ROOT / "docs" / "benchmarks" / "results.json").read_text())
+    assert (ROOT / "docs" / "performance.md").read_text() == page(report), "run: python -m benchmarks.page"
+    assert not report["quick"], "figures are those of a whole run"

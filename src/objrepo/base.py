@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import threading
 from abc import ABC, abstractmethod
@@ -12,7 +11,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
-from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
+from objrepo.checking import digest, verify
+from objrepo.errors import ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
 from objrepo.offload import ALONE, Offload, OperationAbandoned, Threads, is_abandoned
 from objrepo.protocol import BinaryReader, ObjectStream, Source
@@ -45,8 +45,6 @@ PAGE_KEYS: Final = 1000
 _PUT_OBJECTS: Final = 1024
 GROUPED_BYTES: Final = 64 * 1024
 """Objects of up to this size, in memory already, may be stored together with others."""
-
-_HASH_BYTES: Final = 1024 * 1024
 
 
 class RepositoryBase(ABC):
@@ -361,40 +359,10 @@ class RepositoryBase(ABC):
         if self._key_format() == "sha256":
             self._require([key])
             return key
-        return self._digest(key, "sha256")[0]
-
-    def _digest(self, key: str, algorithm: str) -> tuple[str, int]:
-        """Read an object and return its hash and its size."""
-        opened = self._open(key)
-        try:
-            hasher = hashlib.new(algorithm, opened.head)
-            for position in range(len(opened.head), opened.size, _HASH_BYTES):
-                if is_abandoned():
-                    raise OperationAbandoned
-                assert opened.handle is not None, "what is not in the head is behind a handle"
-                hasher.update(opened.handle.read_at(position, min(_HASH_BYTES, opened.size - position)))
-            return hasher.hexdigest(), opened.size
-        finally:
-            opened.close()
+        return digest(self._open(key), "sha256")[0]
 
     def _verify(self, keys: Sequence[str]) -> VerifyReport:
-        key_format = self._key_format()
-        objects = size = 0
-        damaged = []
-        for key in keys:
-            try:
-                digest, length = self._digest(key, "sha256" if key_format == "uuid4" else key_format)
-            except ObjectNotFoundError:
-                continue  # deleted since it was listed
-            except CorruptObjectError as error:
-                damaged.append(DamagedObject(key, error.reason))
-                length = 0
-            else:
-                if key_format != "uuid4" and digest != key:
-                    damaged.append(DamagedObject(key, f"its content hashes to {digest}"))
-            objects += 1
-            size += length
-        return VerifyReport(objects, size, tuple(damaged))
+        return verify(keys, self._key_format(), self._open)
 
     def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
         """Return objects in the order in which reading them is fastest, and what opens some of them.
