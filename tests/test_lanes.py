@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 
@@ -155,6 +156,34 @@ class TestReading:
         assert caught.value.keys == (keys[300],)
         assert seen == keys[:300]
 
+    async def test_a_large_packed_object_whose_pack_is_replaced_as_it_is_opened(self, repo, folder, monkeypatch):
+        key = await repo.put(content_of(600_000))
+        await repo.maintain()
+        real = packs.Packs.descriptor
+        times = []
+
+        def descriptor(self, pack_id):
+            found = real(self, pack_id)
+            times.append(pack_id)
+            if len(times) < 3:
+                shutil.copy(folder / "packs" / "0", folder / "other")
+                os.replace(folder / "other", folder / "packs" / "0")
+            elif len(times) == 3:
+                (folder / "packs" / "0").rename(folder / "away")
+            elif len(times) == 4:
+                pytest.fail("it was given up already")
+            return found
+
+        monkeypatch.setattr(packs.Packs, "descriptor", descriptor)
+        with pytest.raises(CorruptObjectError, match="missing"):
+            async with repo.open(key):
+                pass
+        (folder / "away").rename(folder / "packs" / "0")
+        times[:] = [1] * 10
+        monkeypatch.setattr(packs.Packs, "descriptor", real)
+        async with repo.open(key) as stream:
+            assert await stream.read() == content_of(600_000)
+
     async def test_open_packs_are_bounded(self, folder):
         async with DiskRepository(folder) as repo:
             await repo.initialise(pack_size_target=50)
@@ -203,8 +232,6 @@ class TestReading:
             packs.inflated(row, zlib.compress(b"content" * 100)[:-5])
 
     async def test_an_index_of_another_shape(self, repo, folder):
-        import sqlite3
-
         key = await repo.put(b"content")
         connection = sqlite3.connect(folder / "packs.idx")
         connection.execute("ALTER TABLE db_object RENAME COLUMN offset TO place")
@@ -334,6 +361,30 @@ class TestGroupCommit:
             await repo.put_many([b"one", b"two"])
         monkeypatch.undo()
         assert (await repo.info()).objects == 0, "what was not acknowledged is not there either"
+
+    async def test_an_index_that_is_locked_for_writing(self, repo, folder, monkeypatch):
+        """A group cannot be committed then; each of its objects is a loose file instead."""
+        monkeypatch.setattr(index, "_BUSY_SECONDS", 0.05)
+        connection = sqlite3.connect(folder / "packs.idx", isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        async with DiskRepository(folder) as other:
+            contents = [b"%d" % number for number in range(20)]
+            keys = await put_together(other, contents)
+            with pytest.raises(RepositoryBusyError, match="locked"):
+                await other.put_many([b"one", b"two"])
+        connection.close()
+        info = await repo.info()
+        assert (info.loose, info.packed) == (20, 0)
+        assert [await repo.get(key) for key in keys] == contents
+        assert (await repo.verify()).ok
+
+    async def test_a_commit_that_fails_leaves_the_index_as_it_was(self, repo, folder):
+        with repo._pool.lease() as lease:
+            with pytest.raises(RepositoryError):
+                lease.index.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
+            assert lease.index.count() == 0
+            lease.index.insert([("a" * 64, 0, 1, 0, 1, 0)])
+            assert lease.index.count() == 1
 
     async def test_a_disk_that_is_full_in_the_middle(self, repo, folder):
         await repo.put_many([content_of(1000, 1), content_of(1000, 2)])

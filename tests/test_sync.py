@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import hashlib
 import inspect
@@ -329,6 +330,46 @@ class TestEveryBackend:
         asyncio.run(work())
         backend.delete_objects(list(backend.list_objects()))
         trio.run(work)
+
+
+class Strangers:
+    """A repository of somebody else's, with an iterator of its own over the objects of a stream."""
+
+    def __init__(self, repository):
+        self.repository = repository
+        self.offload = repository.offload
+
+    def __getattr__(self, name):
+        return getattr(self.repository, name)
+
+    async def __aenter__(self):
+        await self.repository.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info):
+        await self.repository.__aexit__(*exc_info)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, keys):
+        async def objects():
+            for key in keys:
+                async with self.repository.open(key) as stream:
+                    yield key, stream
+
+        yield objects()
+
+
+def test_a_repository_of_somebody_elses():
+    with SyncRepository(Strangers(MemoryRepository(Inline()))) as backend:
+        contents = [b"%d" % number for number in range(300)] + [CONTENT, b"", CONTENT[1:]]
+        keys = [put(backend, content) for content in contents]
+        assert [stream.read() for _, stream in backend.iter_object_streams(keys)] == contents
+        seen = []
+        with pytest.raises(FileNotFoundError):
+            for key, _ in backend.iter_object_streams([*keys[:3], "0" * 64]):
+                seen.append(key)
+        assert seen == keys[:3], "what comes before an error is given out"
+        assert list(backend.list_objects()) == keys
 
 
 class TestHandles:
