@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from objrepo import DiskRepository
 from objrepo.testing.fixtures import LOOPS
 
 
@@ -11,3 +12,17 @@ from objrepo.testing.fixtures import LOOPS
 def anyio_backend(request):
     """Every async test runs on asyncio, on asyncio with uvloop, and on trio."""
     return request.param
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where `repo` is."""
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+async def repo(folder):
+    """A repository on disk, entered and initialised."""
+    async with DiskRepository(folder) as repo:
+        await repo.initialise()
+        yield repo

@@ -41,18 +41,6 @@ from processes import drop_powers
 CONTENT = content_of(1_000_000)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "repository"
-
-
-@pytest.fixture
-async def repo(folder):
-    async with DiskRepository(folder) as repo:
-        await repo.initialise()
-        yield repo
-
-
 async def listed(repo):
     return sorted([key async for key in repo.keys()])
 

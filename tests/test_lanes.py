@@ -20,18 +20,6 @@ from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.testing.fixtures import content_of
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "repository"
-
-
-@pytest.fixture
-async def repo(folder):
-    async with DiskRepository(folder) as repo:
-        await repo.initialise()
-        yield repo
-
-
 async def put_together(repo, contents):
     """Put objects at the same moment, so that they are committed as a group."""
     keys = {}
