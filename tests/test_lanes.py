@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ from disk_objectstore import CompressMode, Container
 from filelock import FileLock
 
 from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryBusyError, RepositoryError
-from objrepo.disk import bulk, group, index, packs
+from objrepo.disk import bulk, group, index, packs, turns
 from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.testing.fixtures import content_of
 
@@ -443,3 +444,28 @@ anyio.run(main)
         assert (report.objects, report.ok) == (800, True)
         with Container(folder) as container:
             assert not any(vars(container.validate()).values())
+
+
+class TestTurns:
+    async def test_a_write_that_is_stuck_holds_up_the_others_for_a_while_only(self, repo, monkeypatch):
+        monkeypatch.setattr(turns, "_free", threading.BoundedSemaphore(1))
+        monkeypatch.setattr(turns, "_PATIENCE", 0.05)
+        with turns.turn(wanted=True) as taken:
+            assert taken
+            with anyio.fail_after(5):
+                key = await repo.put(content_of(20_000_000))
+        assert await repo.get(key) == content_of(20_000_000)
+        with turns.turn(wanted=True) as taken, turns.turn(wanted=False) as other:
+            assert (taken, other) == (True, False)
+
+    def test_a_child_does_not_wait_for_those_who_are_not_there(self):
+        script = """
+import os
+from objrepo.disk import turns
+with turns.turn(wanted=True):
+    before = turns._free
+    if (child := os.fork()) == 0:
+        os._exit(0 if turns._free is not before and turns._free.acquire(timeout=0) else 1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"0\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -11,26 +9,13 @@ from typing import Any, Final
 from disk_objectstore import Container
 
 from objrepo.disk.durable import flush_file, flush_folder, start_write_back
+from objrepo.disk.turns import turn
 from objrepo.errors import RepositoryBusyError
-from objrepo.offload import PROCESSORS
 
 __all__ = ("SafeContainer",)
 
 _COPY_BYTES: Final = 512 * 1024
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
-
-
-_turns = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
-"""Who may hash and write: all processors but one, which is left to the event loop and to those who only read."""
-
-
-def _renew_turns() -> None:
-    global _turns
-    _turns = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_turns)
 
 
 class SafeContainer(Container):  # type: ignore[misc]
@@ -49,10 +34,13 @@ class SafeContainer(Container):  # type: ignore[misc]
         """
         writer = self._new_object_writer()
         written = begun = 0
+        patient = True
         with writer as file:
             while chunk := stream.read(_COPY_BYTES):
-                with _turns:
+                # What is small, or only the rest, is done sooner than waited for.
+                with turn(patient and len(chunk) == _COPY_BYTES) as taken:
                     file.write(chunk)
+                patient = taken or len(chunk) < _COPY_BYTES
                 written += len(chunk)
                 if written - begun >= _WRITE_BACK_BYTES:
                     start_write_back(file, begun, written - begun)
