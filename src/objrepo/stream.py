@@ -13,6 +13,7 @@ from anyio.abc import ByteReceiveStream
 
 from objrepo.errors import CorruptObjectError, RepositoryClosedError
 from objrepo.protocol import ObjectStream
+from objrepo.source import read_up_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,18 +88,10 @@ class Handle:
 
     def _read(self, position: int, size: int) -> bytes:
         self._file.seek(self._start + position)
-        data = self._file.read(size)
-        if len(data) == size:
-            return data
-        parts = [data]
-        missing = size - len(data)
-        while missing and (data := self._file.read(missing)):
-            parts.append(data)
-            missing -= len(data)
-        if missing:
-            end = position + size - missing
-            raise CorruptObjectError(self._key, f"its bytes end after {end} of {self._size}")
-        return b"".join(parts)
+        data = read_up_to(self._file, size)
+        if len(data) < size:
+            raise CorruptObjectError(self._key, f"its bytes end after {position + len(data)} of {self._size}")
+        return data
 
 
 class OpenedObject(NamedTuple):

@@ -6,15 +6,14 @@ another file under a pack's name, so it is noted which file each pack was when t
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from objrepo.disk.index import SCANNED_FOR_ONE, RawRow, Row
+from objrepo.disk.index import SCANNED_FOR_ONE, RawRow
 from objrepo.disk.objects import has_objects, open_object
-from objrepo.disk.packs import Identity, read_at, short_of
+from objrepo.disk.packs import Identity, read_at
 from objrepo.disk.pool import Lease
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.offload import ALONE
@@ -186,7 +185,7 @@ def _end_of_run(items: Sequence[Item], position: int) -> int:
 
 
 def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> list[OpenedObject] | None:
-    """Read neighbours at once; None if their pack is another file by now."""
+    """Read neighbours at once; None if their pack is another file by now or ends early: each says then what it is."""
     rows = [item for item in items if not isinstance(item, str)]
     _, pack, start, _, _, _ = rows[0]
     lease.packs.trim()
@@ -199,25 +198,11 @@ def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> li
     _, _, last, length, _, _ = rows[-1]
     data = read_at(descriptor, last + length - start, start)
     if len(data) < last + length - start:
-        return list(_whole_ones(lease, rows, data, start, descriptor))
+        return None
     return [
         OpenedObject(key, length, data[offset - start : offset - start + length], None)
         for key, _, offset, length, _, _ in rows
     ]
-
-
-def _whole_ones(
-    lease: Lease, rows: Sequence[RawRow], data: bytes, start: int, descriptor: int
-) -> Iterator[OpenedObject]:
-    """Give those objects that are whole before the end of a pack; if there are none, raise for the first."""
-    for number, row in enumerate(rows):
-        key, pack, offset, length, _, _ = row
-        content = data[offset - start : offset - start + length]
-        if len(content) < length:
-            if number == 0:
-                raise short_of(Row._make(row), lease.packs.path(pack), os.fstat(descriptor).st_size)
-            return
-        yield OpenedObject(key, length, content, None)
 
 
 def _open_one(lease: Lease, item: Item, repository: object) -> OpenedObject:

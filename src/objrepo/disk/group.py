@@ -21,6 +21,7 @@ from typing import BinaryIO, Final
 from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.pool import Lease
 from objrepo.errors import RepositoryError
+from objrepo.offload import is_abandoned
 
 __all__ = ("FIRST_OWN_PACK", "own_pack_lock", "put_group")
 
@@ -62,7 +63,7 @@ def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
 
     lock = filelock.FileLock(folder / f"writer-{pack_id}.lock")
     try:
-        lock.acquire(timeout=timeout, poll_interval=0.02)
+        lock.acquire(timeout=timeout, poll_interval=0.02, cancel_check=is_abandoned)
     except filelock.Timeout:
         yield False
         return

@@ -95,10 +95,6 @@ class Layout:
         prefix = config.loose_prefix_len
         return f"{self._loose}{os.sep}{key[:prefix]}{os.sep}{key[prefix:]}" if prefix else f"{self._loose}{os.sep}{key}"
 
-    def pack_path(self, pack_id: int) -> Path:
-        """Return the path of a pack; ``-1`` is the one that a repack is writing."""
-        return self.packs / str(int(pack_id))
-
     def pack_files(self) -> list[Path]:
         """Return the paths of all packs, in the order of their numbers."""
         return sorted((path for path in self.packs.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))

@@ -85,12 +85,12 @@ def open_object(lease: Lease, key: str, offset: int = 0, length: int | None = No
             with suppress(FileNotFoundError):
                 file = open(lease.layout.loose_name(lease.config, key), "rb", 0)  # noqa: SIM115
                 return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
-        elif (opened := open_packed(lease, row, offset, length)) is not None:
+        elif (opened := _open_packed(lease, row, offset, length)) is not None:
             return opened
     return None
 
 
-def open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+def _open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
     """Open a range of a packed object; None if it is not packed any longer."""
     start = min(offset, row.size)
     size = row.size - start if length is None else min(length, row.size - start)
@@ -135,7 +135,7 @@ def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
     """Return a range of a packed object, None if it is not packed any longer."""
     for current, descriptor in _descriptors(lease, row):
         if current.compressed:
-            return inflate(lease, current, descriptor)[start : start + size]
+            return _inflate(lease, current, descriptor)[start : start + size]
         data = read_at(descriptor, size, current.offset + start)
         if len(data) != size:
             raise short_of(current, lease.packs.path(current.pack_id), os.fstat(descriptor).st_size)
@@ -143,7 +143,7 @@ def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
     return None
 
 
-def inflate(lease: Lease, row: Row, descriptor: int) -> bytes:
+def _inflate(lease: Lease, row: Row, descriptor: int) -> bytes:
     """Return the whole content of a compressed object."""
     if not lease.config.compression_algorithm.startswith("zlib"):
         with open(descriptor, "rb", 0, closefd=False) as file:

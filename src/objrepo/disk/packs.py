@@ -110,9 +110,8 @@ def _seek_and_read(descriptor: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-if not hasattr(
-    os, "pread"
-):  # Windows; a lease's descriptors are one thread's at a time, so nobody moves them meanwhile
+# Windows has no `pread`. A lease is one thread's at a time, so nobody else moves its descriptors meanwhile.
+if not hasattr(os, "pread"):
     read_at = _seek_and_read
 
 
