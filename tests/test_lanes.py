@@ -96,6 +96,27 @@ class TestReading:
                 pytest.fail("one is not there")
         assert caught.value.keys == ("0" * 64,)
 
+    async def test_more_objects_than_are_planned_some_large_some_compressed_some_damaged(
+        self, repo, folder, monkeypatch
+    ):
+        monkeypatch.setattr(bulk, "_PLANNED_AT_MOST", 10)
+        contents = [content_of(size, size % 250) for size in (5, 400_000, 6, 7, 300_001, 300_000, 8)]
+        contents += [b"%d" % number for number in range(30)]
+        keys = [await repo.put(content) for content in contents[:5]]
+        with Container(folder) as container:
+            keys += container.add_objects_to_pack(contents[5:8], compress=True)
+        keys += await repo.put_many(contents[8:])
+        async with repo.stream(keys) as objects:
+            assert [await stream.read() async for _, stream in objects] == contents
+        os.truncate(own_pack(folder), own_pack(folder).stat().st_size - 1)
+        seen = []
+        with pytest.raises(CorruptObjectError) as caught:
+            async with repo.stream(keys) as objects:
+                async for _, stream in objects:
+                    seen.append(await stream.read())
+        assert seen == contents[:-1]
+        assert caught.value.key == keys[-1]
+
     async def test_an_index_that_changes_all_the_time(self, repo, monkeypatch):
         versions = iter(range(1_000_000))
         monkeypatch.setattr(index.Index, "version", lambda self: next(versions))
@@ -251,6 +272,69 @@ class TestGroupCommit:
         await repo.put(b"alone")
         info = await repo.info()
         assert (info.loose, info.packed) == (1, 0)
+
+    async def test_small_files_and_short_sources_at_the_same_moment(self, repo, tmp_path):
+        contents = [b"%d" % number for number in range(60)]
+
+        async def chunks(content):
+            await anyio.lowlevel.checkpoint()
+            yield content[:1]
+            await anyio.lowlevel.checkpoint()
+            yield content[1:]
+
+        sources = [chunks(content) for content in contents[:20]]
+        for number, content in enumerate(contents[20:40]):
+            path = tmp_path / f"file {number}"
+            path.write_bytes(content)
+            sources.append(path)
+        keys = await put_together(repo, sources + contents[40:])
+        assert [await repo.get(key) for key in keys] == contents
+        info = await repo.info()
+        assert info.loose <= 3, "those who found no company"
+        assert info.packed == 60 - info.loose
+
+    async def test_files_that_are_large_missing_or_no_files_among_small_ones(self, repo, tmp_path):
+        for number, size in enumerate([10, 1_000_000, 20, 64 * 1024, 64 * 1024 + 1]):
+            (tmp_path / f"{number}").write_bytes(content_of(size, number))
+        os.mkfifo(tmp_path / "pipe")
+        outcomes = {}
+
+        async def put(name):
+            try:
+                outcomes[name] = await repo.get(await repo.put(tmp_path / name))
+            except OSError as error:
+                outcomes[name] = type(error)
+
+        async with anyio.create_task_group() as tasks:
+            for name in ("0", "1", "missing", "2", "", "3", "pipe", "4"):
+                tasks.start_soon(put, name)
+            with anyio.fail_after(10):
+                while len(outcomes) < 7:  # nobody waits for the pipe
+                    await anyio.sleep(0.01)
+            await anyio.to_thread.run_sync((tmp_path / "pipe").write_bytes, b"out of the pipe")
+        for number, size in enumerate([10, 1_000_000, 20, 64 * 1024, 64 * 1024 + 1]):
+            assert outcomes[f"{number}"] == content_of(size, number)
+        assert outcomes["pipe"] == b"out of the pipe"
+        assert (outcomes["missing"], outcomes[""]) == (FileNotFoundError, IsADirectoryError)
+
+    async def test_a_batch_is_stored_while_the_next_is_gathered(self, repo):
+        stored = anyio.Event()
+
+        async def sources():
+            for number in range(1024):
+                yield b"%d" % number
+            with anyio.fail_after(30):
+                await stored.wait()
+            yield b"the last"
+
+        async def watch():
+            while (await repo.info()).objects < 1024:
+                await anyio.sleep(0.01)
+            stored.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch)
+            assert len(await repo.put_many(sources())) == 1025
 
     async def test_the_same_content_many_times(self, repo):
         keys = set()

@@ -40,6 +40,49 @@ async def test_threads_run_elsewhere_and_inline_runs_here():
         assert not await offload.run(is_abandoned)
 
 
+async def test_ahead_is_at_work_while_its_caller_goes_on():
+    blocked = Blocked()
+    async with Threads().ahead() as ahead:
+        assert await ahead.result() is None
+        ahead.start(blocked)
+        await blocked.is_running()
+        with anyio.move_on_after(0.01):
+            await ahead.result()
+        blocked.let_go.set()
+        assert await ahead.result() == "result"
+        ahead.start(divmod, 7, 0)
+        with pytest.raises(ZeroDivisionError):
+            await ahead.result()
+        ahead.start(divmod, 7, 2)
+        assert await ahead.result() == (3, 1)
+
+
+async def test_leaving_ahead_waits_for_what_is_under_way():
+    blocked = Blocked()
+    with pytest.raises(KeyError, match="mine"):
+        async with Threads().ahead() as ahead:
+            ahead.start(blocked)
+            await blocked.is_running()
+            threading.Timer(0.02, blocked.let_go.set).start()
+            raise KeyError("mine")
+    assert blocked.ended.is_set()
+
+
+def test_ahead_of_a_caller_without_a_loop():
+    done = []
+
+    async def main():
+        async with Inline().ahead() as ahead:
+            assert await ahead.result() is None
+            ahead.start(done.append, 1)
+            assert not done
+            await ahead.result()
+            assert done == [1]
+
+    with pytest.raises(StopIteration):
+        main().send(None)
+
+
 def test_inline_needs_no_loop():
     coroutine = Inline().run(divmod, 7, 2)
     with pytest.raises(StopIteration) as stopped:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import operator
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence, Sized
-from contextlib import aclosing, asynccontextmanager, closing
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, closing
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
@@ -24,7 +25,8 @@ from objrepo.reports import (
     RepositoryInfo,
     VerifyReport,
 )
-from objrepo.source import checked_source, closing_generator, feed, is_async_source, open_source, size_in_memory
+from objrepo.source import checked_source, feed, open_source
+from objrepo.storing import store_many
 from objrepo.stream import (
     BATCH_BYTES,
     BATCH_OBJECTS,
@@ -42,7 +44,6 @@ T = TypeVar("T")
 PAGE_KEYS: Final = 1000
 """About how many keys a listing fetches with one hop."""
 
-_PUT_OBJECTS: Final = 1024
 GROUPED_BYTES: Final = 64 * 1024
 """Objects of up to this size, in memory already, may be stored together with others."""
 
@@ -165,42 +166,20 @@ class RepositoryBase(ABC):
         """Store one object and return its key; see :meth:`AsyncRepository.put`."""
         offload = self._ready()
         plain = checked_source(source)
-        if self._groups_puts and isinstance(plain, memoryview) and plain.nbytes <= GROUPED_BYTES:
-            return await offload.share(self._put_each, plain, self._put_content)
-        return await feed(offload, plain, self._put)
+        if not self._groups_puts:
+            return await feed(offload, plain, self._put)
+        if isinstance(plain, os.PathLike) or (isinstance(plain, memoryview) and plain.nbytes <= GROUPED_BYTES):
+            return await self._put_shared(plain)
+        return await feed(offload, plain, self._put, self._put_shared, GROUPED_BYTES)
+
+    async def _put_shared(self, source: Source) -> str:
+        return await self._ready().share(self._put_each, source, self._put_alone)
 
     async def put_many(
         self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
     ) -> list[str]:
         """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
-        self._ready()
-        total = len(sources) if isinstance(sources, Sized) else None
-        keys: list[str] = []
-        batch: list[Source] = []
-        size = 0
-
-        async def store() -> None:
-            nonlocal size
-            if batch:
-                keys.extend(await self.offload.run(self._put_all, batch))
-                batch.clear()
-                size = 0
-            if progress is not None:
-                progress(Progress("put_many", len(keys), total, "objects"))
-
-        async with aclosing(_async_iter(sources)) as each:
-            async for source in each:
-                plain = checked_source(source)
-                if is_async_source(plain):
-                    await store()
-                    keys.append(await self.put(plain))
-                    continue
-                batch.append(plain)
-                size += size_in_memory(plain)
-                if len(batch) >= _PUT_OBJECTS or size >= BATCH_BYTES:
-                    await store()
-        await store()
-        return keys
+        return await store_many(self._ready(), sources, self._put_all, self.put, progress)
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""
@@ -308,12 +287,13 @@ class RepositoryBase(ABC):
                 keys.append(self._put(reader))
         return keys
 
-    def _put_content(self, content: memoryview) -> str:
-        with open_source(content) as reader:
+    def _put_alone(self, source: Source) -> str:
+        with open_source(source) as reader:
             return self._put(reader)
 
-    def _put_each(self, contents: list[memoryview]) -> list[Any]:
-        return [ALONE] * len(contents)
+    def _put_each(self, sources: list[memoryview | os.PathLike[str]]) -> list[Any]:
+        """Store what is in memory and small, and small files; return the key of each, ``ALONE``, or an error."""
+        return [ALONE] * len(sources)
 
     def _get_each(self, keys: list[str]) -> list[Any]:
         """Return the content of each small object, ``ALONE`` for a large one, an error for one that cannot be read."""
@@ -397,16 +377,6 @@ class RepositoryBase(ABC):
             close_all(batch)
             raise
         return batch
-
-
-async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
-    if isinstance(sources, AsyncIterable):
-        async with closing_generator(sources):
-            async for source in sources:
-                yield source
-    else:
-        for source in sources:
-            yield source
 
 
 def _not_negative(name: str, value: int) -> int:

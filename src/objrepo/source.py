@@ -9,7 +9,16 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any, Final, TypeVar, cast
 
@@ -41,7 +50,13 @@ _EXPECTED: Final = (
 )
 
 
-async def feed(offload: Offload, source: Source, function: Callable[[BinaryReader], T]) -> T:
+async def feed(
+    offload: Offload,
+    source: Source,
+    function: Callable[[BinaryReader], T],
+    put_short: Callable[[memoryview], Awaitable[T]] | None = None,
+    short_bytes: int = 0,
+) -> T:
     """Have a blocking function read a source.
 
     What lies in files and in memory is read on the worker, in one hop. An async source is read here, in the
@@ -49,6 +64,7 @@ async def feed(offload: Offload, source: Source, function: Callable[[BinaryReade
 
     :param function: called once with a reader that gives the bytes of the source; if reading raises, it must leave
         nothing behind and let the error out.
+    :param put_short: awaited instead, with all of it, if an async source ends within ``short_bytes``.
     :return: what the function returns.
     :raises TypeError: if the source is nothing that bytes can be read from.
     """
@@ -58,7 +74,13 @@ async def feed(offload: Offload, source: Source, function: Callable[[BinaryReade
     async with closing_generator(source), aclosing(_async_chunks(source)) as chunks:
         if isinstance(offload, Inline):
             return await _spool(chunks, function)
-        return await _pipe(offload, chunks, function)
+        head, ended = await _gather(chunks)
+        if not ended:
+            return await _pipe(offload, head, chunks, function)
+    content = b"".join(head)
+    if put_short is not None and len(content) <= short_bytes:
+        return await put_short(memoryview(content))
+    return await offload.run(function, io.BytesIO(content))
 
 
 def checked_source(source: Source) -> Source:
@@ -226,17 +248,22 @@ async def _spool(chunks: AsyncIterator[bytes], function: Callable[[BinaryReader]
         return function(spool)
 
 
-async def _pipe(offload: Offload, chunks: AsyncIterator[bytes], function: Callable[[BinaryReader], T]) -> T:
+async def _gather(chunks: AsyncIterator[bytes]) -> tuple[list[bytes], bool]:
+    """Return what comes first, and whether it is all."""
     head: list[bytes] = []
     size = 0
     async for chunk in chunks:
         head.append(chunk)
         size += len(chunk)
         if size > PIPE_BYTES:
-            break
-    else:
-        return await offload.run(function, io.BytesIO(b"".join(head)))
-    pipe = _Pipe(head, size)
+            return head, False
+    return head, True
+
+
+async def _pipe(
+    offload: Offload, head: list[bytes], chunks: AsyncIterator[bytes], function: Callable[[BinaryReader], T]
+) -> T:
+    pipe = _Pipe(head, sum(map(len, head)))
     results: list[T] = []
     errors: list[Exception] = []
 

@@ -34,6 +34,9 @@ _JOINED_BYTES: Final = 1024 * 1024
 _GAP_BYTES: Final = 4096
 _TRIES: Final = 3
 
+_KEYS_AT_ONCE: Final = BATCH_BYTES // CHUNK_BYTES
+"""How many small objects are read without asking how large each is, and still are no more than a batch."""
+
 
 def plan(lease: Lease, keys: Sequence[str], repository: object) -> tuple[list[Item], Identities]:
     """Look up objects, and put them in the order in which reading them is fastest.
@@ -67,8 +70,12 @@ def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repo
     try:
         while len(batch) < len(items) and size < BATCH_BYTES:
             position = len(batch)
-            end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
-            run = _read_run(lease, identities, items[position:end]) if end > position else None
+            run: list[OpenedObject] | None
+            if isinstance(items[position], str):
+                run = _open_keys(lease, items[position : position + _KEYS_AT_ONCE], repository)
+            else:
+                end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
+                run = _read_run(lease, identities, items[position:end]) if end > position else None
             batch += run or [_open_one(lease, items[position], repository)]
             size += sum(len(opened.head) for opened in batch[position:])
             if batch[-1].handle is not None:
@@ -203,6 +210,32 @@ def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> li
         OpenedObject(key, length, data[offset - start : offset - start + length], None)
         for key, _, offset, length, _, _ in rows
     ]
+
+
+def _open_keys(lease: Lease, items: Sequence[Item], repository: object) -> list[OpenedObject]:
+    """Open objects that are not looked up yet, from the first on, up to a large one or one that cannot be read."""
+    keys = [item for item in items if isinstance(item, str)]
+    rows = {row[0]: row for row in lease.index.rows(keys)}
+    batch: list[OpenedObject] = []
+    for key in keys:
+        try:
+            batch.append(_read_row(lease, rows.get(key)) or _open_one(lease, key, repository))
+        except (RepositoryError, OSError):
+            if not batch:
+                raise
+            break
+        if batch[-1].handle is not None:
+            break
+    return batch
+
+
+def _read_row(lease: Lease, row: RawRow | None) -> OpenedObject | None:
+    """Read a small object if it is packed as it is in a pack that is open already."""
+    if row is None or row[4] or row[3] > CHUNK_BYTES or (descriptor := _good_descriptor(lease, row[1])) is None:
+        return None
+    key, _, offset, length, _, _ = row
+    content = read_at(descriptor, length, offset)
+    return OpenedObject(key, length, content, None) if len(content) == length else None
 
 
 def _open_one(lease: Lease, item: Item, repository: object) -> OpenedObject:

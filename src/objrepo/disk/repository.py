@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from objrepo.disk.objects import find_size, has_object, has_objects, open_object
 from objrepo.disk.pool import Lease, Pool
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import possible_keys
-from objrepo.offload import Offload, OperationAbandoned, is_abandoned
+from objrepo.offload import ALONE, Offload, OperationAbandoned, is_abandoned
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo
 from objrepo.source import Prefixed, open_source, read_up_to
@@ -182,14 +183,20 @@ class DiskRepository(RepositoryBase):
 
     _groups_puts = True
 
-    def _put_each(self, contents: list[memoryview]) -> list[Any]:
-        if len(contents) > 1:
-            with self._pool.lease() as lease:
-                return put_group(lease, contents)
+    def _put_each(self, sources: list[memoryview | os.PathLike[str]]) -> list[Any]:
+        outcomes = [source if isinstance(source, memoryview) else _small_file(source) for source in sources]
+        small = {number: content for number, content in enumerate(outcomes) if content is not ALONE}
+        if len(small) > 1:
+            stored = self._put_small(small)
+        else:  # who is alone puts it where AiiDA does, in a file of its own
+            stored = {number: self._outcome(content) for number, content in small.items()}
+        return [stored.get(number, ALONE) for number in range(len(sources))]
+
+    def _outcome(self, content: memoryview | bytes) -> Any:
         try:
-            return [self._put_content(contents[0])]  # who is alone puts it where AiiDA does, in a file of its own
+            return self._put_alone(memoryview(content))
         except (RepositoryError, OSError) as error:
-            return [error]
+            return error
 
     def _put_all(self, sources: Sequence[Source]) -> list[str]:
         keys: dict[int, str] = {}
@@ -213,7 +220,7 @@ class DiskRepository(RepositoryBase):
             keys |= self._put_small(small)
         return [keys[number] for number in range(len(sources))]
 
-    def _put_small(self, contents: dict[int, bytes]) -> dict[int, str]:
+    def _put_small(self, contents: dict[int, Any]) -> dict[int, str]:
         if not contents:
             return {}
         with self._pool.lease() as lease:
@@ -306,6 +313,20 @@ class DiskRepository(RepositoryBase):
 
     def _close(self) -> None:
         self._pool.close()
+
+
+def _small_file(path: os.PathLike[str]) -> bytes | Any:
+    """Return the content of a file; ``ALONE`` where it may be large, may have to be waited for, or cannot be read."""
+    try:
+        status = Path(path).stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= GROUPED_BYTES:
+            with open(path, "rb", buffering=0) as file:
+                content = file.read(GROUPED_BYTES + 1)
+            if len(content) <= GROUPED_BYTES:
+                return content
+    except (OSError, ValueError):
+        pass  # done alone, it meets its error
+    return ALONE
 
 
 def _info(lease: Lease, detailed: bool) -> DiskInfo:

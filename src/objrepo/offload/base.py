@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
+from objrepo.offload.ahead import Ahead, InTask, WhenAsked
+
 __all__ = ("ALONE", "Inline", "Offload")
 
 T = TypeVar("T")
@@ -58,6 +60,13 @@ class Offload(ABC):
         :param wait: as in :meth:`run`.
         """
 
+    def ahead(self) -> Ahead[Any]:
+        """Return an async context manager for blocking calls that are at work while their caller goes on.
+
+        What is under way when it is left is cancelled, and waited for as by :meth:`run`.
+        """
+        return InTask(self.run)
+
 
 class Inline(Offload):
     """Runs blocking functions right where they are called, for callers without an event loop.
@@ -90,3 +99,7 @@ class Inline(Offload):
     ) -> T:
         """Do it alone: nobody else is there."""
         return alone(item)
+
+    def ahead(self) -> Ahead[Any]:
+        """Return what makes each call when its result is asked for: nothing happens beside the caller."""
+        return WhenAsked()
