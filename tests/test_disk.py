@@ -533,10 +533,8 @@ anyio.run(main)
         assert (await repo.verify()).objects == 500
         assert (await repo.verify()).ok
         assert (folder / "packs" / "0.lock").exists()
-        with pytest.raises(RepositoryBusyError, match=r"was killed.*0\.lock"):
-            await repo.maintain()
-        (folder / "packs" / "0.lock").unlink()
-        await repo.maintain()
+        await repo.maintain()  # whoever holds the lock on `maintain.lock` knows that the other's owner is gone
+        assert not (folder / "packs" / "0.lock").exists()
         assert (await repo.info()).packed == 500
         assert (await repo.verify()).ok
 

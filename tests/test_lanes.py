@@ -492,7 +492,7 @@ anyio.run(main)
 
     async def test_maintain_waits_for_writers_of_groups(self, repo, folder, monkeypatch):
         keys = await repo.put_many([b"one", b"two"])
-        monkeypatch.setattr("objrepo.disk.maintenance.DELETE_PATIENCE", 0.05)
+        monkeypatch.setattr("objrepo.disk.repack._PATIENCE", 0.05)
         with FileLock(folder / f"writer-{FIRST_OWN_PACK}.lock"), pytest.raises(RepositoryBusyError, match="writing to"):
             await repo.maintain(live=False)
         await repo.delete(keys[0])

@@ -1,11 +1,13 @@
 """Reading many objects: in the order in which they lie in the packs, with neighbours joined into one read.
 
 Rows are looked up once, for all objects, and used later, when the objects' turn comes. By then a repack may have put
-another file under a pack's name, so it is noted which file each pack was when the rows were read: see :func:`plan`.
+another file under a pack's name, so the state of each pack is noted when the rows are read: see :func:`plan`. Which
+file it is would not be enough, as nobody keeps the file open, and another one may get its inode.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -13,16 +15,16 @@ from typing import Any, Final
 
 from objrepo.disk.index import SCANNED_FOR_ONE, RawRow
 from objrepo.disk.objects import has_objects, open_object
-from objrepo.disk.packs import Identity, read_at
+from objrepo.disk.packs import Stamp, read_at, stamp_of
 from objrepo.disk.pool import Lease
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.offload import ALONE
 from objrepo.stream import BATCH_BYTES, CHUNK_BYTES, OpenedObject
 
-__all__ = ("Identities", "Item", "open_items", "plan", "read_each")
+__all__ = ("Item", "Stamps", "open_items", "plan", "read_each")
 
-Identities = Mapping[int, Identity | None]
-"""Which file each pack was."""
+Stamps = Mapping[int, Stamp | None]
+"""The state of each pack."""
 
 Item = RawRow | str
 """A row of the index, or the key of an object that is not packed or that is to be looked up again."""
@@ -38,10 +40,10 @@ _KEYS_AT_ONCE: Final = BATCH_BYTES // CHUNK_BYTES
 """How many small objects are read without asking how large each is, and still are no more than a batch."""
 
 
-def plan(lease: Lease, keys: Sequence[str], repository: object) -> tuple[list[Item], Identities]:
+def plan(lease: Lease, keys: Sequence[str], repository: object) -> tuple[list[Item], Stamps]:
     """Look up objects, and put them in the order in which reading them is fastest.
 
-    :return: items for :func:`open_items`, and which file each pack was at the time.
+    :return: items for :func:`open_items`, and the state of each pack at the time.
     :raises ObjectNotFoundError: naming every key whose object is not there.
     """
     if len(keys) > _PLANNED_AT_MOST:
@@ -50,17 +52,17 @@ def plan(lease: Lease, keys: Sequence[str], repository: object) -> tuple[list[It
             found |= has_objects(lease, keys[start : start + _PLANNED_AT_MOST])
         _require(keys, found, repository)
         return list(keys), {}
-    rows, identities = _rows(lease, keys)
+    rows, stamps = _rows(lease, keys)
     loose: list[str] = []
     if len(rows) < len(keys):
         packed = {row[0] for row in rows}
         loose = [key for key in keys if key not in packed]
         _require(keys, packed | has_objects(lease, loose), repository)
     rows.sort(key=itemgetter(1, 2))
-    return [*rows, *loose], identities
+    return [*rows, *loose], stamps
 
 
-def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repository: object) -> list[OpenedObject]:
+def open_items(lease: Lease, stamps: Stamps, items: Sequence[Item], repository: object) -> list[OpenedObject]:
     """Open objects, from the first on, until there is enough for one hop or one is too large to be held whole.
 
     :raises ObjectNotFoundError: if one has been deleted since it was looked up.
@@ -70,13 +72,9 @@ def open_items(lease: Lease, identities: Identities, items: Sequence[Item], repo
     try:
         while len(batch) < len(items) and size < BATCH_BYTES:
             position = len(batch)
-            run: list[OpenedObject] | None
-            if isinstance(items[position], str):
-                run = _open_keys(lease, items[position : position + _KEYS_AT_ONCE], repository)
-            else:
-                end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
-                run = _read_run(lease, identities, items[position:end]) if end > position else None
-            batch += run or [_open_one(lease, items[position], repository)]
+            end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
+            run = _read_run(lease, stamps, items[position:end]) if end > position else None
+            batch += run or _open_keys(lease, items[position : position + _KEYS_AT_ONCE], repository)
             size += sum(len(opened.head) for opened in batch[position:])
             if batch[-1].handle is not None:
                 break
@@ -136,16 +134,16 @@ def _read_one(lease: Lease, key: str, repository: object) -> Any:
     return ALONE
 
 
-def _rows(lease: Lease, keys: Sequence[str]) -> tuple[list[RawRow], Identities]:
-    """Return the rows of objects, with the files that the packs were as long as nobody changed the index."""
+def _rows(lease: Lease, keys: Sequence[str]) -> tuple[list[RawRow], Stamps]:
+    """Return the rows of objects, with the states of the packs, as long as nobody changed the index."""
     rows = []
     for _ in range(_TRIES):
         version = lease.index.version()
         scan = lease.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
         rows = lease.index.scan(set(keys)) if scan else lease.index.rows(keys)
-        identities = {pack_id: lease.packs.identity(pack_id) for pack_id in {row[1] for row in rows}}
+        stamps = {pack_id: lease.packs.stamp(pack_id) for pack_id in {row[1] for row in rows}}
         if lease.index.version() == version:
-            return rows, identities
+            return rows, stamps
     return rows, {}  # somebody writes all the time: look them up again, one by one
 
 
@@ -191,16 +189,16 @@ def _end_of_run(items: Sequence[Item], position: int) -> int:
     return len(items)
 
 
-def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> list[OpenedObject] | None:
-    """Read neighbours at once; None if their pack is another file by now or ends early: each says then what it is."""
+def _read_run(lease: Lease, stamps: Stamps, items: Sequence[Item]) -> list[OpenedObject] | None:
+    """Read neighbours at once; None if their pack has changed since or ends early: each says then what it is."""
     rows = [item for item in items if not isinstance(item, str)]
     _, pack, start, _, _, _ = rows[0]
     lease.packs.trim()
     try:
-        descriptor, identity, _ = lease.packs.descriptor(pack)
+        descriptor, _, _ = lease.packs.descriptor(pack)
     except FileNotFoundError:
         return None
-    if identity != identities.get(pack):
+    if stamp_of(os.fstat(descriptor)) != stamps.get(pack):
         return None
     _, _, last, length, _, _ = rows[-1]
     data = read_at(descriptor, last + length - start, start)
@@ -213,8 +211,8 @@ def _read_run(lease: Lease, identities: Identities, items: Sequence[Item]) -> li
 
 
 def _open_keys(lease: Lease, items: Sequence[Item], repository: object) -> list[OpenedObject]:
-    """Open objects that are not looked up yet, from the first on, up to a large one or one that cannot be read."""
-    keys = [item for item in items if isinstance(item, str)]
+    """Look objects up again, and open them, from the first on, up to a large one or one that cannot be read."""
+    keys = [item if isinstance(item, str) else item[0] for item in items]
     rows = {row[0]: row for row in lease.index.rows(keys)}
     batch: list[OpenedObject] = []
     for key in keys:
@@ -238,8 +236,7 @@ def _read_row(lease: Lease, row: RawRow | None) -> OpenedObject | None:
     return OpenedObject(key, length, content, None) if len(content) == length else None
 
 
-def _open_one(lease: Lease, item: Item, repository: object) -> OpenedObject:
-    key = item if isinstance(item, str) else item[0]
+def _open_one(lease: Lease, key: str, repository: object) -> OpenedObject:
     opened = open_object(lease, key)
     if opened is None:
         raise ObjectNotFoundError([key], repository)

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.pool import Lease
 from objrepo.errors import RepositoryError
-from objrepo.offload import is_abandoned
 
-__all__ = ("FIRST_OWN_PACK", "own_pack_lock", "put_group")
+__all__ = ("FIRST_OWN_PACK", "put_group")
 
 FIRST_OWN_PACK: Final = 1_000_000
 """The number of the first pack that groups are written to."""
@@ -44,8 +44,10 @@ def put_group(lease: Lease, contents: Sequence[Buffer]) -> list[str]:
     for _ in range(_TRIES):
         # Only packed ones are left out: a loose copy beside a packed one is as usual as a packer that was interrupted,
         # and to look for 256 files costs more than to write 256 small objects.
-        there = lease.index.present(objects)
-        objects = {key: content for key, content in objects.items() if key not in there}
+        there = lease.index.rows(objects)
+        for pack_id in {row[1] for row in there}:
+            lease.packs.flush(pack_id)  # whoever put it there may not have come to that yet
+        objects = {key: content for key, content in objects.items() if key not in {row[0] for row in there}}
         if not objects:
             return keys
         with _own_pack(lease) as (pack_id, pack):
@@ -55,23 +57,6 @@ def put_group(lease: Lease, contents: Sequence[Buffer]) -> list[str]:
                 return keys
             lease.index.take_back(rows)
     raise RepositoryError(f"somebody keeps on replacing the packs of {lease.layout.folder} while they are written")
-
-
-@contextmanager
-def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
-    """Hold the lock of a pack that groups are written to, if it is to be had within ``timeout`` seconds."""
-    import filelock
-
-    lock = filelock.FileLock(folder / f"writer-{pack_id}.lock")
-    try:
-        lock.acquire(timeout=timeout, poll_interval=0.02, cancel_check=is_abandoned)
-    except filelock.Timeout:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -103,8 +88,7 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
         while data:
             data = data[pack.write(data) :]
         flush_file(pack)
-        if start == 0:
-            flush_folder(Path(pack.name).parent)
+        flush_folder(Path(pack.name).parent)  # whoever made the pack may have been killed before
     except OSError:
         pack.truncate(start)
         raise

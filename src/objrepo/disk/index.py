@@ -78,6 +78,7 @@ class Index:
             check_same_thread=False,
         )
         try:
+            connection.execute("PRAGMA synchronous = FULL")  # not everywhere the default
             connection.execute(_ROW, ("",)).fetchall()  # opens the file, and checks the table and its columns
         except BaseException:
             connection.close()
@@ -146,6 +147,25 @@ class Index:
             rows,
         )
 
+    def remove(self, keys: Iterable[str]) -> None:
+        """Remove objects, in one transaction that is on the disk on return."""
+        self._write("DELETE FROM db_object WHERE hashkey = ?", [(key,) for key in keys])
+
+    def rows_of_pack(self, pack_id: int) -> list[RawRow]:
+        """Return the rows of all objects in a pack, in their order there."""
+        return self._all(f"SELECT {_COLUMNS} FROM db_object WHERE pack_id = ? ORDER BY offset", pack_id)
+
+    def pack_ids(self) -> list[int]:
+        """Return the packs that objects are in."""
+        return [int(pack_id) for (pack_id,) in self._all("SELECT DISTINCT pack_id FROM db_object")]
+
+    def move(self, rows: Sequence[RawRow], pack_id: int, offsets: Sequence[int]) -> None:
+        """Have objects that were not removed or moved meanwhile be in another pack, all in one transaction."""
+        self._write(
+            "UPDATE db_object SET pack_id = ?, offset = ? WHERE hashkey = ? AND pack_id = ? AND offset = ?",
+            [(pack_id, offset, row[0], row[1], row[2]) for row, offset in zip(rows, offsets, strict=True)],
+        )
+
     def take_back(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
         """Remove those of the rows that are still as they were inserted."""
         self._write(
@@ -154,7 +174,7 @@ class Index:
             rows,
         )
 
-    def _write(self, statement: str, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
+    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> None:
         with _errors(self._path):
             self._execute("BEGIN IMMEDIATE")
             try:
@@ -172,7 +192,7 @@ class Index:
         """Close the connection."""
         self._connection.close()
 
-    def _all(self, statement: str, *parameters: str) -> list[Any]:
+    def _all(self, statement: str, *parameters: str | int) -> list[Any]:
         try:
             # To the last row, as a statement that is not run to its end keeps its read transaction open.
             return self._execute(statement, parameters).fetchall()

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from objrepo.disk.group import FIRST_OWN_PACK, own_pack_lock
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
+from objrepo.disk.loose import remove_loose
 from objrepo.disk.pool import Lease
+from objrepo.disk.repack import holes, repack
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 from objrepo.offload import OperationAbandoned, is_abandoned
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
 
-__all__ = ("DELETE_PATIENCE", "Plan", "maintenance_lock", "perform", "store_errors", "survey")
+__all__ = ("Plan", "perform", "store_errors", "survey")
 
-DELETE_PATIENCE: Final = 30.0
-"""How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
+_TRIES: Final = 20
 
 
 @dataclass(frozen=True)
@@ -64,34 +65,6 @@ class Plan:
 
 
 @contextmanager
-def maintenance_lock(layout: Layout, timeout: float) -> Iterator[None]:
-    """Hold the lock that one packer at a time holds, across threads and processes.
-
-    :param timeout: how many seconds to wait for it; 0 tries once.
-    :raises RepositoryBusyError: if somebody else holds it, or if another program is writing to a pack.
-    """
-    import filelock
-
-    try:
-        lock = filelock.FileLock(layout.maintenance_lock).acquire(
-            timeout=timeout, poll_interval=0.02, cancel_check=is_abandoned
-        )
-    except filelock.Timeout:
-        if is_abandoned():
-            raise OperationAbandoned from None
-        raise RepositoryBusyError(
-            f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock})"
-        ) from None
-    with lock:
-        if locks := layout.pack_locks():
-            raise RepositoryBusyError(
-                f"another program is packing the repository at {layout.folder}, or was killed while it did: "
-                f"{locks[0]} exists"
-            )
-        yield
-
-
-@contextmanager
 def store_errors(layout: Layout) -> Iterator[None]:
     """Turn the errors of disk-objectstore and SQLAlchemy into those of objrepo."""
     from disk_objectstore.exceptions import InconsistentContent
@@ -116,7 +89,7 @@ def survey(lease: Lease, plan: Plan) -> tuple[MaintenanceStep, ...]:
         steps.append(MaintenanceStep("pack_loose", *loose.waiting))
     packed = lease.index.count()
     if plan.do_repack:
-        steps.append(MaintenanceStep("do_repack", packed, _holes(lease)))
+        steps.append(MaintenanceStep("do_repack", packed, holes(lease)))
     if plan.clean_storage:
         steps.append(MaintenanceStep("clean_storage", *loose.copies))
     if plan.do_vacuum:
@@ -130,19 +103,17 @@ def perform(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> tupl
     A caller that has been cancelled stops it between two objects or two packs; what was committed by then stays.
     """
     steps = []
-    with store_errors(lease.layout):
-        if plan.pack_loose:
+    if plan.pack_loose:
+        with store_errors(lease.layout):
             steps.append(_pack(lease, plan, progress))
-        if plan.do_repack:
-            steps.append(_repack(lease, progress))
-        if plan.clean_storage:
-            copies = _survey_loose(lease).copies
-            lease.container.clean_storage()
-            steps.append(MaintenanceStep("clean_storage", *copies))
-        if plan.do_vacuum:
-            lease.end_transaction()
-            lease.index.vacuum()
-            steps.append(MaintenanceStep("do_vacuum", lease.index.count(), lease.layout.index_file.stat().st_size))
+    if plan.do_repack:
+        freed = repack(lease, progress)
+        steps.append(MaintenanceStep("do_repack", lease.index.count(), freed))
+    if plan.clean_storage:
+        steps.append(_clean(lease))
+    if plan.do_vacuum:
+        lease.index.vacuum()
+        steps.append(MaintenanceStep("do_vacuum", lease.index.count(), lease.layout.index_file.stat().st_size))
     return tuple(steps)
 
 
@@ -170,52 +141,41 @@ def _survey_loose(lease: Lease) -> _Loose:
     return _Loose((waiting[0], waiting[1]), (copies[0], copies[1]))
 
 
-def _holes(lease: Lease) -> int:
-    """Return the bytes in packs that belong to no object any more."""
-    return max(lease.layout.pack_files_size() - lease.index.sums()[1], 0)
-
-
 def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
     count, (size, _) = lease.index.count(), lease.index.sums()
-    try:
-        lease.container.pack_all_loose(
-            compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
-            callback=_listener("pack_loose", progress),
-            clean_loose_per_pack=plan.incremental_cleanup,
-            do_fsync=False,  # the container flushes each pack by itself
-        )
-    finally:
-        lease.end_transaction()
+    for tries_left in range(_TRIES, -1, -1):
+        try:
+            lease.container.pack_all_loose(
+                compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
+                callback=_listener("pack_loose", progress),
+                clean_loose_per_pack=plan.incremental_cleanup,
+                do_fsync=False,  # the container flushes each pack by itself
+            )
+            break
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+            # Another program has deleted or cleaned a loose object that was about to be packed.
+        finally:
+            lease.end_transaction()
     return MaintenanceStep("pack_loose", lease.index.count() - count, lease.index.sums()[0] - size)
 
 
-def _repack(lease: Lease, progress: ProgressCallback | None) -> MaintenanceStep:
-    before = lease.layout.pack_files_size()
-    packs = lease.layout.pack_files()
-    done = 0
-    for path in packs:
-        # Between two packs only: a repack of one that is broken off leaves a file that stops the next.
+def _clean(lease: Lease) -> MaintenanceStep:
+    """Remove the loose files of packed objects."""
+    objects = size = 0
+    for keys in loose_keys(lease):
         if is_abandoned():
             raise OperationAbandoned
-        size = path.stat().st_size
-        _repack_one(lease, path.name)
-        done += size
-        if progress is not None:
-            progress(Progress("do_repack", done, before, "bytes"))
-    lease.end_transaction()
-    return MaintenanceStep("do_repack", lease.index.count(), max(before - lease.layout.pack_files_size(), 0))
-
-
-def _repack_one(lease: Lease, name: str) -> None:
-    if int(name) < FIRST_OWN_PACK:
-        lease.container.repack_pack(name)
-        return
-    with own_pack_lock(lease.layout.folder, int(name), DELETE_PATIENCE) as locked:
-        if not locked:
-            raise RepositoryBusyError(f"somebody is writing to pack {name} of the repository at {lease.layout.folder}")
-        lease.container.repack_pack(name)
+        copies = list(lease.index.present(keys))
+        for key in copies:
+            with suppress(FileNotFoundError):
+                size += os.stat(lease.layout.loose_name(lease.config, key)).st_size  # noqa: PTH116
+                objects += 1
+        remove_loose(lease, copies)
+    return MaintenanceStep("clean_storage", objects, size)
 
 
 def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, Any], None]:

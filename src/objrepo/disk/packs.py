@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import suppress
 from typing import Final
 
+from objrepo.disk.durable import flush_file
 from objrepo.disk.index import Row
 from objrepo.disk.layout import Layout
 from objrepo.errors import CorruptObjectError
 
-__all__ = ("Identity", "Packs", "inflated", "read_at", "short_of")
+__all__ = ("Identity", "Packs", "Stamp", "inflated", "read_at", "short_of", "stamp_of")
 
 Identity = tuple[int, int]
-"""Which file it is that has a name: device and inode."""
+"""Which file it is that has a name: device and inode. It is another one's as soon as nobody has the file open."""
+
+Stamp = tuple[int, int, int, int]
+"""The state of a file: device, inode, size, and when it was last changed, in nanoseconds."""
 
 # A file that is open cannot be replaced on Windows, so there none is kept open.
 _KEPT: Final = 8 if os.name == "posix" else 0
@@ -63,6 +68,18 @@ class Packs:
             return None
         return status.st_dev, status.st_ino
 
+    def stamp(self, pack_id: int) -> Stamp | None:
+        """Return the state of the file that has the name of a pack, None if none has it."""
+        try:
+            return stamp_of(os.stat(self.path(pack_id)))  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+
+    def flush(self, pack_id: int) -> None:
+        """Have the disk store a pack that somebody else has written; one that is not there any more is no error."""
+        with suppress(FileNotFoundError), open(self.path(pack_id), "rb") as pack:
+            flush_file(pack)
+
     def path(self, pack_id: int) -> str:
         """Return the path of a pack; ``-1`` is the one that a repack is writing."""
         path = self._paths.get(pack_id)
@@ -86,6 +103,11 @@ class Packs:
         known = self._open.pop(pack_id, None)
         if known is not None:
             os.close(known[0])
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the state of a file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:

@@ -9,15 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, Final
 
 from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase
 from objrepo.disk import lifecycle
-from objrepo.disk.bulk import Identities, Item, open_items, plan, read_each
-from objrepo.disk.durable import flush_folder
+from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
 from objrepo.disk.group import put_group
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys, loose_keys
+from objrepo.disk.locks import maintenance_lock
+from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
 from objrepo.disk.pool import Lease, Pool
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
@@ -29,6 +30,9 @@ from objrepo.source import Prefixed, open_source, read_up_to
 from objrepo.stream import BATCH_BYTES, OpenedObject
 
 __all__ = ("DiskInfo", "DiskRepository")
+
+_DELETE_PATIENCE: Final = 30.0
+"""How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +180,7 @@ class DiskRepository(RepositoryBase):
 
     def _put(self, reader: BinaryReader) -> str:
         with self._pool.lease() as lease:
-            key: str = lease.container.add_streamed_object(cast("BinaryIO", reader))
-            # disk-objectstore 1.5.0 flushes the folder above the one that it moved the file into.
-            flush_folder(lease.layout.loose_path(lease.config, key).parent)
-            return key
+            return write_loose(lease, reader)
 
     _groups_puts = True
 
@@ -269,12 +270,12 @@ class DiskRepository(RepositoryBase):
         with self._pool.lease() as lease:
             if len(possible_keys(keys, lease.config.hash_type)) < len(keys):
                 self._require(keys)
-            items, identities = plan(lease, keys, self)
-        return items, partial(self._open_items, identities)
+            items, stamps = plan(lease, keys, self)
+        return items, partial(self._open_items, stamps)
 
-    def _open_items(self, identities: Identities, items: Sequence[Item]) -> list[OpenedObject]:
+    def _open_items(self, stamps: Stamps, items: Sequence[Item]) -> list[OpenedObject]:
         with self._pool.lease() as lease:
-            opened = open_items(lease, identities, items, self)
+            opened = open_items(lease, stamps, items, self)
         self._kept(opened[-1])
         return opened
 
@@ -283,14 +284,13 @@ class DiskRepository(RepositoryBase):
             return list_keys(lease, cursor, PAGE_KEYS)
 
     def _delete(self, keys: Sequence[str]) -> None:
-        from objrepo.disk.maintenance import DELETE_PATIENCE, maintenance_lock, store_errors
-
-        with self._pool.lease() as lease, maintenance_lock(lease.layout, DELETE_PATIENCE):
+        with self._pool.lease() as lease, maintenance_lock(lease.layout, _DELETE_PATIENCE):
             found = has_objects(lease, keys)
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
-            with store_errors(lease.layout):
-                lease.container.delete_objects(list(keys))
+            # Loose ones first: whatever stops this, nothing that was packed as well comes back as it was.
+            remove_loose(lease, list(keys))
+            lease.index.remove(keys)
 
     def _info(self, detailed: bool) -> DiskInfo:
         with self._pool.lease() as lease:
@@ -299,7 +299,7 @@ class DiskRepository(RepositoryBase):
     def _maintain(
         self, plan: Any, dry_run: bool, timeout: float, progress: ProgressCallback | None
     ) -> MaintenanceReport:
-        from objrepo.disk.maintenance import maintenance_lock, perform, survey
+        from objrepo.disk.maintenance import perform, survey
 
         with self._pool.lease() as lease:
             if dry_run:

@@ -1,0 +1,87 @@
+"""Loose objects: a file each, written aside, flushed, and moved to its place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from objrepo.disk.durable import flush_file, flush_folder, start_write_back
+from objrepo.disk.pool import Lease
+from objrepo.disk.turns import turn
+from objrepo.protocol import BinaryReader
+
+__all__ = ("remove_loose", "write_loose")
+
+_COPY_BYTES: Final = 512 * 1024
+_WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
+
+
+def write_loose(lease: Lease, reader: BinaryReader) -> str:
+    """Store what a reader gives; on return it is on the disk, and if anything is raised, nothing is left.
+
+    An object that is there already is written again: it may be damaged, or not be on the disk yet.
+
+    :return: the key.
+    """
+    aside = lease.layout.sandbox / uuid.uuid4().hex
+    try:
+        with open(aside, "xb", buffering=0) as file:
+            key = _copy(reader, file, lease.config.hash_type)
+            flush_file(file)
+        _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease.layout.loose)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return key
+
+
+def remove_loose(lease: Lease, keys: list[str]) -> None:
+    """Remove the files of objects, those that are there; on return they are gone from the disk."""
+    folders = set()
+    for key in keys:
+        path = Path(lease.layout.loose_name(lease.config, key))
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        folders.add(path.parent)
+    for folder in folders:
+        flush_folder(folder)
+
+
+def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
+    """Write what a reader gives to a file, the disk being at work from the first megabytes on; return the hash."""
+    hasher = hashlib.new(hash_type)
+    written = begun = 0
+    patient = True
+    while chunk := reader.read(_COPY_BYTES):
+        # What is small, or only the rest, is done sooner than waited for.
+        with turn(patient and len(chunk) == _COPY_BYTES) as taken:
+            hasher.update(chunk)
+            data = memoryview(chunk)
+            while data:
+                data = data[file.write(data) :]
+        patient = taken or len(chunk) < _COPY_BYTES
+        written += len(chunk)
+        if written - begun >= _WRITE_BACK_BYTES:
+            start_write_back(file, begun, written - begun)
+            begun = written
+    return hasher.hexdigest()
+
+
+def _move(aside: Path, path: Path, loose: Path) -> None:
+    if path.parent != loose:
+        path.parent.mkdir(exist_ok=True)
+    try:
+        os.replace(aside, path)  # noqa: PTH105
+    except PermissionError:
+        # Windows does not replace what somebody is reading, and what can be read so is there.
+        if os.name == "posix" or not path.exists():
+            raise
+        aside.unlink()
+    flush_folder(path.parent)
+    if path.parent != loose:
+        flush_folder(loose)  # whoever made the folder may not have come to that yet

@@ -1,0 +1,120 @@
+"""Rewriting packs without what was deleted from them, so that at no moment an object is missing.
+
+What is left of a pack is copied to one with a new number, the copy is flushed, one transaction of the index makes the
+move, and only then the old pack is removed. A crash on the way leaves a pack that no row names, before or after; the
+next repack removes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.group import FIRST_OWN_PACK
+from objrepo.disk.index import RawRow, Row
+from objrepo.disk.locks import own_pack_lock, pack_lock
+from objrepo.disk.packs import read_at, short_of
+from objrepo.disk.pool import Lease
+from objrepo.errors import RepositoryBusyError
+from objrepo.offload import OperationAbandoned, is_abandoned
+from objrepo.reports import Progress, ProgressCallback
+
+__all__ = ("holes", "repack")
+
+_COPY_BYTES: Final = 1024 * 1024
+_PATIENCE: Final = 30.0
+"""How many seconds to wait for a writer to a pack."""
+
+
+def holes(lease: Lease) -> int:
+    """Return the bytes in packs that belong to no object any more."""
+    return max(lease.layout.pack_files_size() - lease.index.sums()[1], 0)
+
+
+def repack(lease: Lease, progress: ProgressCallback | None) -> int:
+    """Rewrite each pack that has holes; return how many bytes that freed.
+
+    A caller that has been cancelled stops it between two pieces of a pack; what was moved by then stays moved.
+    """
+    packs = [int(path.name) for path in lease.layout.pack_files()]
+    total = lease.layout.pack_files_size()
+    done = freed = 0
+    for pack_id in packs:
+        with _locked(lease, pack_id):
+            path = Path(lease.packs.path(pack_id))
+            size = path.stat().st_size
+            rows = lease.index.rows_of_pack(pack_id)
+            if sum(row[3] for row in rows) < size or not rows:
+                freed += _rewrite(lease, path, size, rows)
+        done += size
+        if progress is not None:
+            progress(Progress("do_repack", done, max(total, done), "bytes"))
+    return freed
+
+
+def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
+    """Move a pack's objects to a new one, and remove it; return how many bytes that freed."""
+    kept = 0
+    if rows:
+        new_id = _next_number(lease, int(path.name))
+        with _locked(lease, new_id):
+            new = Path(lease.packs.path(new_id))
+            try:
+                with open(path, "rb", buffering=0) as source, open(new, "xb", buffering=0) as target:
+                    moves = _copy(source, target, rows, path)
+                    kept = target.tell()
+                    flush_file(target)
+                flush_folder(new.parent)
+                lease.index.move(rows, new_id, moves)
+            except BaseException:
+                if not lease.index.rows_of_pack(new_id):
+                    new.unlink(missing_ok=True)
+                raise
+    path.unlink()
+    flush_folder(path.parent)
+    return size - kept
+
+
+def _copy(source: BinaryIO, target: BinaryIO, rows: list[RawRow], path: Path) -> list[int]:
+    """Copy the bytes of objects; return where each begins now."""
+    offsets = []
+    position = 0
+    for key, pack_id, offset, length, compressed, size in rows:
+        offsets.append(position)
+        for start in range(0, length, _COPY_BYTES):
+            if is_abandoned():
+                raise OperationAbandoned
+            wanted = min(_COPY_BYTES, length - start)
+            data = read_at(source.fileno(), wanted, offset + start)
+            if len(data) < wanted:
+                row = Row(key, pack_id, offset, length, bool(compressed), size)
+                raise short_of(row, str(path), os.fstat(source.fileno()).st_size)
+            view = memoryview(data)
+            while view:
+                view = view[target.write(view) :]
+        position += length
+    return offsets
+
+
+def _next_number(lease: Lease, pack_id: int) -> int:
+    """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
+    own = pack_id >= FIRST_OWN_PACK
+    numbers = [int(path.name) for path in lease.layout.pack_files()] + lease.index.pack_ids()
+    return max(number for number in numbers if (number >= FIRST_OWN_PACK) == own) + 1
+
+
+@contextmanager
+def _locked(lease: Lease, pack_id: int) -> Iterator[None]:
+    """Keep others from writing to a pack: disk-objectstore's packers, or those who put groups."""
+    with ExitStack() as stack:
+        if pack_id < FIRST_OWN_PACK:
+            stack.enter_context(pack_lock(lease.layout, pack_id))
+        elif not stack.enter_context(own_pack_lock(lease.layout.folder, pack_id, _PATIENCE)):
+            raise RepositoryBusyError(
+                f"somebody is writing to pack {pack_id} of the repository at {lease.layout.folder}"
+            )
+        yield
