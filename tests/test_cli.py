@@ -188,9 +188,32 @@ class TestTheRest:
         path.write_bytes(b"CONTENT")
         status, out, _ = objrepo_("verify")
         assert status == 1
-        assert out.decode().startswith(f"{key}  its content hashes to {sha(b'CONTENT')}\n")
+        assert out.decode().startswith(f"{key}  its content in {path} hashes to {sha(b'CONTENT')}\n")
+        assert objrepo_("verify", "--quick")[0] == 0
         report = json.loads(objrepo_("verify", "--json")[1])
         assert report["damaged"][0]["key"] == key
+
+    def test_repair(self, folder, objrepo_):
+        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(2)]
+        assert objrepo_("repair")[:2] == (0, b"0 steps, 0 objects lost\n")
+        assert objrepo_("put", "-", "--repo", "other", stdin=b"0")[0] == 0
+        for number, key in enumerate(keys):
+            path = folder / ".objrepo" / "loose" / key[:2] / key[2:]
+            path.chmod(0o600)
+            path.write_bytes(b"damaged %d" % number)
+        (folder / ".objrepo" / "packs" / "0.lock").touch()
+        status, _, err = objrepo_("repair", "--from", "other")
+        assert (status, b"objrepo repair --exclusive" in err) == (1, True)
+        for options in (["--dry-run"], []):
+            status, out, _ = objrepo_("repair", "--exclusive", "--from", "other", *options)
+            assert status == 1
+            lines = out.decode().splitlines()
+            assert lines[0].startswith("removed ")
+            assert {line.split(":")[0] for line in lines[1:-1]} == {f"refilled {keys[0]}", f"quarantined {keys[1]}"}
+            assert lines[-1] == "3 steps, 1 objects lost"
+        assert objrepo_("cat", keys[0])[1] == b"0"
+        assert objrepo_("verify")[0] == 0
+        assert json.loads(objrepo_("repair", "--json")[1]) == {"dry_run": False, "steps": []}
 
     def test_ten_thousand_small_files(self, folder, objrepo_):
         files = folder / "files"
@@ -221,7 +244,7 @@ class TestManners:
     def test_help_and_version(self, objrepo_):
         assert objrepo_("--version")[1].decode().strip() == f"objrepo, version {objrepo.__version__}"
         assert objrepo_("--help")[0] == objrepo_("-h")[0] == 0
-        for name in ("init", "put", "cat", "get", "has", "ls", "rm", "info", "maintain", "verify"):
+        for name in ("init", "put", "cat", "get", "has", "ls", "rm", "info", "maintain", "verify", "repair"):
             status, out, _ = objrepo_(name, "--help")
             assert status == 0
             assert b"--repo" in out

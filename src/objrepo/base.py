@@ -12,13 +12,14 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
-from objrepo.checking import digest, verify
-from objrepo.errors import ObjectNotFoundError, RepositoryClosedError, RepositoryError
+from objrepo.checking import checked, compared, digest, verify
+from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
 from objrepo.offload import ALONE, Offload, OperationAbandoned, Threads, is_abandoned
 from objrepo.protocol import BinaryReader, ObjectStream, Source
 from objrepo.reports import (
     DamagedObject,
+    Leftover,
     MaintenanceReport,
     Progress,
     ProgressCallback,
@@ -189,8 +190,10 @@ class RepositoryBase(ABC):
         """Say of each key whether its object is there; see :meth:`AsyncRepository.has_many`."""
         return await self._ready().run(self._has, list(keys), wait=False)
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
+        if check:
+            return await self._ready().share(self._get_each_checked, checked_key(key), self._get_checked, wait=False)
         return await self._ready().share(self._get_each, checked_key(key), self._get, wait=False)
 
     async def size(self, key: str) -> int:
@@ -202,12 +205,17 @@ class RepositoryBase(ABC):
         return await self._ready().run(self._hash, checked_key(key), wait=False)
 
     @asynccontextmanager
-    async def open(self, key: str, offset: int = 0, length: int | None = None) -> AsyncIterator[ObjectStream]:
+    async def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> AsyncIterator[ObjectStream]:
         """Open an object for reading; see :meth:`AsyncRepository.open`."""
+        if check and (offset or length is not None):
+            raise ValueError("only a whole object can be checked, not a range of it")
         offset = _not_negative("offset", offset)
         length = None if length is None else _not_negative("length", length)
+        open_object = self._open_checked if check else self._open
         opened = await self._ready().run(
-            self._open, checked_key(key), offset, length, wait=False, discard=OpenedObject.close
+            open_object, checked_key(key), offset, length, wait=False, discard=OpenedObject.close
         )
         async with OffloadedStream(opened, self.offload) as stream:
             yield stream
@@ -254,7 +262,7 @@ class RepositoryBase(ABC):
         await self._ready().run(self._key_format, wait=False)  # raises where there is no repository
         return MaintenanceReport(dry_run)
 
-    async def verify(self, progress: ProgressCallback | None = None) -> VerifyReport:
+    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
         """Read every object back; see :meth:`AsyncRepository.verify`."""
         total = (await self.info()).objects
         objects = size = 0
@@ -263,14 +271,15 @@ class RepositoryBase(ABC):
         while True:
             page, cursor = await self._ready().run(self._list, cursor, wait=False)
             for start in range(0, len(page), BATCH_OBJECTS):
-                report = await self.offload.run(self._verify, page[start : start + BATCH_OBJECTS], wait=False)
+                report = await self.offload.run(self._verify, page[start : start + BATCH_OBJECTS], quick, wait=False)
                 objects += report.objects
                 size += report.size
                 damaged += report.damaged
                 if progress is not None:
                     progress(Progress("verify", objects, max(total, objects), "objects"))
             if cursor is None:
-                return VerifyReport(objects, size, tuple(damaged))
+                leftovers = await self._ready().run(self._leftovers, wait=False)
+                return VerifyReport(objects, size, tuple(damaged), leftovers)
 
     async def erase(self) -> None:
         """Delete the repository with every resource that it made; see :meth:`AsyncRepository.erase`."""
@@ -305,6 +314,28 @@ class RepositoryBase(ABC):
             except (RepositoryError, OSError) as error:
                 outcomes.append(error)
         return outcomes
+
+    def _get_each_checked(self, keys: list[str]) -> list[Any]:
+        key_format = self._key_format()
+        outcomes = self._get_each(keys)
+        for number, (key, content) in enumerate(zip(keys, outcomes, strict=True)):
+            if isinstance(content, bytes):
+                try:
+                    compared(key, key_format, content)
+                except CorruptObjectError as error:
+                    outcomes[number] = error
+        return outcomes
+
+    def _get_checked(self, key: str) -> bytes:
+        return compared(key, self._key_format(), self._get(key))
+
+    def _open_checked(self, key: str, offset: int, length: int | None) -> OpenedObject:
+        opened = self._open(key, offset, length)
+        try:
+            return checked(opened, self._key_format())
+        except BaseException:
+            opened.close()
+            raise
 
     def _has_one(self, key: object) -> bool:
         return self._has([key])[0]
@@ -341,8 +372,11 @@ class RepositoryBase(ABC):
             return key
         return digest(self._open(key), "sha256")[0]
 
-    def _verify(self, keys: Sequence[str]) -> VerifyReport:
-        return verify(keys, self._key_format(), self._open)
+    def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
+        return verify(keys, self._key_format(), self._open, quick)
+
+    def _leftovers(self) -> tuple[Leftover, ...]:
+        return ()
 
     def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
         """Return objects in the order in which reading them is fastest, and what opens some of them.

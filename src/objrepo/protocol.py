@@ -186,9 +186,10 @@ class AsyncRepository(Protocol):
         """Say of each key whether its object is there, in the order given."""
         ...
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object.
 
+        :param check: whether to compare the content with the key, where keys are hashes.
         :raises ObjectNotFoundError: if there is no such object.
         :raises CorruptObjectError: if its stored bytes are damaged.
         """
@@ -208,14 +209,18 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    def open(self, key: str, offset: int = 0, length: int | None = None) -> AbstractAsyncContextManager[ObjectStream]:
+    def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> AbstractAsyncContextManager[ObjectStream]:
         """Open an object for reading.
 
         :param key: the object.
         :param offset: how many bytes to leave out at the start; past the end, the stream is empty.
         :param length: how many bytes to give at the most; None gives all.
+        :param check: whether to compare the content with the key, where keys are hashes, by the time that it was read
+            straight to its end: whoever got all of it got the right bytes, or :class:`CorruptObjectError`.
         :return: an async context manager that opens the object and closes it.
-        :raises ValueError: if the offset or the length is negative.
+        :raises ValueError: if the offset or the length is negative, or if only a range is to be checked.
         :raises ObjectNotFoundError: if there is no such object.
         """
         ...
@@ -269,10 +274,11 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    async def verify(self, progress: ProgressCallback | None = None) -> VerifyReport:
-        """Read every object back and compare it with its key, where the key is a hash.
+    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
+        """Read every object back and compare it with its key, where the key is a hash; find what was left behind.
 
         :param progress: told of each stretch of objects.
+        :param quick: whether to look only at whether the bytes are there, and not at what they are.
         :return: what was read and what is damaged. Damage is reported, not raised.
         """
         ...

@@ -8,10 +8,13 @@ from typing import Literal, TypeAlias
 
 __all__ = (
     "DamagedObject",
+    "Leftover",
     "MaintenanceReport",
     "MaintenanceStep",
     "Progress",
     "ProgressCallback",
+    "RepairReport",
+    "RepairStep",
     "RepositoryInfo",
     "VerifyReport",
 )
@@ -74,22 +77,72 @@ class DamagedObject:
 
 
 @dataclass(frozen=True)
+class Leftover:
+    """Something that takes space and belongs to no object; it does no harm to any.
+
+    :ivar kind: such as ``'temporary file'``, ``'orphaned bytes'``, ``'lock'``.
+    :ivar path: the file that it is, or is in.
+    :ivar size: how many bytes it takes.
+    """
+
+    kind: str
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
 class VerifyReport:
     """The result of reading every object back.
 
     :ivar objects: how many objects were read.
     :ivar size: how many bytes they have.
     :ivar damaged: those that are damaged, in the order in which they were found.
+    :ivar leftovers: what was left behind by deletions and by whoever was interrupted. A write that is under way at the
+        moment has its temporary file and its lock here, too.
     """
 
     objects: int
     size: int
     damaged: tuple[DamagedObject, ...]
+    leftovers: tuple[Leftover, ...] = ()
 
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged."""
         return not self.damaged
+
+
+@dataclass(frozen=True)
+class RepairStep:
+    """One thing that ``repair`` did.
+
+    :ivar action: ``'restored'`` for an object of which another copy was intact, ``'refilled'`` for one that came from
+        another repository, ``'quarantined'`` for one that is gone but for its damaged bytes, ``'recovered'`` for an
+        interrupted repack, ``'removed'`` for a file or lock that was left over.
+    :ivar subject: the key or path.
+    :ivar reason: what was wrong with it.
+    """
+
+    action: Literal["restored", "refilled", "quarantined", "recovered", "removed"]
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RepairReport:
+    """What ``repair`` did, or with ``dry_run`` would do.
+
+    :ivar dry_run: whether nothing was changed.
+    :ivar steps: the work in its order; empty where nothing was wrong.
+    """
+
+    dry_run: bool
+    steps: tuple[RepairStep, ...]
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """The keys of the objects that could not be restored; what is left of them is in the quarantine."""
+        return tuple(step.subject for step in self.steps if step.action == "quarantined")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""The commands about a repository as a whole: init, info, maintain, verify."""
+"""The commands about a repository as a whole: init, info, maintain, verify, repair."""
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -73,19 +75,60 @@ async def maintain(
 
 
 @click.command()
+@click.option("--quick", is_flag=True, help="Look only at whether the bytes are there, not at what they are.")
 @as_json
 @on_repository
-async def verify(repository: DiskRepository, json_wanted: bool) -> int:
-    """Read every object back and compare it with its key; exit with 1 if one is damaged."""
+async def verify(repository: DiskRepository, quick: bool, json_wanted: bool) -> int:
+    """Read every object back and compare it with its key; exit with 1 if one is damaged.
+
+    What was left behind by deletions and by whoever was interrupted is listed, too. It does no harm.
+    """
     with reporter() as report:
-        result = await repository.verify(progress=report)
+        result = await repository.verify(report, quick)
     if json_wanted:
         print_json(dataclasses.asdict(result))
     else:
         for damaged in result.damaged:
             click.echo(f"{damaged.key}  {damaged.reason}")
         click.echo(f"{result.objects:,} objects, {size_of(result.size)}: {len(result.damaged):,} damaged")
+        for leftover in result.leftovers:
+            click.echo(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}")
     return 0 if result.ok else 1
 
 
-COMMANDS: Final = (init, info, maintain, verify)
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--exclusive", is_flag=True, help="Nobody else is using the repository: remove what others left over.")
+@click.option(
+    "--from", "source", type=click.Path(path_type=Path, exists=True), help="A repository to take damaged objects from."
+)
+@click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
+@as_json
+@gracefully
+async def repair(
+    repository: DiskRepository,
+    /,
+    dry_run: bool,
+    exclusive: bool,
+    source: Path | None,
+    timeout: float,
+    json_wanted: bool,
+) -> int:
+    """Verify, and mend what can be mended by steps that lose nothing; exit with 1 if an object is lost.
+
+    Damaged copies go to the folder `quarantine` in the repository.
+    """
+    async with AsyncExitStack() as stack:
+        other = None if source is None else await stack.enter_async_context(DiskRepository(source))
+        with reporter() as report:
+            done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
+    if json_wanted:
+        print_json(dataclasses.asdict(done))
+    else:
+        for step in done.steps:
+            click.echo(f"{step.action} {step.subject}: {step.reason}")
+        click.echo(f"{len(done.steps):,} steps, {len(done.lost):,} objects lost")
+    return 1 if done.lost else 0
+
+
+COMMANDS: Final = (init, info, maintain, verify, repair)

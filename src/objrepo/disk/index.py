@@ -159,6 +159,17 @@ class Index:
         """Return the packs that objects are in."""
         return [int(pack_id) for (pack_id,) in self._all("SELECT DISTINCT pack_id FROM db_object")]
 
+    def lengths(self) -> dict[int, int]:
+        """Return for each pack how many of its bytes belong to objects."""
+        return dict(self._all("SELECT pack_id, sum(length) FROM db_object GROUP BY pack_id"))
+
+    def remove_row(self, row: Row) -> None:
+        """Remove a row that is still the same."""
+        self._write(
+            "DELETE FROM db_object WHERE hashkey = ? AND pack_id = ? AND offset = ? AND length = ?",
+            [(row.key, row.pack_id, row.offset, row.length)],
+        )
+
     def move(self, rows: Sequence[RawRow], pack_id: int, offsets: Sequence[int]) -> None:
         """Have objects that were not removed or moved meanwhile be in another pack, all in one transaction."""
         self._write(

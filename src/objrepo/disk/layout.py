@@ -15,9 +15,12 @@ from typing import Final
 
 from objrepo.errors import NotInitialisedError, RepositoryError
 
-__all__ = ("Config", "Layout", "not_initialised")
+__all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
+
+REPACK_PACK: Final = -1
+"""The number of the pack that disk-objectstore's repack is writing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Layout:
         self._loose = str(self.loose)
         self.sandbox = folder / "sandbox"
         self.duplicates = folder / "duplicates"
+        self.quarantine = folder / "quarantine"
         self.maintenance_lock = folder / "maintain.lock"
 
     def is_initialised(self) -> bool:

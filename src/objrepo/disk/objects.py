@@ -17,7 +17,16 @@ from objrepo.disk.pool import Lease
 from objrepo.errors import CorruptObjectError
 from objrepo.stream import CHUNK_BYTES, OpenedObject, open_range
 
-__all__ = ("find_size", "has_object", "has_objects", "open_object", "read_at_once", "read_object")
+__all__ = (
+    "find_size",
+    "has_object",
+    "has_objects",
+    "open_loose",
+    "open_object",
+    "open_packed",
+    "read_at_once",
+    "read_object",
+)
 
 _TRIES: Final = 20
 
@@ -83,14 +92,22 @@ def open_object(lease: Lease, key: str, offset: int = 0, length: int | None = No
     for row in _places(lease, key, lease.index.row(key)):
         if row is None:
             with suppress(FileNotFoundError):
-                file = open(lease.layout.loose_name(lease.config, key), "rb", 0)  # noqa: SIM115
-                return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
-        elif (opened := _open_packed(lease, row, offset, length)) is not None:
+                return open_loose(lease, key, offset, length)
+        elif (opened := open_packed(lease, row, offset, length)) is not None:
             return opened
     return None
 
 
-def _open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+def open_loose(lease: Lease, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+    """Open a range of a loose object.
+
+    :raises FileNotFoundError: if it is not loose.
+    """
+    file = open(lease.layout.loose_name(lease.config, key), "rb", 0)  # noqa: SIM115
+    return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
+
+
+def open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
     """Open a range of a packed object; None if it is not packed any longer."""
     start = min(offset, row.size)
     size = row.size - start if length is None else min(length, row.size - start)

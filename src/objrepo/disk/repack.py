@@ -8,6 +8,7 @@ next repack removes it.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import BinaryIO, Final
 from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
+from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
 from objrepo.disk.packs import read_at, short_of
 from objrepo.disk.pool import Lease
@@ -23,7 +25,7 @@ from objrepo.errors import RepositoryBusyError
 from objrepo.offload import OperationAbandoned, is_abandoned
 from objrepo.reports import Progress, ProgressCallback
 
-__all__ = ("holes", "repack")
+__all__ = ("holes", "recover_repack", "repack")
 
 _COPY_BYTES: Final = 1024 * 1024
 _PATIENCE: Final = 30.0
@@ -40,6 +42,8 @@ def repack(lease: Lease, progress: ProgressCallback | None) -> int:
 
     A caller that has been cancelled stops it between two pieces of a pack; what was moved by then stays moved.
     """
+    if lease.packs.identity(REPACK_PACK) is not None:
+        recover_repack(lease)
     packs = [int(path.name) for path in lease.layout.pack_files()]
     total = lease.layout.pack_files_size()
     done = freed = 0
@@ -54,6 +58,29 @@ def repack(lease: Lease, progress: ProgressCallback | None) -> int:
         if progress is not None:
             progress(Progress("do_repack", done, max(total, done), "bytes"))
     return freed
+
+
+def recover_repack(lease: Lease) -> None:
+    """Finish what a repack of disk-objectstore has begun when it was killed: its pack gets a number of its own."""
+    temporary = Path(lease.packs.path(REPACK_PACK))
+    rows = lease.index.rows_of_pack(REPACK_PACK)
+    if rows:
+        new_id = _next_number(lease, 0)
+        with pack_lock(lease.layout, new_id):
+            _link_or_copy(temporary, Path(lease.packs.path(new_id)))
+            lease.index.move(rows, new_id, [row[2] for row in rows])
+    temporary.unlink()
+    flush_folder(temporary.parent)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except (OSError, AttributeError, NotImplementedError):  # a file system without links
+        shutil.copyfile(source, target)
+    with open(target, "rb") as file:
+        flush_file(file)
+    flush_folder(target.parent)
 
 
 def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
@@ -104,7 +131,7 @@ def _next_number(lease: Lease, pack_id: int) -> int:
     """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
     own = pack_id >= FIRST_OWN_PACK
     numbers = [int(path.name) for path in lease.layout.pack_files()] + lease.index.pack_ids()
-    return max(number for number in numbers if (number >= FIRST_OWN_PACK) == own) + 1
+    return max((n for n in numbers if (n >= FIRST_OWN_PACK) == own), default=FIRST_OWN_PACK if own else 0) + 1
 
 
 @contextmanager

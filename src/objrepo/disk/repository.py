@@ -6,26 +6,35 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase
 from objrepo.disk import lifecycle
 from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
 from objrepo.disk.group import put_group
+from objrepo.disk.info import DiskInfo, info_of
 from objrepo.disk.layout import Layout
-from objrepo.disk.listing import Cursor, list_keys, loose_keys
+from objrepo.disk.listing import Cursor, list_keys
 from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
 from objrepo.disk.pool import Lease, Pool
+from objrepo.disk.repair import drop_damaged, has_intact_copy, set_aside, tidy
+from objrepo.disk.verifying import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import possible_keys
 from objrepo.offload import ALONE, Offload, OperationAbandoned, is_abandoned
-from objrepo.protocol import BinaryReader, Source
-from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo
+from objrepo.protocol import AsyncRepository, BinaryReader, Source
+from objrepo.reports import (
+    Leftover,
+    MaintenanceReport,
+    ProgressCallback,
+    RepairReport,
+    RepairStep,
+    VerifyReport,
+)
 from objrepo.source import Prefixed, open_source, read_up_to
 from objrepo.stream import BATCH_BYTES, OpenedObject
 
@@ -33,32 +42,6 @@ __all__ = ("DiskInfo", "DiskRepository")
 
 _DELETE_PATIENCE: Final = 30.0
 """How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiskInfo(RepositoryInfo):
-    """The state of a :class:`DiskRepository`; sizes are in bytes, and None unless details were asked for.
-
-    :ivar compression_algorithm: how objects are compressed that are packed compressed, such as ``'zlib+1'``.
-    :ivar loose: how many objects are loose files, packed as well or not.
-    :ivar packed: how many objects are in packs.
-    :ivar pack_files: how many packs there are.
-    :ivar loose_size: the size of all loose files.
-    :ivar packed_size: the size of all packed objects when decompressed.
-    :ivar packed_size_on_disk: the size of all packed objects as they are in the packs.
-    :ivar pack_files_size: the size of the packs, including what belongs to deleted objects.
-    :ivar index_size: the size of the index of the packs.
-    """
-
-    compression_algorithm: str
-    loose: int
-    packed: int
-    pack_files: int
-    loose_size: int | None = None
-    packed_size: int | None = None
-    packed_size_on_disk: int | None = None
-    pack_files_size: int | None = None
-    index_size: int | None = None
 
 
 class DiskRepository(RepositoryBase):
@@ -160,6 +143,61 @@ class DiskRepository(RepositoryBase):
 
         plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
         return await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
+
+    async def repair(
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        source: AsyncRepository | None = None,
+        timeout: float = 0,
+        progress: ProgressCallback | None = None,
+    ) -> RepairReport:
+        """Verify, and mend what can be mended by steps that lose nothing.
+
+        A damaged copy goes to the folder ``quarantine`` in the repository. If another copy is intact (loose beside
+        packed, or the other way) the object is restored by that; if it is in ``source``, it is put again from there;
+        else it is gone. Cancellation is waited for, and ends the work between two objects.
+
+        :param dry_run: only say what would be done.
+        :param live: whether others may be using the repository. If not, temporary files and locks that were left over
+            are removed and an interrupted repack is finished, too.
+        :param source: another repository with the same kind of keys, which damaged objects are taken from.
+        :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
+        :param progress: told of each stretch of objects that was verified.
+        :raises ValueError: if the source has other keys.
+        :raises RepositoryBusyError: if a packer is at work.
+        """
+        if source is not None and await source.key_format() != await self.key_format():
+            raise ValueError(f"cannot repair from {source}: its keys are {await source.key_format()}")
+        steps = await self._ready().run(self._tidy, dry_run, live, timeout)
+        report = await self.verify(progress)
+        for damaged in {damaged.key: damaged for damaged in report.damaged}.values():
+            action = await self._mend(damaged.key, dry_run, source, timeout)
+            steps.append(RepairStep(action, damaged.key, damaged.reason))
+        return RepairReport(dry_run, tuple(steps))
+
+    async def _mend(
+        self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float
+    ) -> Literal["restored", "refilled", "quarantined"]:
+        look = has_intact_copy if dry_run else set_aside
+        if await self._ready().run(self._maintaining, look, key, timeout):
+            action: Literal["restored", "refilled", "quarantined"] = "restored"
+        else:
+            action = "refilled" if source is not None and await self._refill(key, dry_run, source) else "quarantined"
+        if not dry_run:
+            await self._ready().run(self._maintaining, drop_damaged, key, timeout)
+        return action
+
+    async def _refill(self, key: str, dry_run: bool, source: AsyncRepository) -> bool:
+        """Put an object again from another repository, if it has it as it should be."""
+        try:
+            if dry_run:
+                return await source.has(key)
+            async with source.open(key, check=True) as stream:
+                return await self.put(stream) == key
+        except RepositoryError:
+            return False
 
     def _initialise(self, **options: Any) -> None:
         if options["clear"]:
@@ -294,7 +332,7 @@ class DiskRepository(RepositoryBase):
 
     def _info(self, detailed: bool) -> DiskInfo:
         with self._pool.lease() as lease:
-            return _info(lease, detailed)
+            return info_of(lease, detailed)
 
     def _maintain(
         self, plan: Any, dry_run: bool, timeout: float, progress: ProgressCallback | None
@@ -306,6 +344,28 @@ class DiskRepository(RepositoryBase):
                 return MaintenanceReport(True, survey(lease, plan))
             with maintenance_lock(lease.layout, timeout):
                 return MaintenanceReport(False, perform(lease, plan, progress))
+
+    def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
+        with self._pool.lease() as lease:
+            return check_objects(lease, keys, quick)
+
+    def _leftovers(self) -> tuple[Leftover, ...]:
+        with self._pool.lease() as lease:
+            return find_leftovers(lease)
+
+    def _tidy(self, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
+        with self._pool.lease() as lease:
+            locks = [
+                RepairStep("removed", str(path), "a lock that was left over") for path in lease.layout.pack_locks()
+            ]
+            if dry_run:
+                return [] if live else locks + tidy(lease, dry_run=True)
+            with maintenance_lock(lease.layout, timeout, break_locks=not live):
+                return [] if live else locks + tidy(lease, dry_run=False)
+
+    def _maintaining(self, function: Callable[[Lease, str], bool], key: str, timeout: float) -> bool:
+        with self._pool.lease() as lease, maintenance_lock(lease.layout, timeout):
+            return function(lease, key)
 
     def _erase(self) -> None:
         self._pool.close()
@@ -327,39 +387,3 @@ def _small_file(path: os.PathLike[str]) -> bytes | Any:
     except (OSError, ValueError):
         pass  # done alone, it meets its error
     return ALONE
-
-
-def _info(lease: Lease, detailed: bool) -> DiskInfo:
-    loose = loose_size = copies = copies_size = 0
-    for keys in loose_keys(lease):
-        loose += len(keys)
-        rows = lease.index.rows(keys)
-        copies += len(rows)
-        copies_size += sum(row[-1] for row in rows)
-        if detailed:
-            for key in keys:
-                with suppress(FileNotFoundError):
-                    loose_size += lease.layout.loose_path(lease.config, key).stat().st_size
-    packed = lease.index.count()
-    info = DiskInfo(
-        location=str(lease.layout.folder),
-        uuid=lease.config.container_id,
-        key_format=lease.config.hash_type,
-        objects=packed + loose - copies,
-        compression_algorithm=lease.config.compression_algorithm,
-        loose=loose,
-        packed=packed,
-        pack_files=len(lease.layout.pack_files()),
-    )
-    if not detailed:
-        return info
-    packed_size, packed_size_on_disk = lease.index.sums()
-    return replace(
-        info,
-        size=packed_size + loose_size - copies_size,
-        loose_size=loose_size,
-        packed_size=packed_size,
-        packed_size_on_disk=packed_size_on_disk,
-        pack_files_size=lease.layout.pack_files_size(),
-        index_size=lease.layout.index_file.stat().st_size,
-    )

@@ -1,0 +1,99 @@
+"""Repairing a container by steps that lose nothing: what is damaged goes to its quarantine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.index import Row
+from objrepo.disk.layout import REPACK_PACK
+from objrepo.disk.packs import read_at
+from objrepo.disk.pool import Lease
+from objrepo.disk.repack import recover_repack
+from objrepo.disk.verifying import damages, find_leftovers
+from objrepo.reports import RepairStep
+
+__all__ = ("drop_damaged", "has_intact_copy", "set_aside", "tidy")
+
+_COPY_BYTES: Final = 1024 * 1024
+
+
+def has_intact_copy(lease: Lease, key: str) -> bool:
+    """Say whether one of the copies of an object is as it should be."""
+    return damages(lease, key)[1]
+
+
+def set_aside(lease: Lease, key: str) -> bool:
+    """Move a damaged file of an object to the quarantine, and copy its damaged bytes in a pack to it.
+
+    :return: whether another copy is intact.
+    """
+    found, intact = damages(lease, key)
+    for damage in found:
+        if damage.row is None:
+            path = Path(lease.layout.loose_name(lease.config, key))
+            with _quarantined(lease, key) as (target, _):
+                os.replace(path, target)  # noqa: PTH105
+            flush_folder(path.parent)
+        else:
+            with _quarantined(lease, f"{key}.packed") as (_, file):
+                _copy_packed(lease, damage.row, file)
+    return intact
+
+
+def drop_damaged(lease: Lease, key: str) -> bool:
+    """Have the index forget a damaged copy of an object, which was set aside; return whether another one is intact."""
+    found, intact = damages(lease, key)
+    for damage in found:
+        if damage.row is not None:
+            lease.index.remove_row(damage.row)
+    return intact
+
+
+def tidy(lease: Lease, dry_run: bool) -> list[RepairStep]:
+    """Take away what others have left that were interrupted; the caller knows that nobody else is at work."""
+    steps = []
+    for leftover in find_leftovers(lease):
+        if leftover.kind == "temporary file":
+            steps.append(RepairStep("removed", leftover.path, "a temporary file of a write that was interrupted"))
+            if not dry_run:
+                Path(leftover.path).unlink(missing_ok=True)
+    if lease.packs.identity(REPACK_PACK) is not None:
+        steps.append(RepairStep("recovered", lease.packs.path(REPACK_PACK), "a repack was interrupted"))
+        if not dry_run:
+            recover_repack(lease)
+    return steps
+
+
+@contextmanager
+def _quarantined(lease: Lease, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """Make a new file in the quarantine, to be written or replaced; on leaving it is on the disk."""
+    folder = lease.layout.quarantine
+    folder.mkdir(exist_ok=True)
+    number = 0
+    while True:
+        path = folder / (f"{name}.{number}" if number else name)
+        try:
+            file = open(path, "xb")  # noqa: SIM115
+            break
+        except FileExistsError:
+            number += 1
+    with file:
+        yield path, file
+        flush_file(file)
+    flush_folder(folder)
+    flush_folder(folder.parent)
+
+
+def _copy_packed(lease: Lease, row: Row, target: BinaryIO) -> None:
+    """Copy those bytes of a packed object that can be read."""
+    with suppress(OSError), open(lease.packs.path(row.pack_id), "rb", buffering=0) as pack:
+        for start in range(0, max(row.length, 0), _COPY_BYTES):
+            data = read_at(pack.fileno(), min(_COPY_BYTES, row.length - start), row.offset + start)
+            if not data:
+                break
+            target.write(data)
