@@ -203,7 +203,7 @@ class TestTheRest:
             path.write_bytes(b"damaged %d" % number)
         (folder / ".objrepo" / "packs" / "0.lock").touch()
         status, _, err = objrepo_("repair", "--from", "other")
-        assert (status, b"objrepo repair --exclusive" in err) == (1, True)
+        assert (status, "objrepo repair --exclusive" in err) == (1, True)
         for options in (["--dry-run"], []):
             status, out, _ = objrepo_("repair", "--exclusive", "--from", "other", *options)
             assert status == 1
