@@ -57,6 +57,15 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 
 
 @nox.session
+def crash(session: nox.Session) -> None:
+    """Kill processes at random moments for a while, and before every single call: `nox -s crash -- --seconds 600`."""
+    install(session, "test")
+    with session.chdir(Path("tests", "crash")):
+        session.run("python", "kills.py", *(session.posargs or ["--kills", "1000"]))
+        session.run("python", "stops.py")
+
+
+@nox.session
 def aiida(session: nox.Session) -> None:
     """Run aiida-core's tests of repositories over this package's classes: `nox -s aiida -- CHECKOUT`."""
     if len(session.posargs) != 1:

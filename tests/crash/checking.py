@@ -57,7 +57,7 @@ def in_child(function: Callable[[], None]) -> int:
         try:
             function()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -2,8 +2,8 @@
 
     python tests/crash/kills.py [--seconds N] [--kills N] [--seed N]
 
-Each round, some processes put (one, many at the same moment, in bulk, streamed), delete, pack, repack and clean, and write
-down what was acknowledged. They are killed with SIGKILL; then a fresh process opens the repository and checks it.
+Each round, some processes put (one, many at the same moment, in bulk, streamed), delete, pack, repack and clean, and
+write down what was acknowledged. They are killed with SIGKILL; then a fresh process opens the repository and checks it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,8 +26,6 @@ import filelock  # noqa: F401  (what is imported on the first use is imported no
 import trio  # noqa: F401
 from checking import Expected, Log, check, in_child
 
-import objrepo.disk.container
-import objrepo.disk.maintenance
 from objrepo import DiskRepository, RepositoryBusyError
 from objrepo.offload import Inline
 from objrepo.sync.driver import InPlace
@@ -130,7 +129,7 @@ def one_round(folder: Path, number: int, seed: int) -> int:
         if child == 0:
             try:
                 Worker(folder, Log(folder.with_name(f"log {name}")), name, random.Random(name)).run(alone)
-            except BaseException:
+            except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
                 traceback.print_exc()
             finally:
                 os._exit(1)
@@ -171,7 +170,7 @@ def main() -> None:
     while kills < arguments.kills and time.monotonic() - start < arguments.seconds and not failed:
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
-            assert in_child(lambda place=place: make(place / "repository")) == 0
+            assert in_child(partial(make, place / "repository")) == 0
             expected = Expected()
             while (
                 len(expected.present) < OBJECTS_AT_MOST
@@ -182,14 +181,18 @@ def main() -> None:
                 number += 1
                 expected = expected_of(place)
                 thoroughly = number % 20 == 0
-                if in_child(lambda: check(place / "repository", expected, thoroughly=thoroughly)) != 0:
+                look = partial(check, place / "repository", expected, thoroughly=thoroughly)
+                if in_child(look) != 0:
                     kept = Path(tempfile.gettempdir()) / f"broken-{arguments.seed}-{number}"
                     shutil.copytree(place, kept)
                     print(f"round {number} of seed {arguments.seed} failed; what is left is kept in {kept}")
                     failed = True
                     break
             acknowledged += len(expected.present) + len(expected.gone)
-    print(f"{kills} kills in {number} rounds, {acknowledged} objects acknowledged: " + ("FAILED" if failed else "all is well"))
+    print(
+        f"{kills} kills in {number} rounds, {acknowledged} objects acknowledged: "
+        + ("FAILED" if failed else "all is well")
+    )
     sys.exit(1 if failed else 0)
 
 

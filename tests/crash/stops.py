@@ -1,7 +1,7 @@
 """Kill a process before every call that changes something on the disk, and look at what is left.
 
-Such calls are those of the system, as Python makes them, and SQLite's statements. The process kills itself with SIGKILL as
-it comes to the n-th, for every n until it gets through.
+Such calls are those of the system, as Python makes them, and SQLite's statements. The process kills itself with
+SIGKILL as it comes to the n-th, for every n until it gets through.
 
     python tests/crash/stops.py [--every N] [NAME...]
 """
@@ -23,13 +23,24 @@ import filelock  # noqa: F401  (what is imported on the first use is imported no
 from checking import Expected, Log, check, in_child
 from disk_objectstore import CompressMode, Container
 
-import objrepo.disk.container
-import objrepo.disk.maintenance
 from objrepo import DiskRepository
 from objrepo.offload import Inline
 from objrepo.sync.driver import InPlace
 
-FILES = {"fcntl", "flock", "fsync", "link", "mkdir", "open", "remove", "rename", "replace", "rmdir", "truncate", "unlink"}
+FILES = {
+    "fcntl",
+    "flock",
+    "fsync",
+    "link",
+    "mkdir",
+    "open",
+    "remove",
+    "rename",
+    "replace",
+    "rmdir",
+    "truncate",
+    "unlink",
+}
 WATCHED = FILES | {"write", "flush", "close", "execute", "executemany", "commit", "rollback"}
 
 call = InPlace().call
@@ -128,7 +139,18 @@ def initialise(folder: Path, log: Log) -> None:
     Log(folder.with_name("another.log")).note("put", call(repo.put, b"the first"))
 
 
-SCENARIOS = (put, put_many, put_full, delete, pack, pack_compressed, repack, repair, initialise, repack_of_disk_objectstore)
+SCENARIOS = (
+    put,
+    put_many,
+    put_full,
+    delete,
+    pack,
+    pack_compressed,
+    repack,
+    repair,
+    initialise,
+    repack_of_disk_objectstore,
+)
 
 
 def key_of(content: bytes) -> str:

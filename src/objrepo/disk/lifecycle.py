@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.layout import Layout, not_initialised
 from objrepo.errors import RepositoryError
 
@@ -78,6 +79,7 @@ def _make(layout: Layout, options: dict[str, Any]) -> None:
     from disk_objectstore import Container
 
     folder = layout.folder.resolve()
+    changed = [parent.parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -88,6 +90,7 @@ def _make(layout: Layout, options: dict[str, Any]) -> None:
     try:
         with Container(beside) as container:
             container.init_container(**options)
+        _flush(beside)
         try:
             _move(beside, folder)
         except OSError as error:
@@ -97,6 +100,19 @@ def _make(layout: Layout, options: dict[str, Any]) -> None:
                 raise RepositoryError(f"cannot make a repository at {folder}: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+    for parent in (folder, folder.parent, *changed):
+        flush_folder(parent)
+
+
+def _flush(folder: Path) -> None:
+    """Have the disk store what is in a folder, and that it is there."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            _flush(path)
+        else:
+            with path.open("rb+") as file:
+                flush_file(file)
+    flush_folder(folder)
 
 
 def _move(source: Path, folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-from objrepo.disk.durable import flush_file
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.index import Row
 from objrepo.disk.layout import Layout
 from objrepo.errors import CorruptObjectError
@@ -79,6 +80,7 @@ class Packs:
         """Have the disk store a pack that somebody else has written; one that is not there any more is no error."""
         with suppress(FileNotFoundError), open(self.path(pack_id), "rb") as pack:
             flush_file(pack)
+            flush_folder(Path(pack.name).parent)
 
     def path(self, pack_id: int) -> str:
         """Return the path of a pack; ``-1`` is the one that a repack is writing."""

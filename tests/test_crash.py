@@ -1,0 +1,192 @@
+"""Nothing that was acknowledged is lost, whenever a process is killed or the power goes; `nox -s crash` is longer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from objrepo import DiskRepository, RepositoryError
+from objrepo.offload import Inline
+from objrepo.sync.driver import InPlace
+
+CRASH = Path(__file__).parent / "crash"
+sys.path.insert(0, str(CRASH))
+
+from power import Disk, recording  # noqa: E402
+
+call = InPlace().call
+
+
+def run(*arguments, code=0):
+    """Run one of the programs that kill, without what would trace it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, cwd=CRASH, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "names", [("put", "put_many", "put_full", "delete", "initialise"), ("pack", "repack", "repair")]
+)
+def test_killed_before_calls_that_change_something(names):
+    every = 1 + 12 * ("pack" in names) + 3 * ("put" in names)
+    lines = run("stops.py", "--every", str(every), *names).splitlines()
+    assert [line.split(":")[0] for line in lines] == list(names)
+    assert all(line.endswith(", 0 inconsistent") for line in lines)
+
+
+def test_killed_at_random_moments():
+    assert run("kills.py", "--kills", "40", "--seed", "1").endswith("all is well\n")
+
+
+def test_that_what_looks_would_find_something():
+    """An index that is told of objects before their bytes are flushed and written is found out."""
+    script = """
+import stops
+from objrepo.disk import group
+real = group._append
+def append(pack, pack_id, objects):
+    start = pack.seek(0, 2)
+    sizes = [len(content) for content in objects.values()]
+    rows = [(k, 0, s, start + sum(sizes[:n]), s, pack_id) for n, (k, s) in enumerate(zip(objects, sizes))]
+    group.Lease = None
+    import gc
+    lease = next(o for o in gc.get_objects() if type(o).__name__ == "Lease" and "index" in o.__dict__)
+    lease.index.insert(rows)
+    return real(pack, pack_id, objects)
+group._append = append
+stops.SCENARIOS = (stops.put_many,)
+stops.main()
+"""
+    assert "0 inconsistent" not in run("-c", script, code=1)
+
+
+class TestPower:
+    """What was acknowledged is on the disk, also if nothing is that was not flushed."""
+
+    @pytest.fixture
+    def disk(self, tmp_path):
+        (tmp_path / "top").mkdir()
+        (tmp_path / "moments").mkdir()
+        disk = Disk(tmp_path / "top")
+        yield disk
+        disk.close()
+
+    @pytest.fixture
+    def opened(self, disk):
+        repo = DiskRepository(disk.top / "repository", Inline())
+        call(repo.__aenter__)
+        return repo
+
+    @staticmethod
+    def left(disk, tmp_path, number=[0]):  # noqa: B006  (counts)
+        """Open what would be left if the power went now."""
+        number[0] += 1
+        place = tmp_path / f"left {number[0]}"
+        disk.keep(place)
+        repo = DiskRepository(place / "repository", Inline())
+        call(repo.__aenter__)
+        return repo
+
+    def test_initialise(self, disk, opened, tmp_path):
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+        left = self.left(disk, tmp_path)
+        assert call(left.uuid) == call(opened.uuid)
+        assert call(left.put, b"content") == hashlib.sha256(b"content").hexdigest()
+
+    @pytest.mark.parametrize("prefix", [0, 2])
+    def test_each_way_to_put(self, disk, opened, tmp_path, prefix):
+        with recording(disk, tmp_path / "moments"):
+            call(lambda: opened.initialise(loose_prefix_len=prefix))
+            for put in (
+                lambda: [call(opened.put, b"loose")],
+                lambda: [call(opened.put, [b"in ", b"pieces" * 100_000])],
+                lambda: call(opened.put_many, [b"first", b"group"]),
+                lambda: call(opened.put_many, [b"second", b"group", b"loose", b"large" * 100_000]),
+            ):
+                keys = put()
+                left = self.left(disk, tmp_path)
+                for key in keys:
+                    call(left.get, key, True)
+                assert call(left.verify).ok
+
+    def test_an_object_that_somebody_else_has_put_but_not_flushed(self, disk, opened, tmp_path):
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            for content, folder in ((b"loose", "loose"), (b"packed", "packs")):
+                key = hashlib.sha256(content).hexdigest()
+                if folder == "loose":
+                    path = opened.path / "loose" / key[:2] / key[2:]
+                    path.parent.mkdir()
+                    path.write_bytes(content)
+                else:
+                    (opened.path / "packs" / "0").write_bytes(content)
+                    with opened._pool.lease() as lease:
+                        lease.index.insert([(key, 0, 6, 0, 6, 0)])
+                assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
+                assert call(self.left(disk, tmp_path).get, key, True) == content
+
+    @pytest.mark.parametrize("options", [{}, {"compress": True}, {"incremental_cleanup": False}, {"live": False}])
+    def test_at_no_moment_of_maintenance_an_object_is_missing(self, disk, opened, tmp_path, options):
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            keys = call(opened.put_many, [b"one", b"two", b"three"])
+            keys += [call(opened.put, b"%d" % number * 1000) for number in range(3)]
+            call(opened.maintain)
+            keys += [call(opened.put, b"more %d" % number) for number in range(3)]
+            call(opened.delete_many, [keys.pop(1), keys.pop(3)])
+            disk.moments.clear()
+            shutil.rmtree(tmp_path / "moments")
+            (tmp_path / "moments").mkdir()
+            call(lambda: opened.maintain(**options))
+        assert len(disk.moments) > 1
+        for place in [*disk.moments, self.left(disk, tmp_path).path.parent]:
+            repo = DiskRepository(place / "repository", Inline())
+            call(repo.__aenter__)
+            for key in keys:
+                call(repo.get, key, True)
+            assert call(repo.verify).damaged == ()
+
+    def test_what_was_deleted_does_not_come_back(self, disk, opened, tmp_path):
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            keys = call(opened.put_many, [b"one", b"two"])
+            keys.append(call(opened.put, b"loose"))
+            keys.append(call(opened.put, b"one"))
+            call(opened.delete_many, keys[:3])
+        left = self.left(disk, tmp_path)
+        assert call(left.has_many, keys) == [False] * 4
+        assert call(left.verify).ok
+
+    def test_what_is_damaged_is_in_the_quarantine_before_it_is_dropped(self, disk, opened, tmp_path):
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            packed = call(opened.put_many, [b"packed", b"others"])[0]
+            loose = call(opened.put, b"loose")
+            (opened.path / "loose" / loose[:2] / loose[2:]).write_bytes(b"LOOSE")
+            with open(opened.path / "packs" / "1000000", "r+b") as pack:
+                pack.write(b"P")
+                os.fsync(pack)
+            call(opened.repair)
+        left = self.left(disk, tmp_path)
+        assert not any(call(left.has_many, [packed, loose]))
+        assert (left.path / "quarantine" / f"{packed}.packed").read_bytes() == b"Packed"
+        assert (left.path / "quarantine" / loose).exists()
+
+    def test_that_what_looks_would_find_something(self, disk, opened, tmp_path, monkeypatch):
+        """Without the flush of the folder, a loose object is found to be lost."""
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            monkeypatch.setattr("objrepo.disk.loose.flush_folder", lambda folder: None)
+            key = call(opened.put, b"content")
+        with pytest.raises(RepositoryError):
+            call(self.left(disk, tmp_path).get, key)
