@@ -180,6 +180,31 @@ async def test_a_hop_that_waits_for_the_limit_is_taken_over(ferry):
     assert sorted(results) == [4, 6]
 
 
+@pytest.mark.parametrize("wait", [True, False])
+async def test_no_hop_is_handed_to_those_who_are_gone(ferry, wait):
+    offload = Threads(limit=1)
+    hold, scopes, results = threading.Event(), {}, {}
+
+    async def call(item):
+        with anyio.CancelScope() as scopes[item]:
+            results[item] = await offload.share(ferry.together, item, ferry.alone, wait=wait)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(offload.run, hold.wait, 30)
+        await anyio.wait_all_tasks_blocked()
+        for item in range(1, 7):
+            group.start_soon(call, item)
+            await anyio.wait_all_tasks_blocked()
+        for item in (1, 4, 5, 3, 6):  # the carriers among them have boarded those who are gone before
+            scopes[item].cancel()
+            await anyio.wait_all_tasks_blocked()
+        hold.set()
+    with anyio.fail_after(10):
+        assert await offload.share(ferry.together, 7, ferry.alone, wait=wait) == 14
+    assert results == {2: 4}
+    assert not offload._lane().crowds
+
+
 async def test_everybody_is_cancelled_at_random(ferry):
     offload = Threads(limit=2)
     served = []

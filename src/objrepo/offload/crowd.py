@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -21,6 +21,7 @@ class Member:
         self.outcome: Any = None
         self.served = False
         self.boarded = False
+        self.left = False
         self._event: anyio.Event | None = None
 
     def tell(self) -> None:
@@ -48,10 +49,12 @@ class Crowd:
     """The callers of one shared function in one loop. Everything here happens in that loop's thread.
 
     :param flights: how many hops are under way at a time.
+    :param when_idle: called when nobody waits any longer and no hop is under way.
     """
 
-    def __init__(self, flights: int) -> None:
+    def __init__(self, flights: int, when_idle: Callable[[], object]) -> None:
         self._most = flights
+        self._when_idle = when_idle
         self._waiting: deque[Member] = deque()
         self._flights = 0
 
@@ -75,7 +78,9 @@ class Crowd:
         except BaseException:
             if member in self._waiting:
                 self._waiting.remove(member)
-            elif not member.boarded:
+            elif member.boarded:
+                member.left = True
+            else:
                 self.end_flight()  # it was to make the next hop: another takes it over
             raise
 
@@ -97,10 +102,11 @@ class Crowd:
         self.end_flight()
 
     def turn_back(self, batch: Sequence[Member]) -> None:
-        """Put back those whose hop did not start, as who was to make it is gone."""
+        """Put back those whose hop did not start, as who was to make it is gone; they may be gone, too."""
         for member in reversed(batch):
-            member.boarded = False
-            self._waiting.appendleft(member)
+            if not member.left:
+                member.boarded = False
+                self._waiting.appendleft(member)
         self.end_flight()
 
     def end_flight(self) -> None:
@@ -109,6 +115,8 @@ class Crowd:
             self._waiting.popleft().tell()
         else:
             self._flights -= 1
+            if self.idle:
+                self._when_idle()
 
 
 async def wait_through(event: anyio.Event) -> None:

@@ -85,16 +85,13 @@ class Threads(Offload):
         lane = self._lane()
         crowd = lane.crowds.get(function)
         if crowd is None:
-            crowd = lane.crowds[function] = Crowd(_WRITE_FLIGHTS if wait else _READ_FLIGHTS)
+            when_idle = partial(lane.crowds.pop, function, None)
+            crowd = lane.crowds[function] = Crowd(_WRITE_FLIGHTS if wait else _READ_FLIGHTS, when_idle)
         member = Member(item)
-        try:
-            if not crowd.may_depart():
-                await crowd.join(member, wait)
-            if not member.served:
-                await self._carry(crowd, member, function, lane, wait)
-        finally:
-            if crowd.idle:
-                lane.crowds.pop(function, None)
+        if not crowd.may_depart():
+            await crowd.join(member, wait)
+        if not member.served:
+            await self._carry(crowd, member, function, lane, wait)
         if member.outcome is ALONE:
             return await self.run(alone, item, wait=wait)
         if isinstance(member.outcome, Exception):
