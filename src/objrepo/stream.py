@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from objrepo.errors import CorruptObjectError, RepositoryClosedError
+from objrepo.errors import CorruptObjectError, RepositoryClosedError, RepositoryError
 from objrepo.protocol import ObjectStream
 from objrepo.source import read_up_to
 
@@ -87,8 +87,14 @@ class Handle:
                 self._reading.release()
 
     def _read(self, position: int, size: int) -> bytes:
-        self._file.seek(self._start + position)
-        data = read_up_to(self._file, size)
+        try:
+            self._file.seek(self._start + position)
+            data = read_up_to(self._file, size)
+        except OSError as error:
+            if isinstance(error, RepositoryError) or error.errno is None or error.filename is not None:
+                raise
+            name = getattr(self._file, "name", None)
+            raise OSError(error.errno, f"{error.strerror} (object {self._key})", name) from error
         if len(data) < size:
             raise CorruptObjectError(self._key, f"its bytes end after {position + len(data)} of {self._size}")
         return data

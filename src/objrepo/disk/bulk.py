@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
-from objrepo.disk.index import SCANNED_FOR_ONE, RawRow
+from objrepo.disk.index import NO_ROW, SCANNED_FOR_ONE, RawRow
 from objrepo.disk.objects import has_objects, open_object
 from objrepo.disk.packs import Stamp, read_at, stamp_of
 from objrepo.disk.pool import Lease
@@ -102,8 +102,8 @@ def read_each(lease: Lease, keys: Sequence[str], repository: object) -> dict[str
         for key, _, offset, length, compressed, _ in rows:
             if descriptor is None or compressed or length > CHUNK_BYTES:
                 continue
-            content = read_at(descriptor, length, offset)
-            if len(content) == length:
+            content = _read(descriptor, length, offset)
+            if content is not None:
                 outcomes[key] = content
     for key in keys:
         if key not in outcomes:
@@ -116,7 +116,7 @@ def _good_descriptor(lease: Lease, pack_id: int) -> int | None:
     lease.packs.trim()
     try:
         descriptor, _, opened = lease.packs.descriptor(pack_id)
-    except FileNotFoundError:
+    except (OSError, RepositoryError):
         return None
     return None if opened else descriptor
 
@@ -196,18 +196,29 @@ def _read_run(lease: Lease, stamps: Stamps, items: Sequence[Item]) -> list[Opene
     lease.packs.trim()
     try:
         descriptor, _, _ = lease.packs.descriptor(pack)
-    except FileNotFoundError:
+    except (OSError, RepositoryError):
         return None
     if stamp_of(os.fstat(descriptor)) != stamps.get(pack):
         return None
     _, _, last, length, _, _ = rows[-1]
-    data = read_at(descriptor, last + length - start, start)
-    if len(data) < last + length - start:
+    data = _read(descriptor, last + length - start, start)
+    if data is None:
         return None
-    return [
+    run = [
         OpenedObject(key, length, data[offset - start : offset - start + length], None)
         for key, _, offset, length, _, _ in rows
     ]
+    # Only an index that somebody else has written has objects that lie across others.
+    return run if all(len(opened.head) == opened.size for opened in run) else None
+
+
+def _read(descriptor: int, length: int, offset: int) -> bytes | None:
+    """Read bytes of a pack; None where that fails, or gives less: whoever reads one object says what is wrong."""
+    try:
+        data = read_at(descriptor, length, offset)
+    except (OSError, *NO_ROW):
+        return None
+    return data if len(data) == length else None
 
 
 def _open_keys(lease: Lease, items: Sequence[Item], repository: object) -> list[OpenedObject]:
@@ -232,8 +243,8 @@ def _read_row(lease: Lease, row: RawRow | None) -> OpenedObject | None:
     if row is None or row[4] or row[3] > CHUNK_BYTES or (descriptor := _good_descriptor(lease, row[1])) is None:
         return None
     key, _, offset, length, _, _ = row
-    content = read_at(descriptor, length, offset)
-    return OpenedObject(key, length, content, None) if len(content) == length else None
+    content = _read(descriptor, length, offset)
+    return None if content is None else OpenedObject(key, length, content, None)
 
 
 def _open_one(lease: Lease, key: str, repository: object) -> OpenedObject:

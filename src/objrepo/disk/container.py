@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from disk_objectstore import Container
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
 
@@ -31,7 +33,9 @@ class SafeContainer(Container):  # type: ignore[misc]
         :raises RepositoryBusyError: if somebody else has the pack's lock.
         """
         pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
-        with pack_lock(Layout(self.get_folder()), int(pack_id)), open(pack, "ab") as handle:
-            yield handle
-            flush_file(handle)
+        with pack_lock(Layout(self.get_folder()), int(pack_id)), open_inside(str(pack), "ab") as raw:
+            handle = io.BufferedWriter(raw)
+            with naming(pack):
+                yield handle
+                flush_file(handle)
             flush_folder(pack.parent)

@@ -16,9 +16,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.inside import open_inside
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.pool import Lease
 from objrepo.errors import RepositoryError
@@ -68,8 +69,8 @@ def _own_pack(lease: Lease) -> Iterator[tuple[int, BinaryIO]]:
         if not os.path.exists(path) or os.stat(path).st_size < lease.config.pack_size_target:  # noqa: PTH110, PTH116
             with own_pack_lock(lease.layout.folder, pack_id, timeout=0) as locked:
                 if locked:
-                    with open(path, "ab", buffering=0) as pack:
-                        yield pack_id, pack
+                    with open_inside(path, "ab") as pack:
+                        yield pack_id, cast("BinaryIO", pack)
                     return
         pack_id += 1
 
@@ -85,9 +86,10 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
         rows.append((key, 0, size, offset, size, pack_id))
         offset += size
     try:
-        while data:
-            data = data[pack.write(data) :]
-        flush_file(pack)
+        with naming(pack.name):
+            while data:
+                data = data[pack.write(data) :]
+            flush_file(pack)
         flush_folder(Path(pack.name).parent)  # whoever made the pack may have been killed before
     except OSError:
         pack.truncate(start)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from objrepo.disk.layout import Layout
-from objrepo.errors import RepositoryBusyError, RepositoryError
+from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 
-__all__ = ("SCANNED_FOR_ONE", "Index", "RawRow", "Row")
+__all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row")
 
 SCANNED_FOR_ONE: Final = 3
 """Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
@@ -26,10 +26,16 @@ _SCAN_FROM: Final = 100
 _BUSY_SECONDS: Final = 30
 _COLUMNS: Final = "hashkey, pack_id, offset, length, compressed, size"
 _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
-_ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
-_SCAN: Final = f"SELECT {_COLUMNS} FROM db_object ORDER BY pack_id, offset"
+# SQLite's columns take values of any type. Rows with others than these are left out where many are read, and an error
+# where one is.
+_TYPED: Final = " AND ".join(f"typeof({name}) = 'integer'" for name in ("pack_id", "offset", "length", "size"))
+_ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value WHERE {_TYPED}"
+_SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_id, offset"
 _PRESENT: Final = "SELECT hashkey FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
 
+
+NO_ROW: Final = (ValueError, TypeError, OverflowError, MemoryError)
+"""What comes of reading at the place that a row says, if somebody has written nonsense there."""
 
 RawRow = tuple[str, int, int, int, int, int]
 """A :class:`Row` as SQLite gives it: quicker to make where there are many."""
@@ -88,7 +94,14 @@ class Index:
     def row(self, key: str) -> Row | None:
         """Return where a packed object is, None if it is not packed."""
         rows = self.raw_row(key)
-        return Row._make(rows[0]) if rows else None
+        if not rows:
+            return None
+        row = Row._make(rows[0])
+        if not all(type(value) is int for value in row[1:4]) or type(row.size) is not int:
+            raise CorruptObjectError(
+                key, f"the index {self._path} has no numbers where it should say where it is: {row}"
+            )
+        return row
 
     def raw_row(self, key: str) -> list[RawRow]:
         """Return the same as a list of one plain tuple or none, which is quicker."""
@@ -153,7 +166,7 @@ class Index:
 
     def rows_of_pack(self, pack_id: int) -> list[RawRow]:
         """Return the rows of all objects in a pack, in their order there."""
-        return self._all(f"SELECT {_COLUMNS} FROM db_object WHERE pack_id = ? ORDER BY offset", pack_id)
+        return self._all(f"SELECT {_COLUMNS} FROM db_object WHERE pack_id = ? AND {_TYPED} ORDER BY offset", pack_id)
 
     def pack_ids(self) -> list[int]:
         """Return the packs that objects are in."""

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from objrepo.disk.inside import open_inside, refused
 from objrepo.errors import NotInitialisedError, RepositoryError
 
 __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
+_CONFIG_BYTES: Final = 1024 * 1024
+_LONGEST_PREFIX: Final = 39  # one digit of a key is left for the file
 
 REPACK_PACK: Final = -1
 """The number of the pack that disk-objectstore's repack is writing."""
@@ -32,6 +36,21 @@ class Config:
     loose_prefix_len: int
     pack_size_target: int
     compression_algorithm: str
+
+    def check(self) -> None:
+        """Raise an error if one of the values cannot be.
+
+        :raises ValueError: saying which.
+        """
+        for name, value in vars(self).items():
+            if type(value) is not (int if name in {"loose_prefix_len", "pack_size_target"} else str):
+                raise ValueError(f"{name} is {value!r}")
+        if self.hash_type not in {"sha1", "sha256"}:
+            raise ValueError(f"unknown hash_type {self.hash_type!r}")
+        if not 0 <= self.loose_prefix_len <= _LONGEST_PREFIX:
+            raise ValueError(f"loose_prefix_len is {self.loose_prefix_len}")
+        if self.pack_size_target < 1:
+            raise ValueError(f"pack_size_target is {self.pack_size_target}")
 
 
 class Layout:
@@ -66,11 +85,16 @@ class Layout:
         """
         if not self.is_initialised():
             raise not_initialised(self.folder)
+        for path in (self.config_file, self.packs, self.loose, self.duplicates, self.sandbox):
+            if path.is_symlink():
+                raise refused(path)
         try:
-            values = json.loads(self.config_file.read_bytes())
+            with open_inside(str(self.config_file)) as file:
+                values = json.loads(file.read(_CONFIG_BYTES))
             version = values["container_version"]
             config = Config(*(values[name] for name in Config.__dataclass_fields__))
-        except (ValueError, KeyError, TypeError) as error:
+            config.check()
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RepositoryError(f"the configuration {self.config_file} is damaged: {error!r}") from error
         if version != CONTAINER_VERSION:
             raise RepositoryError(
@@ -85,9 +109,11 @@ class Layout:
         :raises NotInitialisedError: if there is no container.
         """
         try:
-            status = os.stat(self._index)  # noqa: PTH116  (on the way of every call)
+            status = os.lstat(self._index)
         except (FileNotFoundError, NotADirectoryError):
             raise not_initialised(self.folder) from None
+        if not stat.S_ISREG(status.st_mode):
+            raise refused(self._index)
         return status.st_dev, status.st_ino
 
     def loose_path(self, config: Config, key: str) -> Path:

@@ -8,7 +8,8 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder, start_write_back
+from objrepo.disk.durable import flush_file, flush_folder, naming, start_write_back
+from objrepo.disk.inside import refused
 from objrepo.disk.pool import Lease
 from objrepo.disk.turns import turn
 from objrepo.protocol import BinaryReader
@@ -30,7 +31,8 @@ def write_loose(lease: Lease, reader: BinaryReader) -> str:
     try:
         with open(aside, "xb", buffering=0) as file:
             key = _copy(reader, file, lease.config.hash_type)
-            flush_file(file)
+            with naming(aside):
+                flush_file(file)
         _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease.layout.loose)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -62,8 +64,9 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
         with turn(patient and len(chunk) == _COPY_BYTES) as taken:
             hasher.update(chunk)
             data = memoryview(chunk)
-            while data:
-                data = data[file.write(data) :]
+            with naming(file.name):
+                while data:
+                    data = data[file.write(data) :]
         patient = taken or len(chunk) < _COPY_BYTES
         written += len(chunk)
         if written - begun >= _WRITE_BACK_BYTES:
@@ -75,6 +78,8 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
 def _move(aside: Path, path: Path, loose: Path) -> None:
     if path.parent != loose:
         path.parent.mkdir(exist_ok=True)
+        if path.parent.is_symlink():
+            raise refused(path.parent)
     try:
         os.replace(aside, path)  # noqa: PTH105
     except PermissionError:

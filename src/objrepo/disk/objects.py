@@ -5,16 +5,19 @@ An object moves from loose to packed while somebody packs, so what is neither ma
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Final, cast
 
-from objrepo.disk.index import Row
+from objrepo.disk.durable import naming
+from objrepo.disk.index import NO_ROW, Row
+from objrepo.disk.inside import is_inside, open_inside
 from objrepo.disk.packs import inflated, read_at, short_of
 from objrepo.disk.pool import Lease
-from objrepo.errors import CorruptObjectError
+from objrepo.errors import CorruptObjectError, RepositoryError
 from objrepo.stream import CHUNK_BYTES, OpenedObject, open_range
 
 __all__ = (
@@ -29,6 +32,9 @@ __all__ = (
 )
 
 _TRIES: Final = 20
+
+_INFLATED_AT_MOST: Final = 1100
+"""How many times as long zlib's data can become when they are decompressed: 1,032, says its technical description."""
 
 
 def has_object(lease: Lease, key: str) -> bool:
@@ -50,8 +56,8 @@ def find_size(lease: Lease, key: str) -> int | None:
     """Return the size of an object in bytes, None if it is not there."""
     if (row := lease.index.row(key)) is not None:
         return row.size
-    with suppress(FileNotFoundError):
-        return os.stat(lease.layout.loose_name(lease.config, key)).st_size  # noqa: PTH116
+    if (status := is_inside(lease.layout.loose_name(lease.config, key))) is not None:
+        return status.st_size
     row = lease.index.row(key)
     return None if row is None else row.size
 
@@ -69,18 +75,19 @@ def read_at_once(lease: Lease, key: str) -> bytes | None:
     _, pack_id, offset, length, compressed, _ = rows[0]
     try:
         descriptor, _, opened = lease.packs.descriptor(pack_id)
-    except FileNotFoundError:
+        if opened or compressed:
+            return None
+        content = read_at(descriptor, length, offset)
+    except (OSError, RepositoryError, *NO_ROW):  # the other way says what is wrong
         return None
-    if opened or compressed or len(content := read_at(descriptor, length, offset)) != length:
-        return None
-    return content
+    return content if len(content) == length else None
 
 
 def read_object(lease: Lease, key: str) -> bytes | None:
     """Return the whole content of an object, None if it is not there."""
     for row in _places(lease, key, lease.index.row(key)):
         if row is None:
-            with suppress(FileNotFoundError), open(lease.layout.loose_name(lease.config, key), "rb", 0) as file:
+            with suppress(FileNotFoundError), _loose_file(lease, key) as file, naming(file.name, key):
                 return file.read()
         elif (content := _read_packed(lease, row, 0, row.size)) is not None:
             return content
@@ -103,7 +110,7 @@ def open_loose(lease: Lease, key: str, offset: int = 0, length: int | None = Non
 
     :raises FileNotFoundError: if it is not loose.
     """
-    file = open(lease.layout.loose_name(lease.config, key), "rb", 0)  # noqa: SIM115
+    file = _loose_file(lease, key)
     return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
 
 
@@ -116,7 +123,7 @@ def open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = No
         return None if content is None else OpenedObject(row.key, len(content), content, None)
     for current, descriptor in _descriptors(lease, row):
         try:
-            file = open(lease.packs.path(current.pack_id), "rb", 0)  # noqa: SIM115
+            file = open_inside(lease.packs.path(current.pack_id))
         except FileNotFoundError:
             continue
         try:
@@ -135,7 +142,17 @@ def open_packed(lease: Lease, row: Row, offset: int = 0, length: int | None = No
 
 
 def _is_loose(lease: Lease, key: str) -> bool:
-    return os.path.isfile(lease.layout.loose_name(lease.config, key))  # noqa: PTH113
+    return is_inside(lease.layout.loose_name(lease.config, key)) is not None
+
+
+def _loose_file(lease: Lease, key: str) -> io.FileIO:
+    """Open the file of a loose object."""
+    path = lease.layout.loose_name(lease.config, key)
+    file = open_inside(path)
+    if is_inside(path) is None:  # it is in a folder that is a link, or was removed just now
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return file
 
 
 def _places(lease: Lease, key: str, row: Row | None) -> Iterator[Row | None]:
@@ -151,13 +168,25 @@ def _places(lease: Lease, key: str, row: Row | None) -> Iterator[Row | None]:
 def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
     """Return a range of a packed object, None if it is not packed any longer."""
     for current, descriptor in _descriptors(lease, row):
-        if current.compressed:
-            return _inflate(lease, current, descriptor)[start : start + size]
-        data = read_at(descriptor, size, current.offset + start)
+        path = lease.packs.path(current.pack_id)
+        _check_inside(current, path, os.fstat(descriptor).st_size)
+        with naming(path, row.key):
+            if current.compressed:
+                return _inflate(lease, current, descriptor)[start : start + size]
+            data = read_at(descriptor, size, current.offset + start)
         if len(data) != size:
-            raise short_of(current, lease.packs.path(current.pack_id), os.fstat(descriptor).st_size)
+            raise short_of(current, path, os.fstat(descriptor).st_size)
         return data
     return None
+
+
+def _check_inside(row: Row, path: str, present: int) -> None:
+    """Refuse a row that nobody has written who knows what he does, before anything is allocated for it."""
+    if min(row.offset, row.length, row.size) < 0 or row.offset + row.length > present:
+        raise short_of(row, path, present)
+    possible = row.size <= row.length * _INFLATED_AT_MOST if row.compressed else row.size == row.length
+    if not possible:
+        raise CorruptObjectError(row.key, f"{row.length} bytes in {path} cannot be the {row.size} that its row says")
 
 
 def _inflate(lease: Lease, row: Row, descriptor: int) -> bytes:
@@ -198,9 +227,7 @@ def _descriptors(lease: Lease, row: Row) -> Iterator[tuple[Row, int]]:
 
 def _in_file(lease: Lease, row: Row, file: io.FileIO) -> BinaryIO:
     """Check that an object is inside its pack; return the pack, or what decompresses the object out of it."""
-    present = os.fstat(file.fileno()).st_size
-    if row.offset < 0 or row.length < 0 or row.size < 0 or row.offset + row.length > present:
-        raise short_of(row, lease.packs.path(row.pack_id), present)
+    _check_inside(row, lease.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
     if row.compressed:
         return cast("BinaryIO", _Inflated(lease.config.compression_algorithm, row, file))
     return cast("BinaryIO", file)

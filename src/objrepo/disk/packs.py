@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Final
 
 from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.index import Row
+from objrepo.disk.inside import NO_DETOUR, open_inside, refused
 from objrepo.disk.layout import Layout
 from objrepo.errors import CorruptObjectError
 
@@ -24,7 +27,7 @@ Stamp = tuple[int, int, int, int]
 # A file that is open cannot be replaced on Windows, so there none is kept open.
 _KEPT: Final = 8 if os.name == "posix" else 0
 _PATHS_KEPT: Final = 1000
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | NO_DETOUR
 
 
 class Packs:
@@ -55,8 +58,16 @@ class Packs:
         if known is not None and known[1] == identity:
             return known[0], identity, False
         self._forget(pack_id)
-        descriptor = os.open(path, _FLAGS)
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise refused(path) from None
+            raise
         status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise refused(path)
         identity = status.st_dev, status.st_ino
         self._open[pack_id] = descriptor, identity
         return descriptor, identity, True
@@ -78,9 +89,9 @@ class Packs:
 
     def flush(self, pack_id: int) -> None:
         """Have the disk store a pack that somebody else has written; one that is not there any more is no error."""
-        with suppress(FileNotFoundError), open(self.path(pack_id), "rb") as pack:
+        with suppress(FileNotFoundError), open_inside(self.path(pack_id)) as pack:
             flush_file(pack)
-            flush_folder(Path(pack.name).parent)
+            flush_folder(Path(self.path(pack_id)).parent)
 
     def path(self, pack_id: int) -> str:
         """Return the path of a pack; ``-1`` is the one that a repack is writing."""

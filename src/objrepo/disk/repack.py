@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.durable import flush_file, flush_folder, naming
 from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.layout import REPACK_PACK
@@ -91,7 +91,7 @@ def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
         with _locked(lease, new_id):
             new = Path(lease.packs.path(new_id))
             try:
-                with open(path, "rb", buffering=0) as source, open(new, "xb", buffering=0) as target:
+                with open(path, "rb", buffering=0) as source, open(new, "xb", buffering=0) as target, naming(new):
                     moves = _copy(source, target, rows, path)
                     kept = target.tell()
                     flush_file(target)

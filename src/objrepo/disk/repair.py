@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.durable import flush_file, flush_folder, naming
 from objrepo.disk.index import Row
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.packs import read_at
@@ -82,7 +82,7 @@ def _quarantined(lease: Lease, name: str) -> Iterator[tuple[Path, BinaryIO]]:
             break
         except FileExistsError:
             number += 1
-    with file:
+    with file, naming(path):
         yield path, file
         flush_file(file)
     flush_folder(folder)

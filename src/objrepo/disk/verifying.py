@@ -14,7 +14,7 @@ from objrepo.disk.index import Row
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.objects import open_loose, open_packed
 from objrepo.disk.pool import Lease
-from objrepo.errors import CorruptObjectError
+from objrepo.errors import CorruptObjectError, RepositoryError
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
@@ -42,7 +42,10 @@ def check_objects(lease: Lease, keys: Sequence[str], quick: bool) -> VerifyRepor
     damaged = []
     rows = {row[0]: Row._make(row) for row in lease.index.rows(keys)}
     for key in keys:
-        checked = _check(lease, key, rows.get(key), quick)
+        try:
+            checked = _check(lease, key, rows.get(key), quick)
+        except CorruptObjectError as error:  # its row is none
+            checked = 0, [Damage(None, error.reason)]
         if checked is None:
             continue
         objects += 1
@@ -55,7 +58,7 @@ def damages(lease: Lease, key: str) -> tuple[list[Damage], bool]:
     """Read every copy of an object; return the damaged ones, and whether another one is intact."""
     row = lease.index.row(key)
     checked = _check(lease, key, row, quick=False)
-    copies = (row is not None) + os.path.isfile(lease.layout.loose_name(lease.config, key))  # noqa: PTH113
+    copies = (row is not None) + os.path.lexists(lease.layout.loose_name(lease.config, key))
     return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
 
 
@@ -99,6 +102,8 @@ def _check_packed(lease: Lease, row: Row, quick: bool) -> tuple[int, str | None]
         found, size = digest(opened, lease.config.hash_type)
     except CorruptObjectError as error:
         return max(row.size, 0), error.reason
+    except RepositoryError as error:
+        return max(row.size, 0), str(error)
     except OSError as error:
         return max(row.size, 0), f"pack {lease.packs.path(row.pack_id)} cannot be read: {error}"
     return size, None if found == row.key else f"its content in pack {row.pack_id} hashes to {found}"
@@ -107,7 +112,7 @@ def _check_packed(lease: Lease, row: Row, quick: bool) -> tuple[int, str | None]
 def _check_loose(lease: Lease, key: str, quick: bool) -> tuple[int, str | None]:
     path = lease.layout.loose_name(lease.config, key)
     if quick:
-        status = os.stat(path)  # noqa: PTH116
+        status = os.lstat(path)
         return status.st_size, None if stat.S_ISREG(status.st_mode) else f"{path} is no file"
     try:
         found, size = digest(open_loose(lease, key), lease.config.hash_type)
@@ -115,6 +120,8 @@ def _check_loose(lease: Lease, key: str, quick: bool) -> tuple[int, str | None]:
         raise
     except CorruptObjectError as error:
         return 0, error.reason
+    except RepositoryError as error:
+        return 0, str(error)
     except OSError as error:
         return 0, f"the file {path} cannot be read: {error}"
     return size, None if found == key else f"its content in {path} hashes to {found}"
