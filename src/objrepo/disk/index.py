@@ -31,6 +31,7 @@ _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
 _TYPED: Final = " AND ".join(f"typeof({name}) = 'integer'" for name in ("pack_id", "offset", "length", "size"))
 _ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value WHERE {_TYPED}"
 _SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_id, offset"
+_UNEXPECTED: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"  # they could run for ever
 _PRESENT: Final = "SELECT hashkey FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
 
 
@@ -85,6 +86,8 @@ class Index:
         )
         try:
             connection.execute("PRAGMA synchronous = FULL")  # not everywhere the default
+            if connection.execute(_UNEXPECTED).fetchone()[0]:
+                raise sqlite3.DatabaseError("there are views or triggers in it")
             connection.execute(_ROW, ("",)).fetchall()  # opens the file, and checks the table and its columns
         except BaseException:
             connection.close()
@@ -170,7 +173,10 @@ class Index:
 
     def pack_ids(self) -> list[int]:
         """Return the packs that objects are in."""
-        return [int(pack_id) for (pack_id,) in self._all("SELECT DISTINCT pack_id FROM db_object")]
+        return [
+            int(pack_id)
+            for (pack_id,) in self._all("SELECT DISTINCT pack_id FROM db_object WHERE typeof(pack_id) = 'integer'")
+        ]
 
     def lengths(self) -> dict[int, int]:
         """Return for each pack how many of its bytes belong to objects."""
@@ -205,7 +211,8 @@ class Index:
                 self._connection.executemany(statement, rows)
                 self._execute("COMMIT")
             except BaseException:
-                self._execute("ROLLBACK")
+                if self._connection.in_transaction:  # when the disk is full, SQLite has done it
+                    self._execute("ROLLBACK")
                 raise
 
     def vacuum(self) -> None:
@@ -233,6 +240,6 @@ def _errors(path: Path) -> Iterator[None]:
         if "locked" in str(error) or "busy" in str(error):
             raise RepositoryBusyError(f"the index {path} is locked by another process: {error}") from error
         path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
-        raise RepositoryError(f"the index {path} cannot be read: {error}") from error
+        raise RepositoryError(f"the index {path} cannot be used: {error}") from error
     except sqlite3.Error as error:
         raise RepositoryError(f"the index {path} is damaged: {error}") from error

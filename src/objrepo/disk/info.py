@@ -53,7 +53,7 @@ def info_of(lease: Lease, detailed: bool) -> DiskInfo:
         if detailed:
             for key in keys:
                 with suppress(FileNotFoundError):
-                    loose_size += os.stat(lease.layout.loose_name(lease.config, key)).st_size  # noqa: PTH116
+                    loose_size += os.lstat(lease.layout.loose_name(lease.config, key)).st_size
     packed = lease.index.count()
     info = DiskInfo(
         location=str(lease.layout.folder),

@@ -127,11 +127,12 @@ class Layout:
 
     def pack_files(self) -> list[Path]:
         """Return the paths of all packs, in the order of their numbers."""
-        return sorted((path for path in self.packs.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
+        found = (path for path in self.packs.iterdir() if path.name.isascii() and path.name.isdecimal())
+        return sorted(found, key=lambda path: int(path.name))
 
     def pack_files_size(self) -> int:
         """Return the bytes of all packs."""
-        return sum(path.stat().st_size for path in self.pack_files())
+        return sum(path.lstat().st_size for path in self.pack_files())
 
     def pack_locks(self) -> list[Path]:
         """Return the lock files of whoever is writing to packs, also outside of objrepo."""

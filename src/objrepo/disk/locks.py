@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import Layout
-from objrepo.errors import RepositoryBusyError
+from objrepo.errors import RepositoryBusyError, RepositoryError
 from objrepo.offload import OperationAbandoned, is_abandoned
 
 __all__ = ("is_own_lock", "maintenance_lock", "own_pack_lock", "pack_lock")
@@ -95,8 +96,8 @@ def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
 
 def is_own_lock(path: Path) -> bool:
     """Say whether a lock of a pack was made here."""
-    with suppress(FileNotFoundError):
-        return path.read_bytes() == _MARK
+    with suppress(OSError, RepositoryError), open_inside(str(path)) as file:
+        return file.read(len(_MARK) + 1) == _MARK
     return False
 
 

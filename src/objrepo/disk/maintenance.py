@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from objrepo.disk.inside import is_inside, refused
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.loose import remove_loose
@@ -132,7 +133,7 @@ def _survey_loose(lease: Lease) -> _Loose:
         packed = lease.index.present(keys)
         for key in keys:
             try:
-                size = lease.layout.loose_path(lease.config, key).stat().st_size
+                size = lease.layout.loose_path(lease.config, key).lstat().st_size
             except FileNotFoundError:
                 continue
             counter = copies if key in packed else waiting
@@ -144,6 +145,10 @@ def _survey_loose(lease: Lease) -> _Loose:
 def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
+    for keys in loose_keys(lease):
+        for path in (lease.layout.loose_name(lease.config, key) for key in keys):
+            if is_inside(path) is None and os.path.lexists(path):
+                raise refused(path)  # disk-objectstore would follow it
     count, (size, _) = lease.index.count(), lease.index.sums()
     for tries_left in range(_TRIES, -1, -1):
         try:
@@ -172,7 +177,7 @@ def _clean(lease: Lease) -> MaintenanceStep:
         copies = list(lease.index.present(keys))
         for key in copies:
             with suppress(FileNotFoundError):
-                size += os.stat(lease.layout.loose_name(lease.config, key)).st_size  # noqa: PTH116
+                size += os.lstat(lease.layout.loose_name(lease.config, key)).st_size
                 objects += 1
         remove_loose(lease, copies)
     return MaintenanceStep("clean_storage", objects, size)

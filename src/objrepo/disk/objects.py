@@ -169,7 +169,7 @@ def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
     """Return a range of a packed object, None if it is not packed any longer."""
     for current, descriptor in _descriptors(lease, row):
         path = lease.packs.path(current.pack_id)
-        _check_inside(current, path, os.fstat(descriptor).st_size)
+        check_inside(current, path, os.fstat(descriptor).st_size)
         with naming(path, row.key):
             if current.compressed:
                 return _inflate(lease, current, descriptor)[start : start + size]
@@ -180,7 +180,7 @@ def _read_packed(lease: Lease, row: Row, start: int, size: int) -> bytes | None:
     return None
 
 
-def _check_inside(row: Row, path: str, present: int) -> None:
+def check_inside(row: Row, path: str, present: int) -> None:
     """Refuse a row that nobody has written who knows what he does, before anything is allocated for it."""
     if min(row.offset, row.length, row.size) < 0 or row.offset + row.length > present:
         raise short_of(row, path, present)
@@ -227,7 +227,7 @@ def _descriptors(lease: Lease, row: Row) -> Iterator[tuple[Row, int]]:
 
 def _in_file(lease: Lease, row: Row, file: io.FileIO) -> BinaryIO:
     """Check that an object is inside its pack; return the pack, or what decompresses the object out of it."""
-    _check_inside(row, lease.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
+    check_inside(row, lease.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
     if row.compressed:
         return cast("BinaryIO", _Inflated(lease.config.compression_algorithm, row, file))
     return cast("BinaryIO", file)

@@ -12,18 +12,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from objrepo.disk.durable import flush_file, flush_folder, naming
 from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
+from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
+from objrepo.disk.objects import check_inside
 from objrepo.disk.packs import read_at, short_of
 from objrepo.disk.pool import Lease
 from objrepo.errors import RepositoryBusyError
 from objrepo.offload import OperationAbandoned, is_abandoned
 from objrepo.reports import Progress, ProgressCallback
+
+if TYPE_CHECKING:
+    from io import FileIO
 
 __all__ = ("holes", "recover_repack", "repack")
 
@@ -77,8 +82,8 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except (OSError, AttributeError, NotImplementedError):  # a file system without links
-        shutil.copyfile(source, target)
-    with open(target, "rb") as file:
+        shutil.copyfile(source, target, follow_symlinks=False)
+    with open_inside(str(target)) as file:
         flush_file(file)
     flush_folder(target.parent)
 
@@ -91,7 +96,7 @@ def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
         with _locked(lease, new_id):
             new = Path(lease.packs.path(new_id))
             try:
-                with open(path, "rb", buffering=0) as source, open(new, "xb", buffering=0) as target, naming(new):
+                with open_inside(str(path)) as source, open_inside(str(new), "xb") as target, naming(new):
                     moves = _copy(source, target, rows, path)
                     kept = target.tell()
                     flush_file(target)
@@ -106,11 +111,14 @@ def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
     return size - kept
 
 
-def _copy(source: BinaryIO, target: BinaryIO, rows: list[RawRow], path: Path) -> list[int]:
+def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> list[int]:
     """Copy the bytes of objects; return where each begins now."""
     offsets = []
     position = 0
-    for key, pack_id, offset, length, compressed, size in rows:
+    for raw in rows:
+        row = Row._make(raw)
+        check_inside(row, str(path), os.fstat(source.fileno()).st_size)
+        _, _, offset, length, _, _ = raw
         offsets.append(position)
         for start in range(0, length, _COPY_BYTES):
             if is_abandoned():
@@ -118,7 +126,6 @@ def _copy(source: BinaryIO, target: BinaryIO, rows: list[RawRow], path: Path) ->
             wanted = min(_COPY_BYTES, length - start)
             data = read_at(source.fileno(), wanted, offset + start)
             if len(data) < wanted:
-                row = Row(key, pack_id, offset, length, bool(compressed), size)
                 raise short_of(row, str(path), os.fstat(source.fileno()).st_size)
             view = memoryview(data)
             while view:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from objrepo.disk.durable import flush_file, flush_folder, naming
-from objrepo.disk.index import Row
+from objrepo.disk.index import NO_ROW, Row
+from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.packs import read_at
 from objrepo.disk.pool import Lease
 from objrepo.disk.repack import recover_repack
 from objrepo.disk.verifying import damages, find_leftovers
+from objrepo.errors import RepositoryError
 from objrepo.reports import RepairStep
 
 __all__ = ("drop_damaged", "has_intact_copy", "set_aside", "tidy")
@@ -91,7 +93,7 @@ def _quarantined(lease: Lease, name: str) -> Iterator[tuple[Path, BinaryIO]]:
 
 def _copy_packed(lease: Lease, row: Row, target: BinaryIO) -> None:
     """Copy those bytes of a packed object that can be read."""
-    with suppress(OSError), open(lease.packs.path(row.pack_id), "rb", buffering=0) as pack:
+    with suppress(OSError, RepositoryError, *NO_ROW), open_inside(lease.packs.path(row.pack_id)) as pack:
         for start in range(0, max(row.length, 0), _COPY_BYTES):
             data = read_at(pack.fileno(), min(_COPY_BYTES, row.length - start), row.offset + start)
             if not data:
