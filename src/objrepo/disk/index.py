@@ -227,7 +227,7 @@ class Index:
         try:
             # To the last row, as a statement that is not run to its end keeps its read transaction open.
             return self._execute(statement, parameters).fetchall()
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             with _errors(self._path):
                 raise
 
@@ -241,5 +241,5 @@ def _errors(path: Path) -> Iterator[None]:
             raise RepositoryBusyError(f"the index {path} is locked by another process: {error}") from error
         path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
         raise RepositoryError(f"the index {path} cannot be used: {error}") from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite cites what is no text
         raise RepositoryError(f"the index {path} is damaged: {error}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from objrepo.errors import NotInitialisedError, RepositoryError
 __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
+_PACK_NAME: Final = re.compile("[0-9]{1,17}")  # what SQLite holds as an integer
 _CONFIG_BYTES: Final = 1024 * 1024
 _LONGEST_PREFIX: Final = 39  # one digit of a key is left for the file
 
@@ -47,6 +49,8 @@ class Config:
                 raise ValueError(f"{name} is {value!r}")
         if self.hash_type not in {"sha1", "sha256"}:
             raise ValueError(f"unknown hash_type {self.hash_type!r}")
+        if not re.fullmatch(r"zlib\+[1-9]", self.compression_algorithm):
+            raise ValueError(f"unknown compression_algorithm {self.compression_algorithm!r}")
         if not 0 <= self.loose_prefix_len <= _LONGEST_PREFIX:
             raise ValueError(f"loose_prefix_len is {self.loose_prefix_len}")
         if self.pack_size_target < 1:
@@ -127,7 +131,7 @@ class Layout:
 
     def pack_files(self) -> list[Path]:
         """Return the paths of all packs, in the order of their numbers."""
-        found = (path for path in self.packs.iterdir() if path.name.isascii() and path.name.isdecimal())
+        found = (path for path in self.packs.iterdir() if _PACK_NAME.fullmatch(path.name))
         return sorted(found, key=lambda path: int(path.name))
 
     def pack_files_size(self) -> int:

@@ -191,9 +191,6 @@ def check_inside(row: Row, path: str, present: int) -> None:
 
 def _inflate(lease: Lease, row: Row, descriptor: int) -> bytes:
     """Return the whole content of a compressed object."""
-    if not lease.config.compression_algorithm.startswith("zlib"):
-        with open(descriptor, "rb", 0, closefd=False) as file:
-            return bytes(_in_file(lease, row, file).read(row.size))
     data = read_at(descriptor, row.length, row.offset)
     if len(data) != row.length:
         raise short_of(row, lease.packs.path(row.pack_id), os.fstat(descriptor).st_size)

@@ -137,7 +137,8 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
 def _next_number(lease: Lease, pack_id: int) -> int:
     """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
     own = pack_id >= FIRST_OWN_PACK
-    numbers = [int(path.name) for path in lease.layout.pack_files()] + lease.index.pack_ids()
+    numbers = [int(path.name) for path in lease.layout.pack_files()]
+    numbers += [number for number in lease.index.pack_ids() if number < 10**17]  # nobody has made so many
     return max((n for n in numbers if (n >= FIRST_OWN_PACK) == own), default=FIRST_OWN_PACK if own else 0) + 1
 
 

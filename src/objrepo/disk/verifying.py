@@ -135,7 +135,7 @@ def find_leftovers(lease: Lease) -> tuple[Leftover, ...]:
     found += [Leftover("quarantined", str(path), size) for path, size in _files(layout.quarantine)]
     lengths = lease.index.lengths()
     for path, size in _files(layout.packs):
-        if path.name.isdecimal():
+        if path.name.isascii() and path.name.isdecimal():
             used = lengths.get(int(path.name), 0)
             if size > used:
                 found.append(Leftover("orphaned bytes", str(path), size - used))

@@ -1,0 +1,292 @@
+"""Many processes use one repository at the same time, while one of them packs, repacks and cleans without a pause.
+
+    python tests/crash/many.py [--seconds N] [--seed N]
+
+Each puts, reads what it and the others have put, lists and deletes, on asyncio, on trio or without a loop. One is
+AiiDA's own backend, where aiida-core is installed, else the container that it uses; another is ``dostore``. Nobody may
+see an object that has been deleted, miss one that has not, read other bytes than the key's, or meet an error that is
+not documented.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import filelock  # noqa: F401  (what is imported on the first use is imported now)
+import trio  # noqa: F401
+from checking import Expected, Log, check, in_child
+from disk_objectstore import Container
+from disk_objectstore.exceptions import NotExistent
+
+from objrepo import DiskRepository, ObjectNotFoundError, RepositoryBusyError
+from objrepo.offload import Inline
+from objrepo.sync.driver import InPlace
+
+FILES_AT_MOST = 450  # 32 leases, with 8 packs and the three files of the index each, and some more
+WAL_AT_MOST = 64 * 1024 * 1024
+TRIES = 50
+
+
+class Others:
+    """What all processes have written down."""
+
+    def __init__(self, place: Path, chance: random.Random) -> None:
+        self.place = place
+        self.chance = chance
+
+    def some_key(self) -> tuple[Path, str] | None:
+        """Return a key that somebody has put and not begun to delete, and where that is written down."""
+        log = self.chance.choice(list(self.place.glob("log *")))
+        expected = Expected()
+        expected.read(log)
+        return (log, self.chance.choice(sorted(expected.present))) if expected.present else None
+
+    def excuses(self, log: Path, key: str) -> bool:
+        """Say whether an object may be missing: its deletion was begun."""
+        return f"deleting {key}\n" in log.read_text()
+
+
+def bounded(folder: Path) -> None:
+    """Make sure that this process and SQLite hold no more than they should."""
+    assert len(os.listdir("/proc/self/fd")) < FILES_AT_MOST
+    wal = folder / "packs.idx-wal"
+    assert not wal.exists() or wal.stat().st_size < WAL_AT_MOST, wal.stat()
+
+
+class Member:
+    """One of the processes that put, read, list and delete."""
+
+    def __init__(self, place: Path, name: str, until: float) -> None:
+        self.folder = place / "repository"
+        self.log = Log(place / f"log {name}")
+        self.name = name
+        self.until = until
+        self.chance = random.Random(name)
+        self.others = Others(place, self.chance)
+        self.mine: list[str] = []
+        self.made = 0
+
+    def content(self) -> bytes:
+        self.made += 1
+        return f"{self.name} {self.made} ".encode().ljust(self.chance.choice([20, 2000, 200_000]), b".")
+
+    def stored(self, *keys: str) -> None:
+        self.log.note("put", *keys)
+        self.mine += keys
+
+    async def put(self, repo: DiskRepository) -> None:
+        self.stored(await repo.put(self.content()))
+        self.stored(*await repo.put_many([self.content() for _ in range(5)]))
+
+    async def put_together(self, repo: DiskRepository) -> None:
+        async def one(content: bytes) -> None:
+            self.stored(await repo.put(content))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(20):
+                group.start_soon(one, self.content())
+
+    async def read(self, repo: DiskRepository) -> None:
+        for _ in range(10):
+            if (found := self.others.some_key()) is None:
+                return
+            log, key = found
+            try:
+                assert await repo.has(key) or self.others.excuses(log, key), f"{key} is not there"
+                await repo.get(key, check=True)
+                async with repo.open(key, check=True) as stream:
+                    async for _ in stream:
+                        pass
+            except ObjectNotFoundError:
+                assert self.others.excuses(log, key), f"{key} was lost"
+
+    async def read_mine(self, repo: DiskRepository) -> None:
+        async with repo.stream(self.mine) as objects:
+            assert {key async for key, _ in objects} == set(self.mine)
+        assert all(await repo.has_many(self.mine))
+
+    async def list_all(self, repo: DiskRepository) -> None:
+        listed = [key async for key in repo.keys()]
+        assert len(listed) == len(set(listed)), "a key came twice"
+        assert set(self.mine) <= set(listed), "a key was left out"
+        await repo.info()
+
+    async def delete(self, repo: DiskRepository) -> None:
+        self.chance.shuffle(self.mine)
+        some = [self.mine.pop() for _ in range(min(8, len(self.mine)))]
+        self.log.note("deleting", *some)
+        while True:
+            try:
+                await repo.delete_many(some)
+                break
+            except RepositoryBusyError:
+                pass
+        self.log.note("deleted", *some)
+        assert not any(await repo.has_many(some)), "what was deleted is there"
+
+    async def work(self, offload: Any) -> None:
+        kinds = [self.put, self.read, self.read_mine, self.list_all, self.delete]
+        if offload is None:
+            kinds.append(self.put_together)
+        async with DiskRepository(self.folder, offload) as repo:
+            while time.time() < self.until:
+                await self.chance.choice(kinds)(repo)
+                bounded(self.folder)
+
+    def run(self, loop: str | None) -> None:
+        if loop is None:
+            InPlace().call(self.work, Inline())
+        else:
+            anyio.run(self.work, None, backend=loop)
+
+
+class Maintainer(Member):
+    """The one that packs, repacks and cleans."""
+
+    async def work(self, offload: Any) -> None:
+        async with DiskRepository(self.folder) as repo:
+            while time.time() < self.until:
+                try:
+                    if self.chance.random() < 0.3:
+                        # objrepo's own repack lets others work; only disk-objectstore's readers must try again.
+                        await repo.maintain(live=False, do_vacuum=False, timeout=1)
+                    else:
+                        await repo.maintain(compress=self.chance.random() < 0.5, timeout=1)
+                except RepositoryBusyError:
+                    continue
+                bounded(self.folder)
+
+
+class Aiida(Member):
+    """AiiDA's own backend, which has no locks against others that maintain: it puts and reads."""
+
+    def run(self, loop: str | None) -> None:
+        put, get = self.functions()
+        while time.time() < self.until:
+            self.stored(put(io.BytesIO(self.content())))
+            if (found := self.others.some_key()) is not None:
+                log, key = found
+                for _ in range(TRIES):
+                    try:
+                        content = get(key)
+                    except (FileNotFoundError, NotExistent, ValueError):  # a pack or a loose file has just been moved
+                        if self.others.excuses(log, key):
+                            break
+                        continue
+                    import hashlib
+
+                    assert hashlib.sha256(content).hexdigest() == key, f"{key} has other bytes"
+                    break
+                else:
+                    raise AssertionError(f"{key} was lost")
+
+    def functions(self) -> tuple[Callable[[io.BytesIO], str], Callable[[str], bytes]]:
+        try:
+            from aiida.repository.backend.disk_object_store import DiskObjectStoreRepositoryBackend
+        except ModuleNotFoundError:
+            return self.put_by_container, self.get_by_container
+        backend = DiskObjectStoreRepositoryBackend(Container(self.folder))
+        return backend.put_object_from_filelike, backend.get_object_content
+
+    def put_by_container(self, source: io.BytesIO) -> str:
+        with Container(self.folder) as container:
+            return str(container.add_streamed_object(source))
+
+    def get_by_container(self, key: str) -> bytes:
+        with Container(self.folder) as container:  # it sees what was there when it was opened
+            return bytes(container.get_object_content(key))
+
+
+class Dostore(Member):
+    """The command line of disk-objectstore."""
+
+    def run(self, loop: str | None) -> None:
+        command = [str(Path(sys.executable).with_name("dostore")), "--path", str(self.folder)]
+        while time.time() < self.until:
+            path = self.folder.with_name(f"file {self.name}")
+            path.write_bytes(self.content())
+            done = subprocess.run([*command, "add-files", str(path)], check=True, capture_output=True, text=True)
+            self.stored(done.stdout.splitlines()[-1].split(":")[0])
+
+
+def member(kind: type[Member], place: Path, name: str, until: float, loop: str | None) -> None:
+    kind(place, name, until).run(loop)
+
+
+def start(function: Callable[[], None]) -> int:
+    """Start a process; return its id."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return child
+
+
+def make(folder: Path) -> None:
+    call = InPlace().call
+    repo = DiskRepository(folder, Inline())
+    call(repo.__aenter__)
+    call(lambda: repo.initialise(pack_size_target=3_000_000))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    arguments = parser.parse_args()
+    kinds: list[tuple[type[Member], str | None]] = [
+        (Maintainer, "asyncio"),
+        (Aiida, None),
+        (Dostore, None),
+        (Member, "asyncio"),
+        (Member, "trio"),
+        (Member, "asyncio"),
+        (Member, None),
+        (Member, "trio"),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        assert in_child(partial(make, place / "repository")) == 0
+        until = time.time() + arguments.seconds
+        children = {
+            start(partial(member, kind, place, f"{arguments.seed} {number}", until, loop)): kind.__name__
+            for number, (kind, loop) in enumerate(kinds)
+        }
+        failed = []
+        for child, kind_name in children.items():
+            if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+                failed.append(kind_name)
+        expected = Expected()
+        for path in place.glob("log *"):
+            expected.read(path)
+        consistent = in_child(lambda: check(place / "repository", expected)) == 0
+        print(
+            f"{len(kinds)} processes, {arguments.seconds:.0f} s: {len(expected.present)} objects present, "
+            f"{len(expected.gone)} deleted, {len(failed)} processes failed, "
+            + ("all is well" if consistent and not failed else "FAILED")
+        )
+    sys.exit(0 if consistent and not failed else 1)
+
+
+if __name__ == "__main__":
+    main()
