@@ -58,11 +58,24 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill processes at random moments for a while, and before every single call: `nox -s crash -- --seconds 600`."""
+    """Kill processes at random moments (`-- --seconds 600`) and before every single call; use one repository from many
+    processes, AiiDA's among them; use repositories whose files somebody else has written."""
     install(session, "test")
+    session.install("aiida-core>=2.9")
     with session.chdir(Path("tests", "crash")):
         session.run("python", "kills.py", *(session.posargs or ["--kills", "1000"]))
         session.run("python", "stops.py")
+        session.run("python", "many.py")
+        session.run("python", "mutate.py", "--count", "10000")
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Have thousands of tasks use one repository for an hour, or `-- --seconds N`; what it took is drawn."""
+    install(session, "test")
+    session.install("matplotlib")
+    with session.chdir(Path("tests", "crash")):
+        session.run("python", "soak.py", "--plot", str(Path(session.create_tmp(), "soak.png")), *session.posargs)
 
 
 @nox.session

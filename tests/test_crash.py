@@ -37,19 +37,33 @@ def run(*arguments, code=0):
     "names", [("put", "put_many", "put_full", "delete", "initialise"), ("pack", "repack", "repair")]
 )
 def test_killed_before_calls_that_change_something(names):
-    every = 1 + 12 * ("pack" in names) + 3 * ("put" in names)
+    every = 24 if "pack" in names else 6
     lines = run("stops.py", "--every", str(every), *names).splitlines()
     assert [line.split(":")[0] for line in lines] == list(names)
     assert all(line.endswith(", 0 inconsistent") for line in lines)
 
 
 def test_killed_at_random_moments():
-    assert run("kills.py", "--kills", "40", "--seed", "1").endswith("all is well\n")
+    assert run("kills.py", "--kills", "24", "--seed", "1").endswith("all is well\n")
+
+
+def test_many_processes_at_the_same_time():
+    assert run("many.py", "--seconds", "8", "--seed", "1").endswith("all is well\n")
+
+
+def test_files_that_somebody_else_has_written():
+    assert run("mutate.py", "--count", "120", "--seed", "1").endswith("120 mutations, 0 failures\n")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio"])
+def test_thousands_of_tasks(loop):
+    assert "2000 tasks" in run("soak.py", "--seconds", "5", "--tasks", "2000", "--loop", loop)
 
 
 def test_that_what_looks_would_find_something():
     """An index that is told of objects before their bytes are flushed and written is found out."""
     script = """
+import sys
 import stops
 from objrepo.disk import group
 real = group._append
@@ -64,6 +78,7 @@ def append(pack, pack_id, objects):
     return real(pack, pack_id, objects)
 group._append = append
 stops.SCENARIOS = (stops.put_many,)
+sys.argv += ["--every", "5"]
 stops.main()
 """
     assert "0 inconsistent" not in run("-c", script, code=1)

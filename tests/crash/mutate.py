@@ -93,7 +93,7 @@ class Mutation:
 
     def config(self) -> None:
         path = self.folder / "config.json"
-        with contextlib.suppress(ValueError, OSError, RecursionError):
+        with contextlib.suppress(ValueError, OSError, RecursionError, TypeError):
             values = json.loads(path.read_bytes())
             values[self.chance.choice([*values, "new"])] = self.chance.choice(
                 [v for v in STRANGE if type(v) is not bytes]
