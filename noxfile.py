@@ -67,6 +67,7 @@ def crash(session: nox.Session) -> None:
         session.run("python", "stops.py")
         session.run("python", "many.py")
         session.run("python", "mutate.py", "--count", "10000")
+    session.run("pytest", "tests/test_hostile_keys.py", "--keys", "100000", "--timeout", "3600")
 
 
 @nox.session

@@ -14,6 +14,16 @@ def anyio_backend(request):
     return request.param
 
 
+def pytest_addoption(parser):
+    parser.addoption("--keys", type=int, default=2000, help="how many keys are generated to lead out of a repository")
+
+
+@pytest.fixture
+def keys_at_most(request):
+    """How many keys to try."""
+    return request.config.getoption("keys")
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Where `repo` is."""

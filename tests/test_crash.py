@@ -78,7 +78,7 @@ def append(pack, pack_id, objects):
     return real(pack, pack_id, objects)
 group._append = append
 stops.SCENARIOS = (stops.put_many,)
-sys.argv += ["--every", "5"]
+sys.argv += ["--every", "2"]
 stops.main()
 """
     assert "0 inconsistent" not in run("-c", script, code=1)

@@ -91,6 +91,19 @@ def test_the_setup_command_of_the_readme(tmp_path):
     assert "aiida" not in installed
 
 
+def test_each_guarantee_names_tests_that_there_are():
+    text = (ROOT / "docs" / "guarantees.md").read_text().split("## How it is tested")[0]
+    promises = re.findall(r"^- .*?(?=^- |^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert len(promises) > 20
+    for promise in promises:
+        named = re.findall(r"`(test_\w+\.py)::(?:(\w+)::)?(\w+)`", promise)
+        assert named, promise
+        for file, group, name in named:
+            code = (ROOT / "tests" / file).read_text()
+            assert re.search(rf"def {name}\(", code), (file, name)
+            assert not group or f"class {group}" in code
+
+
 def test_links_lead_somewhere():
     for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -6,8 +6,12 @@ import os
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from objrepo import DiskRepository, MemoryRepository, ObjectNotFoundError, SandboxRepository
+from objrepo.offload import Inline
+from objrepo.sync.driver import InPlace
 from objrepo.testing.fixtures import BAD_KEYS
 
 touched = []
@@ -69,4 +73,48 @@ async def test_nothing_outside_is_touched(make, tmp_path, victim):
             watching = False
         assert not [path for path in touched if not path.removeprefix("file://").startswith(str(tmp_path))]
         assert not [path for path in touched if victim.name in path]
+    assert victim.read_bytes() == b"nobody else's business"
+
+
+HEX = st.text("0123456789abcdef", min_size=60, max_size=68)
+PARTS = st.sampled_from(
+    ["..", ".", "/", "\\", "aa", "0" * 62, "0" * 64, "\0", "%2e", "~", "$HOME", "victim.txt", "'", ";", "\n", "é"]
+)
+KEYS = st.text(max_size=80) | HEX | st.lists(PARTS, max_size=8).map("".join)
+
+
+def test_generated_keys(tmp_path, victim, keys_at_most):
+    """Whatever a key is, nothing outside is touched, and what is no key is simply not there."""
+    call = InPlace().call
+    repo = DiskRepository(tmp_path / "repository", Inline())
+    call(repo.__aenter__)
+    call(repo.initialise)
+    call(repo.delete, call(repo.put, b"to go"))  # what is imported on the first use is imported now
+    present = call(repo.put, b"content")
+
+    async def stream(keys):
+        async with repo.stream(keys):
+            pass
+
+    @settings(max_examples=keys_at_most // 20, deadline=None)
+    @given(st.lists(KEYS, min_size=20, max_size=20))
+    def tried(keys):
+        global watching
+        touched.clear()
+        watching = True
+        try:
+            assert call(repo.has_many, keys) == [key == present for key in keys]
+            for key in keys:
+                assert call(repo.has, key) == (key == present)
+                for use in (repo.get, repo.size, repo.delete, lambda key: stream([key])):
+                    with pytest.raises(ObjectNotFoundError):
+                        call(use, key)
+        finally:
+            watching = False
+        outside = [
+            path for path in touched if not path.removeprefix("file://").startswith(str(tmp_path / "repository"))
+        ]
+        assert not outside
+
+    tried()
     assert victim.read_bytes() == b"nobody else's business"

@@ -26,7 +26,10 @@ from objrepo import DiskRepository, ObjectNotFoundError, RepositoryBusyError
 KEPT_KEYS = 20_000
 OPERATIONS_A_SECOND = 300
 FILES_AT_MOST = 450
+MEMORY_AT_MOST = 400 * 1024 * 1024
 MORE_MEMORY = 48 * 1024 * 1024
+STEADY_AFTER = 60
+"""How many seconds it takes until what is measured can be compared."""
 
 
 class Soak:
@@ -173,8 +176,9 @@ def main() -> None:
     )
     if arguments.plot is not None:
         draw(samples, arguments.plot)
-    bounded = memory[1] < memory[0] + MORE_MEMORY and files < FILES_AT_MOST and latency[1] < 3 * latency[0] + 0.1
-    sys.exit(0 if bounded else 1)
+    steady = len(samples) < STEADY_AFTER or (memory[1] < memory[0] + MORE_MEMORY and latency[1] < 3 * latency[0] + 0.1)
+    bounded = files < FILES_AT_MOST and max(sample[1] for sample in samples) < MEMORY_AT_MOST
+    sys.exit(0 if bounded and steady else 1)
 
 
 if __name__ == "__main__":
