@@ -684,7 +684,8 @@ class TestDamage:
         assert (await repo.maintain()).steps[0].objects == 2
 
 
-def test_an_index_that_is_locked_for_writing(tmp_path):
+def test_an_index_that_is_locked_for_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr("objrepo.disk.index._BUSY_SECONDS", 0.05)
     with SyncRepository(DiskRepository(tmp_path / "repository", Inline())) as repo:
         repo.initialise()
         key = repo.put_object_from_file(__file__)

@@ -180,13 +180,13 @@ class DiskRepository(RepositoryBase):
     async def _mend(
         self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float
     ) -> Literal["restored", "refilled", "quarantined"]:
-        look = has_intact_copy if dry_run else set_aside
-        if await self._ready().run(self._maintaining, look, key, timeout):
+        run = self._ready().run
+        if await (run(self._looking, key) if dry_run else run(self._maintaining, set_aside, key, timeout)):
             action: Literal["restored", "refilled", "quarantined"] = "restored"
         else:
             action = "refilled" if source is not None and await self._refill(key, dry_run, source) else "quarantined"
         if not dry_run:
-            await self._ready().run(self._maintaining, drop_damaged, key, timeout)
+            await run(self._maintaining, drop_damaged, key, timeout)
         return action
 
     async def _refill(self, key: str, dry_run: bool, source: AsyncRepository) -> bool:
@@ -362,6 +362,10 @@ class DiskRepository(RepositoryBase):
                 return [] if live else locks + tidy(lease, dry_run=True)
             with maintenance_lock(lease.layout, timeout, break_locks=not live):
                 return [] if live else locks + tidy(lease, dry_run=False)
+
+    def _looking(self, key: str) -> bool:
+        with self._pool.lease() as lease:
+            return has_intact_copy(lease, key)
 
     def _maintaining(self, function: Callable[[Lease, str], bool], key: str, timeout: float) -> bool:
         with self._pool.lease() as lease, maintenance_lock(lease.layout, timeout):
