@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -49,8 +50,8 @@ class Expected:
                 self.present.add(key)
 
 
-def in_child(function: Callable[[], None]) -> int:
-    """Call a function in a child process; return how that ended, as `waitstatus_to_exitcode` says it."""
+def start(function: Callable[[], None]) -> int:
+    """Call a function in a child process; return the child's number."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -60,8 +61,19 @@ def in_child(function: Callable[[], None]) -> int:
         except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
             traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
+    return child
+
+
+def end_of(child: int) -> int:
+    """Wait for a child; return how it ended, as `waitstatus_to_exitcode` says it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def in_child(function: Callable[[], None]) -> int:
+    """Call a function in a child process; return how that ended."""
+    return end_of(start(function))
 
 
 def check(folder: Path, expected: Expected, *, thoroughly: bool = True) -> None:

@@ -16,7 +16,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import anyio
 import filelock  # noqa: F401  (what is imported on the first use is imported now)
 import trio  # noqa: F401
-from checking import Expected, Log, check, in_child
+from checking import Expected, Log, check, end_of, in_child, start
 
 from objrepo import DiskRepository, RepositoryBusyError
 from objrepo.offload import Inline
@@ -125,21 +124,13 @@ def one_round(folder: Path, number: int, seed: int) -> int:
     children = []
     for worker in range(1 if alone else WORKERS):
         name = f"{seed} {number} {worker}"
-        child = os.fork()
-        if child == 0:
-            try:
-                Worker(folder, Log(folder.with_name(f"log {name}")), name, random.Random(name)).run(alone)
-            except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
-                traceback.print_exc()
-            finally:
-                os._exit(1)
-        children.append(child)
+        log = Log(folder.with_name(f"log {name}"))
+        children.append(start(partial(Worker(folder, log, name, random.Random(name)).run, alone)))
     time.sleep(chance.uniform(0.03, 0.4))
     for child in children:
         os.kill(child, signal.SIGKILL)
     for child in children:
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert status == -signal.SIGKILL, f"a worker of round {number} of seed {seed} ended by itself"
+        assert end_of(child) == -signal.SIGKILL, f"a worker of round {number} of seed {seed} ended by itself"
     return len(children)
 
 

@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any
 import anyio
 import filelock  # noqa: F401  (what is imported on the first use is imported now)
 import trio  # noqa: F401
-from checking import Expected, Log, check, in_child
+from checking import Expected, Log, check, end_of, in_child, start
 from disk_objectstore import Container
 from disk_objectstore.exceptions import NotExistent
 
@@ -226,22 +225,6 @@ def member(kind: type[Member], place: Path, name: str, until: float, loop: str |
     kind(place, name, until).run(loop)
 
 
-def start(function: Callable[[], None]) -> int:
-    """Start a process; return its id."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return child
-
-
 def make(folder: Path) -> None:
     call = InPlace().call
     repo = DiskRepository(folder, Inline())
@@ -274,7 +257,7 @@ def main() -> None:
         }
         failed = []
         for child, kind_name in children.items():
-            if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            if end_of(child) != 0:
                 failed.append(kind_name)
         expected = Expected()
         for path in place.glob("log *"):
