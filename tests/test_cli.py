@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 
@@ -215,6 +216,44 @@ class TestTheRest:
         assert objrepo_("verify")[0] == 0
         assert json.loads(objrepo_("repair", "--json")[1]) == {"dry_run": False, "steps": []}
 
+    def test_copy(self, folder, objrepo_):
+        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
+        status, out, _ = objrepo_("copy", ".objrepo", "backup", "--dry-run")
+        assert (status, out) == (0, b"3 objects, 3 copied (3 bytes), 0 deleted, 0 damaged\n")
+        assert objrepo_("copy", ".objrepo", "disk:backup")[:2] == (status, out)
+        assert objrepo_("cat", keys[1], "--repo", "backup")[1] == b"1"
+        report = json.loads(objrepo_("copy", ".objrepo", "backup", "--json")[1])
+        assert (report["objects"], report["copied"]) == (3, 0)
+        assert objrepo_("rm", keys[0])[0] == 0
+        status, _, err = objrepo_("copy", ".objrepo", "backup", "--delete")
+        assert (status, "deletions=1" in err) == (1, True)
+        assert b"1 deleted" in objrepo_("copy", ".objrepo", "backup", "--delete", "--deletions", "1")[1]
+        assert objrepo_("copy", ".objrepo", "third", keys[1])[0] == 0
+        assert objrepo_("ls", "--repo", "third")[1].decode() == f"{keys[1]}\n"
+        path = folder / ".objrepo" / "loose" / keys[2][:2] / keys[2][2:]
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+        status, out, _ = objrepo_("copy", ".objrepo", "fourth")
+        assert status == 1
+        assert out.decode().startswith(f"{keys[2]}  its content hashes to")
+
+    def test_urls(self, folder, objrepo_):
+        with zipfile.ZipFile(folder / "some.aiida", "w") as archive:
+            archive.writestr(f"repo/{sha(b'content')}", b"content")
+        for repo in ("some.aiida", "zip:some.aiida"):
+            assert objrepo_("ls", "--repo", repo)[1].decode() == f"{sha(b'content')}\n"
+            assert objrepo_("cat", sha(b"content"), "--repo", repo)[1] == b"content"
+            assert objrepo_("info", "--repo", repo)[0] == 0
+            assert objrepo_("verify", "--repo", repo)[0] == 0
+            assert objrepo_("maintain", "--repo", repo)[0] == 0
+            status, _, err = objrepo_("put", "-", "--repo", repo, stdin=b"new")
+            assert (status, "can only be read" in err) == (1, True)
+            status, _, err = objrepo_("repair", "--repo", repo)
+            assert (status, "only a repository on disk" in err) == (2, True)
+        status, _, err = objrepo_("ls", "--repo", "ftp://host")
+        assert (status, "unknown scheme 'ftp'" in err) == (1, True)
+        assert objrepo_("copy", "some.aiida", "imported")[0] == 0
+
     def test_ten_thousand_small_files(self, folder, objrepo_):
         files = folder / "files"
         contents = {}
@@ -244,10 +283,10 @@ class TestManners:
     def test_help_and_version(self, objrepo_):
         assert objrepo_("--version")[1].decode().strip() == f"objrepo, version {objrepo.__version__}"
         assert objrepo_("--help")[0] == objrepo_("-h")[0] == 0
-        for name in ("init", "put", "cat", "get", "has", "ls", "rm", "info", "maintain", "verify", "repair"):
+        for name in ("init", "put", "cat", "get", "has", "ls", "rm", "info", "maintain", "verify", "repair", "copy"):
             status, out, _ = objrepo_(name, "--help")
             assert status == 0
-            assert b"--repo" in out
+            assert name == "copy" or b"--repo" in out
 
     def test_misuse(self, objrepo_):
         for arguments in ((), ("no-such-command",), ("put",), ("cat",), ("cat", "a", "b"), ("ls", "--no-such-option")):

@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from objrepo.archive import ArchiveRepository
     from objrepo.disk import DiskRepository
     from objrepo.errors import (
         CorruptObjectError,
         NotInitialisedError,
         ObjectNotFoundError,
+        ReadOnlyError,
         RepositoryBusyError,
         RepositoryClosedError,
         RepositoryError,
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream
     from objrepo.sandbox import SandboxRepository
+    from objrepo.transfer import copy
+    from objrepo.url import open_repository
 
 __version__ = "0.1.0"
 
 __all__ = (
+    "ArchiveRepository",
     "AsyncRepository",
     "CorruptObjectError",
     "DiskRepository",
@@ -29,18 +34,24 @@ __all__ = (
     "NotInitialisedError",
     "ObjectNotFoundError",
     "ObjectStream",
+    "ReadOnlyError",
     "RepositoryBusyError",
     "RepositoryClosedError",
     "RepositoryError",
     "SandboxRepository",
+    "copy",
+    "open_repository",
 )
 
 _ROOMS = {
+    "ArchiveRepository": "archive",
     "AsyncRepository": "protocol",
     "DiskRepository": "disk",
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",
     "SandboxRepository": "sandbox",
+    "copy": "transfer",
+    "open_repository": "url",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ __all__ = (
     "CorruptObjectError",
     "NotInitialisedError",
     "ObjectNotFoundError",
+    "ReadOnlyError",
     "RepositoryBusyError",
     "RepositoryClosedError",
     "RepositoryError",
@@ -68,6 +70,10 @@ class NotInitialisedError(RepositoryError, RuntimeError):
 
 class RepositoryBusyError(RepositoryError, TimeoutError):
     """Somebody else holds the lock that the operation needs; try again later. Also a :class:`TimeoutError`."""
+
+
+class ReadOnlyError(RepositoryError, io.UnsupportedOperation):
+    """The repository cannot be written to, whoever asks. Also what a file raises that is open for reading only."""
 
 
 class RepositoryClosedError(RepositoryError, ValueError):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-__all__ = ("KeyFormat", "checked_key", "is_key", "key_matcher", "new_uuid4", "possible_keys")
+__all__ = ("KeyFormat", "checked_key", "hashes_only", "is_key", "key_matcher", "new_uuid4", "possible_keys")
 
 KeyFormat = Literal["sha1", "sha256", "uuid4"]
 
@@ -18,6 +18,9 @@ _FORMATS: Final[dict[str, re.Pattern[str]]] = {
     "sha256": re.compile(r"[0-9a-f]{64}"),
     "uuid4": re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"),
 }
+
+
+_HEX: Final = b"0123456789abcdef"
 
 
 def is_key(key: object, key_format: str) -> bool:
@@ -44,6 +47,14 @@ def possible_keys(keys: Iterable[object], key_format: str) -> list[str]:
     """Return those of many values that can be keys of the given format, as :func:`is_key` would say it of each."""
     matches = _FORMATS[key_format].fullmatch
     return [key for key in keys if isinstance(key, str) and matches(key)]
+
+
+def hashes_only(keys: list[str], key_format: str) -> list[str]:
+    """Return the same for keys of hashes of which hardly any is none: they are looked at all together."""
+    digits = 64 if key_format == "sha256" else 40
+    if keys and (set(map(len, keys)) != {digits} or "".join(keys).encode().translate(None, _HEX)):
+        return possible_keys(keys, key_format)
+    return keys
 
 
 def checked_key(key: object) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 __all__ = (
+    "CopyReport",
     "DamagedObject",
     "Leftover",
     "MaintenanceReport",
@@ -143,6 +144,33 @@ class RepairReport:
     def lost(self) -> tuple[str, ...]:
         """The keys of the objects that could not be restored; what is left of them is in the quarantine."""
         return tuple(step.subject for step in self.steps if step.action == "quarantined")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyReport:
+    """What ``copy`` did, or with ``dry_run`` would do.
+
+    :ivar dry_run: whether nothing was changed.
+    :ivar objects: how many objects were looked at.
+    :ivar copied: how many of them the target did not have, and has now.
+    :ivar size: their bytes.
+    :ivar deleted: how many objects of the target the source does not have, if these were to be deleted.
+    :ivar damaged: the objects that were not copied, as their bytes in the source are not those of their keys.
+    :ivar renamed: which key became which, where the two repositories have different keys; else empty.
+    """
+
+    dry_run: bool
+    objects: int
+    copied: int
+    size: int
+    deleted: int
+    damaged: tuple[DamagedObject, ...]
+    renamed: Mapping[str, str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything is there now."""
+        return not self.damaged
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 import objrepo
-from objrepo.cli import objects, upkeep
+from objrepo.cli import moving, objects, upkeep
 
 __all__ = ("command", "run")
 
@@ -23,13 +23,13 @@ INTERRUPTED = 130
 def command() -> None:
     """Put bytes in, get a key, read them back.
 
-    The repository is --repo PATH, else $OBJREPO, else ./.objrepo.
+    The repository is --repo PATH or URL, else $OBJREPO, else ./.objrepo.
 
     Exit status: 0 done, 1 not there or failed, 2 misused, 130 interrupted.
     """
 
 
-for room in (objects, upkeep):
+for room in (objects, upkeep, moving):
     for each in room.COMMANDS:
         command.add_command(each)
 

@@ -15,7 +15,7 @@ import click
 from objrepo.cli.progress import reporter
 from objrepo.cli.running import as_json, on_repository, print_json
 from objrepo.disk import DiskRepository
-from objrepo.protocol import ObjectStream
+from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
 __all__ = ("COMMANDS",)
@@ -27,7 +27,7 @@ _HAS_AT_ONCE: Final = 1000
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @as_json
 @on_repository
-async def put(repository: DiskRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
+async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
     """Store files, and print their keys.
 
     A folder stands for all files in it, - for standard input. The repository is made if it is not there yet. What
@@ -45,11 +45,12 @@ async def put(repository: DiskRepository, paths: tuple[str, ...], json_wanted: b
         failed = True
         _tell(error)
 
+    own = repository.path if isinstance(repository, DiskRepository) else None
     with reporter() as report:
         total = None
         if sys.stderr.isatty():
-            total = sum(1 for _ in _files(paths, repository.path, _ignore))
-        for done, path in enumerate(_files(paths, repository.path, fail), 1):
+            total = sum(1 for _ in _files(paths, own, _ignore))
+        for done, path in enumerate(_files(paths, own, fail), 1):
             try:
                 source = sys.stdin.buffer if path == "-" else open(path, "rb", buffering=0)  # noqa: SIM115
             except OSError as error:
@@ -68,7 +69,7 @@ async def put(repository: DiskRepository, paths: tuple[str, ...], json_wanted: b
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
 @click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
 @on_repository
-async def cat(repository: DiskRepository, key: str, offset: int, length: int | None) -> None:
+async def cat(repository: AsyncRepository, key: str, offset: int, length: int | None) -> None:
     """Print the bytes of an object.
 
     \b
@@ -85,7 +86,7 @@ async def cat(repository: DiskRepository, key: str, offset: int, length: int | N
     "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
 )
 @on_repository
-async def get(repository: DiskRepository, keys: tuple[str, ...], output: Path) -> None:
+async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) -> None:
     """Copy objects to files. In a folder each is named by its key.
 
     \b
@@ -106,7 +107,7 @@ async def get(repository: DiskRepository, keys: tuple[str, ...], output: Path) -
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @as_json
 @on_repository
-async def has(repository: DiskRepository, keys: tuple[str, ...], json_wanted: bool) -> int:
+async def has(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: bool) -> int:
     """Say of each key whether its object is there; exit with 1 if one is not."""
     everything = True
     for start in range(0, len(keys), _HAS_AT_ONCE):
@@ -124,7 +125,7 @@ async def has(repository: DiskRepository, keys: tuple[str, ...], json_wanted: bo
 @click.option("-l", "--long", "sizes", is_flag=True, help="Print the size in bytes of each object too.")
 @as_json
 @on_repository
-async def ls(repository: DiskRepository, sizes: bool, json_wanted: bool) -> None:
+async def ls(repository: AsyncRepository, sizes: bool, json_wanted: bool) -> None:
     """List the keys of all objects."""
     async for key in repository.keys():
         size = await repository.size(key) if sizes else None
@@ -137,7 +138,7 @@ async def ls(repository: DiskRepository, sizes: bool, json_wanted: bool) -> None
 @click.command()
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @on_repository
-async def rm(repository: DiskRepository, keys: tuple[str, ...]) -> None:
+async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
     """Delete objects: all of them or, if one is not there, none."""
     await repository.delete_many(keys)
 
@@ -145,14 +146,14 @@ async def rm(repository: DiskRepository, keys: tuple[str, ...]) -> None:
 COMMANDS: Final = (put, cat, get, has, ls, rm)
 
 
-def _files(paths: Iterable[str], repository: Path, fail: Callable[[object], None]) -> Iterator[str]:
+def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:
     """Name the files that paths stand for. A folder is gone through in order, the repository itself left out."""
     for path in paths:
         if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str stays as it was given)
             yield path
             continue
         for folder, folders, names in os.walk(path, onerror=fail):
-            if os.path.realpath(folder) == os.path.realpath(repository):
+            if repository is not None and os.path.realpath(folder) == os.path.realpath(repository):
                 folders.clear()
                 continue
             folders.sort()

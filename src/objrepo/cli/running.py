@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import anyio
 import click
 
-from objrepo.disk import DiskRepository
 from objrepo.offload import Inline, Offload, Threads
+from objrepo.protocol import AsyncRepository
 from objrepo.sync.driver import InPlace
+from objrepo.url import open_repository
 
 __all__ = ("as_json", "gracefully", "on_repository", "print_json")
 
 P = ParamSpec("P")
-CommandBody = Callable[Concatenate[DiskRepository, P], Awaitable[int | None]]
+CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
 
 as_json = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for programs to read.")
 
@@ -42,13 +42,12 @@ def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | 
         envvar="OBJREPO",
         default=".objrepo",
         show_default="$OBJREPO, else ./.objrepo",
-        type=click.Path(path_type=Path),
-        help="The folder of the repository.",
+        help="The repository: its folder, or a URL such as zip:PATH.",
     )
     @functools.wraps(body)
-    def command(repo: Path, *args: P.args, **kwargs: P.kwargs) -> int | None:
+    def command(repo: str, *args: P.args, **kwargs: P.kwargs) -> int | None:
         async def whole() -> int | None:
-            async with DiskRepository(repo, offload) as repository:
+            async with open_repository(repo, offload) as repository:
                 return await body(repository, *args, **kwargs)
 
         return run(whole)

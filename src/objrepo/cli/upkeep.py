@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -12,6 +11,8 @@ import click
 from objrepo.cli.progress import reporter, size_of
 from objrepo.cli.running import as_json, gracefully, on_repository, print_json
 from objrepo.disk import DiskRepository
+from objrepo.protocol import AsyncRepository
+from objrepo.url import open_repository
 
 __all__ = ("COMMANDS",)
 
@@ -24,17 +25,17 @@ __all__ = ("COMMANDS",)
 )
 @click.option("--compression-algorithm", help="zlib+1, which it is unless given, to zlib+9.")
 @on_repository
-async def init(repository: DiskRepository, /, **options: Any) -> None:
+async def init(repository: AsyncRepository, /, **options: Any) -> None:
     """Make a repository, or do nothing where it is made already."""
-    await repository.initialise(**options)
-    click.echo(f"repository {await repository.uuid()} at {repository.path}")
+    await repository.initialise(**_given(options))
+    click.echo(f"repository {await repository.uuid()} at {(await repository.info()).location}")
 
 
 @click.command()
 @click.option("--detailed", is_flag=True, help="Sum up the sizes too, which takes longer.")
 @as_json
 @on_repository
-async def info(repository: DiskRepository, detailed: bool, json_wanted: bool) -> None:
+async def info(repository: AsyncRepository, detailed: bool, json_wanted: bool) -> None:
     """Print what the repository is and holds."""
     state = dataclasses.asdict(await repository.info(detailed))
     if json_wanted:
@@ -53,12 +54,12 @@ async def info(repository: DiskRepository, detailed: bool, json_wanted: bool) ->
 @click.option("--do-repack/--no-do-repack", default=None, help="Rewrite packs without what was deleted.")
 @click.option("--clean-storage/--no-clean-storage", default=None, help="Remove loose files of packed objects.")
 @click.option("--do-vacuum/--no-do-vacuum", default=None, help="Rewrite the index.")
-@click.option("--compress", is_flag=True, help="Compress the objects that are worth it when packing.")
+@click.option("--compress", is_flag=True, default=None, help="Compress the objects that are worth it when packing.")
 @click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
 @as_json
 @gracefully
 async def maintain(
-    repository: DiskRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
+    repository: AsyncRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
 ) -> None:
     """Pack loose objects and, with --not-live, rewrite packs and index without holes.
 
@@ -66,7 +67,9 @@ async def maintain(
     two packs.
     """
     with reporter() as report:
-        done = await repository.maintain(dry_run, live, timeout=timeout, progress=report, **options)
+        if isinstance(repository, DiskRepository):
+            options |= {"timeout": timeout, "progress": report}
+        done = await repository.maintain(dry_run, live, **_given(options))
     if json_wanted:
         print_json(dataclasses.asdict(done))
         return
@@ -78,7 +81,7 @@ async def maintain(
 @click.option("--quick", is_flag=True, help="Look only at whether the bytes are there, not at what they are.")
 @as_json
 @on_repository
-async def verify(repository: DiskRepository, quick: bool, json_wanted: bool) -> int:
+async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) -> int:
     """Read every object back and compare it with its key; exit with 1 if one is damaged.
 
     What was left behind by deletions and by whoever was interrupted is listed, too. It does no harm.
@@ -99,18 +102,16 @@ async def verify(repository: DiskRepository, quick: bool, json_wanted: bool) -> 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option("--exclusive", is_flag=True, help="Nobody else is using the repository: remove what others left over.")
-@click.option(
-    "--from", "source", type=click.Path(path_type=Path, exists=True), help="A repository to take damaged objects from."
-)
+@click.option("--from", "source", help="A repository to take damaged objects from: its folder or URL.")
 @click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
 @as_json
 @gracefully
 async def repair(
-    repository: DiskRepository,
+    repository: AsyncRepository,
     /,
     dry_run: bool,
     exclusive: bool,
-    source: Path | None,
+    source: str | None,
     timeout: float,
     json_wanted: bool,
 ) -> int:
@@ -118,8 +119,10 @@ async def repair(
 
     Damaged copies go to the folder `quarantine` in the repository.
     """
+    if not isinstance(repository, DiskRepository):
+        raise click.UsageError(f"{repository} cannot be repaired: only a repository on disk can")
     async with AsyncExitStack() as stack:
-        other = None if source is None else await stack.enter_async_context(DiskRepository(source))
+        other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
     if json_wanted:
@@ -129,6 +132,11 @@ async def repair(
             click.echo(f"{step.action} {step.subject}: {step.reason}")
         click.echo(f"{len(done.steps):,} steps, {len(done.lost):,} objects lost")
     return 1 if done.lost else 0
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the options that were not given, which not every repository has."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 COMMANDS: Final = (init, info, maintain, verify, repair)

@@ -1,0 +1,68 @@
+"""The commands about two repositories: copy."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Final
+
+import anyio
+import click
+
+from objrepo.cli.progress import reporter, size_of
+from objrepo.cli.running import as_json, print_json
+from objrepo.transfer import copy as copy_objects
+from objrepo.url import open_repository
+
+__all__ = ("COMMANDS",)
+
+
+@click.command()
+@click.argument("source")
+@click.argument("target")
+@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@click.option("--delete", is_flag=True, help="Delete from TARGET what SOURCE does not have; needs --deletions.")
+@click.option("--deletions", type=click.IntRange(0), help="How many objects that will be, as --dry-run tells it.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@as_json
+def copy(
+    source: str,
+    target: str,
+    keys: tuple[str, ...],
+    delete: bool,
+    deletions: int | None,
+    dry_run: bool,
+    json_wanted: bool,
+) -> int:
+    """Copy what TARGET does not have, checked on the way; exit with 1 if an object of SOURCE is damaged.
+
+    SOURCE and TARGET are folders or URLs; TARGET is made if it is not there yet. Ctrl-C leaves what was copied; the
+    same command goes on from there.
+
+    \b
+    objrepo copy .objrepo /mnt/backup
+    objrepo copy export.aiida .objrepo
+    """
+
+    async def whole() -> int:
+        async with open_repository(source) as first, open_repository(target) as second:
+            if not await second.is_initialised():
+                await second.initialise()
+            with reporter() as report:
+                done = await copy_objects(
+                    first, second, keys or None, delete=delete, deletions=deletions, dry_run=dry_run, progress=report
+                )
+        if json_wanted:
+            print_json(dataclasses.asdict(done))
+            return 0 if done.ok else 1
+        for damaged in done.damaged:
+            click.echo(f"{damaged.key}  {damaged.reason}")
+        click.echo(
+            f"{done.objects:,} objects, {done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted, "
+            f"{len(done.damaged):,} damaged"
+        )
+        return 0 if done.ok else 1
+
+    return anyio.run(whole)
+
+
+COMMANDS: Final = (copy,)

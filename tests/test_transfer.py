@@ -1,0 +1,210 @@
+"""Copies from one repository to another."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import anyio
+import pytest
+
+from objrepo import (
+    ArchiveRepository,
+    DiskRepository,
+    MemoryRepository,
+    ObjectNotFoundError,
+    SandboxRepository,
+    copy,
+)
+from objrepo.testing.fixtures import content_of
+from test_repair import flip, flip_packed, loose_file
+
+CONTENTS = [b"", b"small", *(b"%d" % number * 40 for number in range(50)), content_of(300_000), content_of(2_000_000)]
+
+
+@pytest.fixture
+async def other(tmp_path):
+    async with DiskRepository(tmp_path / "other") as other:
+        await other.initialise()
+        yield other
+
+
+async def listed(repo):
+    return sorted([key async for key in repo.keys()])
+
+
+class TestCopy:
+    @pytest.mark.parametrize("state", ["loose", "packed"])
+    async def test_everything_once(self, repo, other, state):
+        keys = [await repo.put(content) for content in CONTENTS]
+        if state == "packed":
+            await repo.maintain(compress=True)
+        steps = []
+        report = await copy(repo, other, progress=steps.append)
+        assert (report.objects, report.copied, report.size) == (len(CONTENTS), len(CONTENTS), sum(map(len, CONTENTS)))
+        assert (report.ok, report.deleted, report.renamed) == (True, 0, {})
+        assert (steps[-1].done, steps[-1].total) == (len(CONTENTS), len(CONTENTS))
+        assert [await other.get(key, check=True) for key in keys] == CONTENTS
+        again = await copy(repo, other)
+        assert (again.objects, again.copied, again.size) == (len(CONTENTS), 0, 0)
+
+    async def test_only_what_is_missing_travels(self, repo, other, monkeypatch):
+        keys = await repo.put_many(CONTENTS)
+        await other.put_many(CONTENTS[:-3])
+        put = []
+        real = other.put_many
+        monkeypatch.setattr(other, "put_many", lambda contents: (put.extend(contents), real(contents))[1])
+        report = await copy(repo, other)
+        assert report.copied == 3
+        assert put == [CONTENTS[-3]], "two are large, and travel as streams"
+        assert all(await other.has_many(keys))
+
+    async def test_some_keys(self, repo, other):
+        keys = await repo.put_many(CONTENTS)
+
+        async def some():
+            for key in keys[3:6]:
+                yield key
+
+        assert (await copy(repo, other, keys[:3])).copied == 3
+        assert (await copy(repo, other, some())).copied == 3
+        assert await listed(other) == sorted(keys[:6])
+        with pytest.raises(ObjectNotFoundError) as caught:
+            await copy(repo, other, [keys[7], "0" * 64])
+        assert caught.value.keys == ("0" * 64,)
+
+    async def test_many_in_little_memory(self, repo, other):
+        await repo.put_many(b"%d" % number for number in range(5000))
+        report = await copy(repo, other)
+        assert report.copied == 5000
+        assert await listed(other) == await listed(repo)
+
+    async def test_a_dry_run(self, repo, other):
+        await repo.put_many(CONTENTS)
+        await other.put_many([*CONTENTS[:2], b"surplus"])
+        report = await copy(repo, other, delete=True, dry_run=True)
+        assert (report.dry_run, report.copied, report.deleted) == (True, len(CONTENTS) - 2, 1)
+        assert report.size == sum(map(len, CONTENTS[2:]))
+        assert len(await listed(other)) == 3
+
+    async def test_a_mirror_deletes_only_what_was_confirmed(self, repo, other):
+        await repo.put_many(CONTENTS)
+        surplus = await other.put_many([b"surplus", b"more"])
+        for deletions in (None, 1, 3):
+            with pytest.raises(ValueError, match="deletions=2"):
+                await copy(repo, other, delete=True, deletions=deletions)
+            assert all(await other.has_many(surplus))
+        assert (await copy(repo, other, delete=True, deletions=2)).deleted == 2
+        assert await listed(other) == await listed(repo)
+        assert (await copy(repo, other)).deleted == 0
+        with pytest.raises(ValueError, match="only some keys"):
+            await copy(repo, other, [surplus[0]], delete=True, deletions=1)
+
+    async def test_what_is_damaged_is_told_and_not_copied(self, repo, folder, other):
+        keys = await repo.put_many(CONTENTS[:10])
+        keys += [await repo.put(content) for content in CONTENTS[-2:]]
+        flip_packed(folder, keys[5])
+        for key in keys[-2:]:
+            flip(loose_file(folder, key), 1000)
+        report = await copy(repo, other)
+        assert not report.ok
+        assert {item.key for item in report.damaged} == {keys[5], *keys[-2:]}
+        assert await listed(other) == sorted(set(keys) - {item.key for item in report.damaged})
+        assert (await other.verify()).ok
+
+    @pytest.mark.parametrize("make", [SandboxRepository, MemoryRepository, DiskRepository])
+    async def test_between_repositories_with_other_keys(self, repo, tmp_path, make):
+        keys = await repo.put_many(CONTENTS)
+        async with make(tmp_path / "third") if make is not MemoryRepository else make() as third:
+            await third.initialise(**({"hash_type": "sha1"} if make is DiskRepository else {}))
+            report = await copy(repo, third)
+            renamed = report.renamed or {key: key for key in keys}
+            assert [await third.get(renamed[key]) for key in keys] == CONTENTS
+            if report.renamed:
+                with pytest.raises(ValueError, match="different keys"):
+                    await copy(repo, third, delete=True, dry_run=True)
+            back = await copy(third, repo)
+            assert back.objects == len(CONTENTS)
+        assert await listed(repo) == sorted(keys)
+
+    async def test_what_is_deleted_meanwhile_is_left_out(self, repo, other, monkeypatch):
+        keys = await repo.put_many(b"%d" % number for number in range(20))
+        real = other.has_many
+
+        async def has_many(asked):
+            await repo.delete_many([key for key in keys[:5] if await repo.has(key)])
+            return await real(asked)
+
+        monkeypatch.setattr(other, "has_many", has_many)
+        report = await copy(repo, other)
+        assert report.copied == 15
+        assert await listed(other) == sorted(keys[5:])
+
+    async def test_cancelled_and_called_again(self, repo, other):
+        await repo.put_many(b"%d" % number * 50 for number in range(3000))
+        copied = 0
+        for number in range(300):
+            with anyio.move_on_after(number / 1000) as scope:
+                copied += (await copy(repo, other)).copied
+            if not scope.cancelled_caught:
+                break
+        assert await listed(other) == await listed(repo)
+        assert (await other.verify()).ok
+
+    async def test_an_error_comes_out_alone(self, repo, other, monkeypatch):
+        await repo.put_many(CONTENTS)
+
+        async def broken(contents):
+            raise OSError("no space left")
+
+        monkeypatch.setattr(other, "put_many", broken)
+        with pytest.raises(OSError, match="no space left"):
+            await copy(repo, other)
+
+    async def test_an_archive_is_no_target(self, repo, tmp_path):
+        import zipfile
+
+        with zipfile.ZipFile(tmp_path / "some.zip", "w"):
+            pass
+        await repo.put_many(CONTENTS)
+        async with ArchiveRepository(tmp_path / "some.zip") as archive:
+            with pytest.raises(OSError, match="can only be read"):
+                await copy(repo, archive)
+
+
+def test_killed_ten_times_and_run_again(tmp_path):
+    make = f"""
+import anyio, objrepo
+async def main():
+    async with objrepo.DiskRepository({str(tmp_path / "source")!r}) as source:
+        await source.initialise()
+        await source.put_many(b"%d" % number * 30 for number in range(4000))
+        for number in range(20):
+            await source.put(b"%d" % number * 100_000)
+    async with objrepo.DiskRepository({str(tmp_path / "target")!r}) as target:
+        await target.initialise()
+anyio.run(main)
+"""
+    run = f"""
+import anyio, objrepo
+async def main():
+    async with objrepo.DiskRepository({str(tmp_path / "source")!r}) as source:
+        async with objrepo.DiskRepository({str(tmp_path / "target")!r}) as target:
+            print("begun", flush=True)
+            print((await objrepo.copy(source, target)).ok, (await target.verify()).ok, (await target.info()).objects)
+anyio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", make], check=True)
+    killed = 0
+    for number in range(10):
+        with subprocess.Popen([sys.executable, "-c", run], stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            try:
+                process.wait(0.01 * number)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+    assert killed
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=True)
+    assert done.stdout == "begun\nTrue True 4020\n"
