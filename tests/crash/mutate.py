@@ -93,6 +93,8 @@ class Mutation:
 
     def config(self) -> None:
         path = self.folder / "config.json"
+        if not path.is_file() or path.is_symlink():
+            return
         with contextlib.suppress(ValueError, OSError, RecursionError, TypeError):
             values = json.loads(path.read_bytes())
             values[self.chance.choice([*values, "new"])] = self.chance.choice(
@@ -111,8 +113,9 @@ class Mutation:
             b"1" * 10_000,
             os.urandom(100),
         ]
-        with contextlib.suppress(OSError):
-            (self.folder / "config.json").write_bytes(self.chance.choice(options))
+        path = self.folder / "config.json"
+        if path.is_file() and not path.is_symlink():
+            path.write_bytes(self.chance.choice(options))
 
     def rows(self) -> None:
         value = self.chance.choice([value for value in STRANGE if not isinstance(value, list | dict)])
@@ -145,6 +148,8 @@ class Mutation:
 
     def execute(self, statement: str, *values: Any) -> None:
         with contextlib.suppress(sqlite3.Error, OSError, OverflowError):
+            if not (self.folder / "packs.idx").is_file():
+                return
             connection = sqlite3.connect(self.folder / "packs.idx", isolation_level=None)
             try:
                 connection.execute(statement, values)
@@ -207,8 +212,9 @@ class Mutation:
             path.write_bytes(b"file")
 
     def journal(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.folder / f"packs.idx{self.chance.choice(['-wal', '-shm', '-journal'])}").write_bytes(os.urandom(5000))
+        path = self.folder / f"packs.idx{self.chance.choice(['-wal', '-shm', '-journal'])}"
+        if not os.path.lexists(path):
+            path.write_bytes(os.urandom(5000))
 
 
 def uses(repo: DiskRepository, contents: dict[str, bytes]) -> list[Callable[[], object]]:
