@@ -33,7 +33,7 @@ of the machine. Medians; the quartiles are in [results.json](benchmarks/results.
 
 {promises}
 
-## Where a promise is not kept, and why
+## Where a promise is not kept, or hardly, and why
 
 - **has, one key.** The floor is the look-up itself, {has_floor} here: SQLite takes a lock, looks, and gives it back. On top
   come the `stat` that notices when another repository has taken the place of this one, the lease and the coroutine, each a

@@ -96,6 +96,20 @@ WRITES = {
 }
 
 
+def on_a_file_system_of_its_own(tmp_path, script, first=""):
+    """Run a script, which is given the folder, on a small file system that is there for it only."""
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    (tmp_path / "disk").mkdir()
+    shell = f"""
+        mount -t tmpfs -o size=6m tmpfs {tmp_path}/disk && cd {tmp_path}/disk && {first} cd / &&
+        {sys.executable} {tmp_path}/script.py {tmp_path}/disk
+    """
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", shell], capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip(f"no file systems to be had here: {done.stderr}")  # other tests do with simulated ones
+    assert done.returncode == 0, done.stderr
+
+
 class TestWriting:
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("name", WRITES)
@@ -204,17 +218,37 @@ class TestWriting:
             assert call(repo.verify).damaged == ()
             print(len(stored), refused)
         """
-        (tmp_path / "script.py").write_text(textwrap.dedent(script))
-        (tmp_path / "disk").mkdir()
-        shell = f"""
-            mount -t tmpfs -o size=6m tmpfs {tmp_path}/disk &&
-            dd if=/dev/zero of={tmp_path}/disk/ballast bs=1M count=2 2>&1 &&
-            {sys.executable} {tmp_path}/script.py {tmp_path}/disk
+        on_a_file_system_of_its_own(tmp_path, script, "dd if=/dev/zero of=ballast bs=1M count=2 2>&1 &&")
+
+    def test_a_file_system_that_becomes_read_only(self, tmp_path):
+        script = """
+            import os, subprocess, sys
+            from objrepo import DiskRepository, RepositoryError
+            from objrepo.offload import Inline
+            from objrepo.sync.driver import InPlace
+            call = InPlace().call
+            repo = DiskRepository(sys.argv[1] + "/repository", Inline())
+            call(repo.__aenter__)
+            call(repo.initialise)
+            keys = [call(repo.put, b"loose"), *call(repo.put_many, [b"one", b"two"])]
+            call(repo.__aexit__, None, None, None)
+            subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)
+            call(repo.__aenter__)
+            uses = [lambda: call(repo.put, b"new"), lambda: call(repo.put_many, [b"new", b"newer"]),
+                    lambda: call(repo.maintain), lambda: call(repo.delete, keys[0]), lambda: call(repo.erase)]
+            for use in uses:
+                try:
+                    use()
+                except (OSError, RepositoryError) as error:
+                    assert "Read-only file system" in str(error) or "readonly" in str(error), repr(error)
+                    assert sys.argv[1] in str(error), repr(error)
+                else:
+                    sys.exit("it was allowed")
+            assert [call(repo.get, key, True) for key in keys] == [b"loose", b"one", b"two"]
+            assert call(repo.verify).damaged == ()
+            assert call(repo.info).objects == 3
         """
-        done = subprocess.run(["unshare", "-Urm", "sh", "-c", shell], capture_output=True, text=True, check=False)
-        if "unshare" in done.stderr or "mount:" in done.stderr:
-            pytest.skip(f"no file systems to be had here: {done.stderr}")  # the tests above do with simulated ones
-        assert done.returncode == 0, done.stderr
+        on_a_file_system_of_its_own(tmp_path, script)
 
     def test_a_permission_that_is_lost(self, tmp_path):
         script = """
