@@ -46,7 +46,10 @@ def erase(layout: Layout) -> None:
         return
     if not layout.config_file.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise not_initialised(folder)
-    shutil.rmtree(folder)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # it names a file without its folder
+        raise OSError(error.errno, f"{error.strerror} ({error.filename})", str(folder)) from error
 
 
 def _check(options: dict[str, Any]) -> None:
