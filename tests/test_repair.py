@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 
@@ -233,6 +234,25 @@ class TestRepair:
         assert (await repo.verify()).ok
         names = sorted(os.listdir(folder / "quarantine"))
         assert names == sorted([first, f"{second}.packed"])
+
+    async def test_what_cannot_be_read_just_now_is_not_damaged(self, repo, folder, monkeypatch):
+        keys = [await repo.put(b"loose"), *await repo.put_many([b"one", b"two"])]
+
+        def failing(error):
+            def fail(*_):
+                raise error
+
+            return fail
+
+        for error in (OSError(errno.EMFILE, "Too many open files"), RepositoryBusyError("the index is locked")):
+            with monkeypatch.context() as patched:
+                for name in ("open_loose", "open_packed"):
+                    patched.setattr(f"objrepo.disk.verifying.{name}", failing(error))
+                for use in (repo.verify, repo.repair):
+                    with pytest.raises(type(error), match=r"Too many|locked"):
+                        await use()
+        assert not (folder / "quarantine").exists()
+        assert all(await repo.has_many(keys))
 
     async def test_the_same_object_damaged_again(self, repo, folder):
         for number in range(3):

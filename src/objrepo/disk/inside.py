@@ -12,17 +12,21 @@ from objrepo.errors import RepositoryError
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ("NO_DETOUR", "is_inside", "open_inside", "refused")
+__all__ = ("NO_DETOUR", "DetourError", "is_inside", "open_inside", "refused")
 
 # Windows has neither, and makes links only for whoever is allowed to.
 NO_DETOUR: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 """Flags that open no link, and do not wait at a pipe."""
 
 
+class DetourError(RepositoryError):
+    """A file of a container is a link, or a thing that is no file."""
+
+
 def open_inside(path: str, mode: Literal["rb", "ab", "xb"] = "rb") -> FileIO:
     """Open a regular file, unbuffered.
 
-    :raises RepositoryError: if it is a link, a pipe or another thing that is no file.
+    :raises DetourError: if it is a link, a pipe or another thing that is no file.
     :raises OSError: if it cannot be opened.
     """
     try:
@@ -47,9 +51,9 @@ def is_inside(path: str) -> os.stat_result | None:
     return status if stat.S_ISREG(status.st_mode) and stat.S_ISDIR(folder.st_mode) else None
 
 
-def refused(path: object) -> RepositoryError:
+def refused(path: object) -> DetourError:
     """Return the error for what is no regular file or folder of the container's own."""
-    return RepositoryError(f"{path} is a symbolic link or no regular file: it is not followed out of the repository")
+    return DetourError(f"{path} is a symbolic link or no regular file: it is not followed out of the repository")
 
 
 def _without_detour(path: str, flags: int) -> int:

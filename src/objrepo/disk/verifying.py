@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,10 +12,11 @@ from typing import Final, NamedTuple
 
 from objrepo.checking import digest
 from objrepo.disk.index import Row
+from objrepo.disk.inside import DetourError
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.objects import open_loose, open_packed
 from objrepo.disk.pool import Lease
-from objrepo.errors import CorruptObjectError, RepositoryError
+from objrepo.errors import CorruptObjectError
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
@@ -102,9 +104,11 @@ def _check_packed(lease: Lease, row: Row, quick: bool) -> tuple[int, str | None]
         found, size = digest(opened, lease.config.hash_type)
     except CorruptObjectError as error:
         return max(row.size, 0), error.reason
-    except RepositoryError as error:
+    except DetourError as error:
         return max(row.size, 0), str(error)
     except OSError as error:
+        if error.errno != errno.EIO:
+            raise  # it is not the object that is damaged
         return max(row.size, 0), f"pack {lease.packs.path(row.pack_id)} cannot be read: {error}"
     return size, None if found == row.key else f"its content in pack {row.pack_id} hashes to {found}"
 
@@ -120,9 +124,11 @@ def _check_loose(lease: Lease, key: str, quick: bool) -> tuple[int, str | None]:
         raise
     except CorruptObjectError as error:
         return 0, error.reason
-    except RepositoryError as error:
+    except DetourError as error:
         return 0, str(error)
     except OSError as error:
+        if error.errno not in {errno.EIO, errno.EISDIR}:
+            raise  # it is not the object that is damaged
         return 0, f"the file {path} cannot be read: {error}"
     return size, None if found == key else f"its content in {path} hashes to {found}"
 
