@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from objrepo import DiskRepository, RepositoryError
 from objrepo.offload import Inline
+from objrepo.sync import SyncRepository
 from objrepo.sync.driver import InPlace
 
 CRASH = Path(__file__).parent / "crash"
@@ -97,29 +99,33 @@ class TestPower:
 
     @pytest.fixture
     def opened(self, disk):
-        repo = DiskRepository(disk.top / "repository", Inline())
-        call(repo.__aenter__)
-        return repo
+        with SyncRepository(DiskRepository(disk.top / "repository", Inline())) as repo:
+            yield repo._repository
 
-    @staticmethod
-    def left(disk, tmp_path, number=[0]):  # noqa: B006  (counts)
-        """Open what would be left if the power went now."""
-        number[0] += 1
-        place = tmp_path / f"left {number[0]}"
-        disk.keep(place)
-        repo = DiskRepository(place / "repository", Inline())
-        call(repo.__aenter__)
-        return repo
+    @pytest.fixture
+    def left(self, disk, tmp_path):
+        """Return a function that opens what would be left if the power went now."""
+        with ExitStack() as stack:
 
-    def test_initialise(self, disk, opened, tmp_path):
+            def open_left(place=None):
+                if place is None:
+                    place = tmp_path / f"left {len(os.listdir(tmp_path))}"
+                    disk.keep(place)
+                repo = DiskRepository(place / "repository", Inline())
+                stack.enter_context(SyncRepository(repo))
+                return repo
+
+            yield open_left
+
+    def test_initialise(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
-        left = self.left(disk, tmp_path)
-        assert call(left.uuid) == call(opened.uuid)
-        assert call(left.put, b"content") == hashlib.sha256(b"content").hexdigest()
+        found = left()
+        assert call(found.uuid) == call(opened.uuid)
+        assert call(found.put, b"content") == hashlib.sha256(b"content").hexdigest()
 
     @pytest.mark.parametrize("prefix", [0, 2])
-    def test_each_way_to_put(self, disk, opened, tmp_path, prefix):
+    def test_each_way_to_put(self, disk, opened, tmp_path, left, prefix):
         with recording(disk, tmp_path / "moments"):
             call(lambda: opened.initialise(loose_prefix_len=prefix))
             for put in (
@@ -129,12 +135,12 @@ class TestPower:
                 lambda: call(opened.put_many, [b"second", b"group", b"loose", b"large" * 100_000]),
             ):
                 keys = put()
-                left = self.left(disk, tmp_path)
+                found = left()
                 for key in keys:
-                    call(left.get, key, True)
-                assert call(left.verify).ok
+                    call(found.get, key, True)
+                assert call(found.verify).ok
 
-    def test_an_object_that_somebody_else_has_put_but_not_flushed(self, disk, opened, tmp_path):
+    def test_an_object_that_somebody_else_has_put_but_not_flushed(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             for content, folder in ((b"loose", "loose"), (b"packed", "packs")):
@@ -148,10 +154,10 @@ class TestPower:
                     with opened._pool.lease() as lease:
                         lease.index.insert([(key, 0, 6, 0, 6, 0)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
-                assert call(self.left(disk, tmp_path).get, key, True) == content
+                assert call(left().get, key, True) == content
 
     @pytest.mark.parametrize("options", [{}, {"compress": True}, {"incremental_cleanup": False}, {"live": False}])
-    def test_at_no_moment_of_maintenance_an_object_is_missing(self, disk, opened, tmp_path, options):
+    def test_at_no_moment_of_maintenance_an_object_is_missing(self, disk, opened, tmp_path, left, options):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             keys = call(opened.put_many, [b"one", b"two", b"three"])
@@ -164,25 +170,23 @@ class TestPower:
             (tmp_path / "moments").mkdir()
             call(lambda: opened.maintain(**options))
         assert len(disk.moments) > 1
-        for place in [*disk.moments, self.left(disk, tmp_path).path.parent]:
-            repo = DiskRepository(place / "repository", Inline())
-            call(repo.__aenter__)
+        for repo in [left(), *map(left, disk.moments)]:
             for key in keys:
                 call(repo.get, key, True)
             assert call(repo.verify).damaged == ()
 
-    def test_what_was_deleted_does_not_come_back(self, disk, opened, tmp_path):
+    def test_what_was_deleted_does_not_come_back(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             keys = call(opened.put_many, [b"one", b"two"])
             keys.append(call(opened.put, b"loose"))
             keys.append(call(opened.put, b"one"))
             call(opened.delete_many, keys[:3])
-        left = self.left(disk, tmp_path)
-        assert call(left.has_many, keys) == [False] * 4
-        assert call(left.verify).ok
+        found = left()
+        assert call(found.has_many, keys) == [False] * 4
+        assert call(found.verify).ok
 
-    def test_what_is_damaged_is_in_the_quarantine_before_it_is_dropped(self, disk, opened, tmp_path):
+    def test_what_is_damaged_is_in_the_quarantine_before_it_is_dropped(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             packed = call(opened.put_many, [b"packed", b"others"])[0]
@@ -192,16 +196,16 @@ class TestPower:
                 pack.write(b"P")
                 os.fsync(pack)
             call(opened.repair)
-        left = self.left(disk, tmp_path)
-        assert not any(call(left.has_many, [packed, loose]))
-        assert (left.path / "quarantine" / f"{packed}.packed").read_bytes() == b"Packed"
-        assert (left.path / "quarantine" / loose).exists()
+        found = left()
+        assert not any(call(found.has_many, [packed, loose]))
+        assert (found.path / "quarantine" / f"{packed}.packed").read_bytes() == b"Packed"
+        assert (found.path / "quarantine" / loose).exists()
 
-    def test_that_what_looks_would_find_something(self, disk, opened, tmp_path, monkeypatch):
+    def test_that_what_looks_would_find_something(self, disk, opened, tmp_path, left, monkeypatch):
         """Without the flush of the folder, a loose object is found to be lost."""
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             monkeypatch.setattr("objrepo.disk.loose.flush_folder", lambda folder: None)
             key = call(opened.put, b"content")
         with pytest.raises(RepositoryError):
-            call(self.left(disk, tmp_path).get, key)
+            call(left().get, key)

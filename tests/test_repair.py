@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from contextlib import closing
 
 import anyio
 import pytest
@@ -34,7 +35,7 @@ def flip(path, position):
 
 def row_of(folder, key):
     """Return in which pack an object is, from where on, and how long it is there."""
-    with sqlite3.connect(folder / "packs.idx") as connection:
+    with closing(sqlite3.connect(folder / "packs.idx")) as connection:
         return connection.execute("SELECT pack_id, offset, length FROM db_object WHERE hashkey = ?", (key,)).fetchone()
 
 
@@ -334,7 +335,7 @@ async def test_a_pack_rewritten_in_place_under_a_stream(repo, folder, monkeypatc
             if len(seen) == 1:
                 # A new file may get the inode of one that is gone: then only the time of its last change tells.
                 own_pack(folder).write_bytes(b"".join(reversed(contents)))
-                with sqlite3.connect(folder / "packs.idx") as connection:
+                with closing(sqlite3.connect(folder / "packs.idx")) as connection, connection:
                     for number, key in enumerate(reversed(keys)):
                         connection.execute("UPDATE db_object SET offset = ? WHERE hashkey = ?", (number * 300, key))
     assert seen == contents
