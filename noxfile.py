@@ -58,8 +58,7 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Kill processes at random moments (`-- --seconds 600`) and before every single call; use one repository from many
-    processes, AiiDA's among them; use repositories whose files somebody else has written."""
+    """Break things on purpose: kills, many processes, files that others have written; `-- --seconds 600` for more kills."""
     install(session, "test")
     session.install("aiida-core>=2.9")
     with session.chdir(Path("tests", "crash")):
