@@ -58,7 +58,7 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Break things on purpose: kills, many processes, files that others have written; `-- --seconds 600` for more kills."""
+    """Break things on purpose: kills, many processes, files of others; `-- --seconds 600` for more kills."""
     install(session, "test")
     session.install("aiida-core>=2.9")
     with session.chdir(Path("tests", "crash")):
