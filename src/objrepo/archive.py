@@ -17,11 +17,13 @@ from objrepo.keys import is_key
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
+from objrepo.stream import InflatedFile
 
 __all__ = ("ArchiveRepository",)
 
 _FOLDER: Final = "repo/"
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
+_BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError)
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
@@ -75,7 +77,7 @@ class ArchiveRepository(Backend):
                 return cast("BinaryIO", _Part(file, start, member.file_size)), member.file_size
             file.seek(start)
             inflated = zipfile.ZipExtFile(cast("Any", file), "r", member, close_fileobj=True)
-            return cast("BinaryIO", _Inflated(key, inflated)), member.file_size
+            return cast("BinaryIO", InflatedFile(key, inflated, _BROKEN, inflated.close)), member.file_size
         except BaseException:
             file.close()
             raise
@@ -149,26 +151,3 @@ class _Part:
 
     def close(self) -> None:
         self._file.close()
-
-
-class _Inflated:
-    """A deflated member, whose errors say which object it is."""
-
-    def __init__(self, key: str, file: zipfile.ZipExtFile) -> None:
-        self._key = key
-        self._file = file
-
-    def seek(self, position: int) -> int:
-        return int(self._within(self._file.seek, position))
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._within(self._file.read, size))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _within(self, function: Any, argument: int) -> Any:
-        try:
-            return function(argument)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise CorruptObjectError(self._key, f"it cannot be decompressed: {error}") from error

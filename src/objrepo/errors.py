@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import io
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = (
     "CorruptObjectError",
@@ -17,6 +18,7 @@ __all__ = (
     "RepositoryBusyError",
     "RepositoryClosedError",
     "RepositoryError",
+    "naming",
 )
 
 _KEYS_SHOWN = 10
@@ -81,6 +83,21 @@ class RepositoryClosedError(RepositoryError, ValueError):
 
     Also a :class:`ValueError`, as a closed file raises.
     """
+
+
+@contextmanager
+def naming(path: object, key: str | None = None) -> Iterator[None]:
+    """Have errors of the system name the file, and the object, which they do not if they come of an open file.
+
+    :param path: the file's; None if it has none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RepositoryError) or error.filename is not None or error.errno is None:
+            raise
+        reason = error.strerror if key is None else f"{error.strerror} (object {key})"
+        raise OSError(error.errno, reason, None if path is None else str(path)) from error
 
 
 def _missing(keys: tuple[str, ...], repository: str | None) -> str:

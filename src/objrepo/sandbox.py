@@ -17,6 +17,7 @@ from objrepo.keys import is_key, new_uuid4
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
+from objrepo.source import write_all
 
 __all__ = ("SandboxRepository",)
 
@@ -69,7 +70,7 @@ class SandboxRepository(Backend):
         try:
             with open(partial, "xb", buffering=0) as file:
                 while chunk := reader.read(_COPY_BYTES):
-                    _write_all(file, chunk)
+                    write_all(file, chunk)
             partial.rename(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -135,9 +136,3 @@ def _remove(folder: Path, maker: int) -> None:
     """Remove a sandbox, but not from a child process that was forked from its maker."""
     if os.getpid() == maker:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_all(file: BinaryIO, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) :]

@@ -37,6 +37,7 @@ __all__ = (
     "open_source",
     "read_up_to",
     "size_in_memory",
+    "write_all",
 )
 
 T = TypeVar("T")
@@ -140,6 +141,13 @@ def read_up_to(reader: BinaryReader, size: int) -> bytes:
         parts.append(data)
         missing -= len(data)
     return b"".join(parts)
+
+
+def write_all(file: Any, data: bytes | memoryview) -> None:
+    """Write bytes to an unbuffered file, which may take only some of them at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 class Prefixed:

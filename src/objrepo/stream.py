@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from objrepo.errors import CorruptObjectError, RepositoryClosedError, RepositoryError
+from objrepo.errors import CorruptObjectError, RepositoryClosedError, naming
 from objrepo.protocol import ObjectStream
 from objrepo.source import read_up_to
 
@@ -25,6 +25,7 @@ __all__ = (
     "BATCH_OBJECTS",
     "CHUNK_BYTES",
     "Handle",
+    "InflatedFile",
     "ObjectIterator",
     "OffloadedStream",
     "OpenedObject",
@@ -87,17 +88,45 @@ class Handle:
                 self._reading.release()
 
     def _read(self, position: int, size: int) -> bytes:
-        try:
+        with naming(getattr(self._file, "name", None), self._key):
             self._file.seek(self._start + position)
             data = read_up_to(self._file, size)
-        except OSError as error:
-            if isinstance(error, RepositoryError) or error.errno is None or error.filename is not None:
-                raise
-            name = getattr(self._file, "name", None)
-            raise OSError(error.errno, f"{error.strerror} (object {self._key})", name) from error
         if len(data) < size:
             raise CorruptObjectError(self._key, f"its bytes end after {position + len(data)} of {self._size}")
         return data
+
+
+class InflatedFile:
+    """A file that is decompressed as it is read, whose errors say which object is damaged.
+
+    :param file: what decompresses; it can ``seek`` and ``read``.
+    :param errors: what it raises for bytes that it cannot decompress.
+    :param close: what closes the file behind it.
+    """
+
+    def __init__(self, key: str, file: Any, errors: tuple[type[Exception], ...], close: Callable[[], object]) -> None:
+        self._key = key
+        self._file = file
+        self._errors = errors
+        self._close = close
+
+    def seek(self, position: int) -> int:
+        """Move to another position."""
+        return int(self._within(self._file.seek, position))
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        return bytes(self._within(self._file.read, size))
+
+    def close(self) -> None:
+        """Close the file behind it."""
+        self._close()
+
+    def _within(self, function: Any, argument: int) -> Any:
+        try:
+            return function(argument)
+        except self._errors as error:
+            raise CorruptObjectError(self._key, f"it cannot be decompressed: {error}") from error
 
 
 class OpenedObject(NamedTuple):

@@ -76,6 +76,14 @@ def in_child(function: Callable[[], None]) -> int:
     return end_of(start(function))
 
 
+def make(folder: Path, pack_size_target: int) -> None:
+    """Make a repository."""
+    call = InPlace().call
+    repo = DiskRepository(folder, Inline())
+    call(repo.__aenter__)
+    call(lambda: repo.initialise(pack_size_target=pack_size_target))
+
+
 def check(folder: Path, expected: Expected, *, thoroughly: bool = True) -> None:
     """Open a repository as a fresh process does, look for all that must be there, and go on working with it.
 

@@ -23,11 +23,9 @@ from pathlib import Path
 import anyio
 import filelock  # noqa: F401  (what is imported on the first use is imported now)
 import trio  # noqa: F401
-from checking import Expected, Log, check, end_of, in_child, start
+from checking import Expected, Log, check, end_of, in_child, make, start
 
 from objrepo import DiskRepository, RepositoryBusyError
-from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
 
 WORKERS = 3
 OBJECTS_AT_MOST = 4000
@@ -142,13 +140,6 @@ def expected_of(place: Path) -> Expected:
     return expected
 
 
-def make(folder: Path) -> None:
-    call = InPlace().call
-    repo = DiskRepository(folder, Inline())
-    call(repo.__aenter__)
-    call(lambda: repo.initialise(pack_size_target=2_000_000))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -161,7 +152,7 @@ def main() -> None:
     while kills < arguments.kills and time.monotonic() - start < arguments.seconds and not failed:
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
-            assert in_child(partial(make, place / "repository")) == 0
+            assert in_child(partial(make, place / "repository", 2_000_000)) == 0
             expected = Expected()
             while (
                 len(expected.present) < OBJECTS_AT_MOST

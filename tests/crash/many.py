@@ -26,7 +26,7 @@ from typing import Any
 import anyio
 import filelock  # noqa: F401  (what is imported on the first use is imported now)
 import trio  # noqa: F401
-from checking import Expected, Log, check, end_of, in_child, start
+from checking import Expected, Log, check, end_of, in_child, make, start
 from disk_objectstore import Container
 from disk_objectstore.exceptions import NotExistent
 
@@ -225,13 +225,6 @@ def member(kind: type[Member], place: Path, name: str, until: float, loop: str |
     kind(place, name, until).run(loop)
 
 
-def make(folder: Path) -> None:
-    call = InPlace().call
-    repo = DiskRepository(folder, Inline())
-    call(repo.__aenter__)
-    call(lambda: repo.initialise(pack_size_target=3_000_000))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=120)
@@ -249,7 +242,7 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        assert in_child(partial(make, place / "repository")) == 0
+        assert in_child(partial(make, place / "repository", 3_000_000)) == 0
         until = time.time() + arguments.seconds
         children = {
             start(partial(member, kind, place, f"{arguments.seed} {number}", until, loop)): kind.__name__

@@ -9,10 +9,11 @@ from typing import Any
 
 from disk_objectstore import Container
 
-from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
+from objrepo.errors import naming
 
 __all__ = ("SafeContainer",)
 

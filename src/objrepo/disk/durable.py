@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from objrepo.errors import RepositoryError
+from objrepo.errors import naming
 
-__all__ = ("flush_file", "flush_folder", "naming", "start_write_back")
-
-
-@contextmanager
-def naming(path: str | os.PathLike[str], key: str | None = None) -> Iterator[None]:
-    """Have errors of the system name the file, and the object, which they do not if they come of an open file."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, RepositoryError) or error.filename is not None or error.errno is None:
-            raise
-        reason = error.strerror if key is None else f"{error.strerror} (object {key})"
-        raise OSError(error.errno, reason, os.fspath(path)) from error
+__all__ = ("flush_file", "flush_folder", "start_write_back")
 
 
 def flush_file(file: IO[Any]) -> None:

@@ -18,11 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.inside import open_inside
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.pool import Lease
-from objrepo.errors import RepositoryError
+from objrepo.errors import RepositoryError, naming
+from objrepo.source import write_all
 
 __all__ = ("FIRST_OWN_PACK", "put_group")
 
@@ -78,7 +79,7 @@ def _own_pack(lease: Lease) -> Iterator[tuple[int, BinaryIO]]:
 def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tuple[str, int, int, int, int, int]]:
     """Write objects to the end of a pack and flush it; on an error leave it as it was."""
     start = pack.seek(0, os.SEEK_END)
-    data = memoryview(b"".join(objects.values()))
+    data = b"".join(objects.values())
     rows = []
     offset = start
     for key, content in objects.items():
@@ -87,8 +88,7 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
         offset += size
     try:
         with naming(pack.name):
-            while data:
-                data = data[pack.write(data) :]
+            write_all(pack, data)
             flush_file(pack)
         flush_folder(Path(pack.name).parent)  # whoever made the pack may have been killed before
     except OSError:

@@ -8,11 +8,13 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder, naming, start_write_back
+from objrepo.disk.durable import flush_file, flush_folder, start_write_back
 from objrepo.disk.inside import refused
 from objrepo.disk.pool import Lease
 from objrepo.disk.turns import turn
+from objrepo.errors import naming
 from objrepo.protocol import BinaryReader
+from objrepo.source import write_all
 
 __all__ = ("remove_loose", "write_loose")
 
@@ -63,10 +65,8 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
         # What is small, or only the rest, is done sooner than waited for.
         with turn(patient and len(chunk) == _COPY_BYTES) as taken:
             hasher.update(chunk)
-            data = memoryview(chunk)
             with naming(file.name):
-                while data:
-                    data = data[file.write(data) :]
+                write_all(file, chunk)
         patient = taken or len(chunk) < _COPY_BYTES
         written += len(chunk)
         if written - begun >= _WRITE_BACK_BYTES:

@@ -10,15 +10,14 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 
-from objrepo.disk.durable import naming
 from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.inside import is_inside, open_inside
 from objrepo.disk.packs import inflated, read_at, short_of
 from objrepo.disk.pool import Lease
-from objrepo.errors import CorruptObjectError, RepositoryError
-from objrepo.stream import CHUNK_BYTES, OpenedObject, open_range
+from objrepo.errors import CorruptObjectError, RepositoryError, naming
+from objrepo.stream import CHUNK_BYTES, InflatedFile, OpenedObject, open_range
 
 __all__ = (
     "find_size",
@@ -226,31 +225,13 @@ def _in_file(lease: Lease, row: Row, file: io.FileIO) -> BinaryIO:
     """Check that an object is inside its pack; return the pack, or what decompresses the object out of it."""
     check_inside(row, lease.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
     if row.compressed:
-        return cast("BinaryIO", _Inflated(lease.config.compression_algorithm, row, file))
+        return cast("BinaryIO", _inflating(lease.config.compression_algorithm, row, file))
     return cast("BinaryIO", file)
 
 
-class _Inflated:
-    """A compressed object, read as the file it was. Going back starts over; going forward inflates what it skips."""
+def _inflating(algorithm: str, row: Row, file: io.FileIO) -> InflatedFile:
+    """Return a compressed object as the file it was. Going back starts over; going forward inflates what it skips."""
+    from disk_objectstore.utils import PackedObjectReader, get_stream_decompresser
 
-    def __init__(self, algorithm: str, row: Row, file: io.FileIO) -> None:
-        from disk_objectstore.utils import PackedObjectReader, get_stream_decompresser
-
-        self._key = row.key
-        self._file = file
-        self._inflated: Any = get_stream_decompresser(algorithm)(PackedObjectReader(file, row.offset, row.length))
-
-    def seek(self, position: int) -> int:
-        return int(self._within(self._inflated.seek, position))
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._within(self._inflated.read, size))
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _within(self, function: Any, argument: int) -> Any:
-        try:
-            return function(argument)
-        except ValueError as error:
-            raise CorruptObjectError(self._key, f"it cannot be decompressed: {error}") from error
+    inflated = get_stream_decompresser(algorithm)(PackedObjectReader(file, row.offset, row.length))
+    return InflatedFile(row.key, inflated, (ValueError,), file.close)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.group import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.inside import open_inside
@@ -23,9 +23,10 @@ from objrepo.disk.locks import own_pack_lock, pack_lock
 from objrepo.disk.objects import check_inside
 from objrepo.disk.packs import read_at, short_of
 from objrepo.disk.pool import Lease
-from objrepo.errors import RepositoryBusyError
+from objrepo.errors import RepositoryBusyError, naming
 from objrepo.offload import OperationAbandoned, is_abandoned
 from objrepo.reports import Progress, ProgressCallback
+from objrepo.source import write_all
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -127,9 +128,7 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
             data = read_at(source.fileno(), wanted, offset + start)
             if len(data) < wanted:
                 raise short_of(row, str(path), os.fstat(source.fileno()).st_size)
-            view = memoryview(data)
-            while view:
-                view = view[target.write(view) :]
+            write_all(target, data)
         position += length
     return offsets
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder, naming
+from objrepo.disk.durable import flush_file, flush_folder
 from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import REPACK_PACK
@@ -16,7 +16,7 @@ from objrepo.disk.packs import read_at
 from objrepo.disk.pool import Lease
 from objrepo.disk.repack import recover_repack
 from objrepo.disk.verifying import damages, find_leftovers
-from objrepo.errors import RepositoryError
+from objrepo.errors import RepositoryError, naming
 from objrepo.reports import RepairStep
 
 __all__ = ("drop_damaged", "has_intact_copy", "set_aside", "tidy")
