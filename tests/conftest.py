@@ -15,7 +15,12 @@ def anyio_backend(request):
 
 
 def pytest_addoption(parser):
+    parser.addoption("--engines", action="store_true", help="run what needs real engines, in tests/engines, too")
     parser.addoption("--keys", type=int, default=2000, help="how many keys are generated to lead out of a repository")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if collection_path.name == "engines" and not config.getoption("engines") else None
 
 
 @pytest.fixture
@@ -36,3 +41,14 @@ async def repo(folder):
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         yield repo
+
+
+@pytest.fixture
+def memory_bucket(monkeypatch):
+    """Have every S3 repository of the test be in one bucket, which obstore keeps in memory."""
+    from obstore.store import MemoryStore
+
+    store = MemoryStore()
+    monkeypatch.setattr("objrepo.s3.bucket._connected", lambda options: store)
+    monkeypatch.setattr("objrepo.s3.repository.list_uploads", lambda options, older_than: [])
+    return store

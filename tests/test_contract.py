@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from objrepo import DiskRepository, MemoryRepository, SandboxRepository
+from objrepo import DiskRepository, MemoryRepository, S3Repository, SandboxRepository
 from objrepo.testing import RepositoryContract
 
 
@@ -24,3 +24,11 @@ class TestMemory(RepositoryContract):
     @pytest.fixture
     def repository(self):
         return MemoryRepository()
+
+
+class TestS3(RepositoryContract):
+    """Over a store in memory; `tests/engines` has the real one."""
+
+    @pytest.fixture
+    def repository(self, memory_bucket):
+        return S3Repository("objects", "in/a/folder")

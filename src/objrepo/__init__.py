@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from objrepo.archive import ArchiveRepository
     from objrepo.disk import DiskRepository
     from objrepo.errors import (
+        AccessDeniedError,
         CorruptObjectError,
         NotInitialisedError,
         ObjectNotFoundError,
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
         RepositoryBusyError,
         RepositoryClosedError,
         RepositoryError,
+        RepositoryUnavailableError,
     )
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream
+    from objrepo.s3 import S3Repository
     from objrepo.sandbox import SandboxRepository
     from objrepo.transfer import copy
     from objrepo.url import open_repository
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = (
+    "AccessDeniedError",
     "ArchiveRepository",
     "AsyncRepository",
     "CorruptObjectError",
@@ -38,6 +42,8 @@ __all__ = (
     "RepositoryBusyError",
     "RepositoryClosedError",
     "RepositoryError",
+    "RepositoryUnavailableError",
+    "S3Repository",
     "SandboxRepository",
     "copy",
     "open_repository",
@@ -49,6 +55,7 @@ _ROOMS = {
     "DiskRepository": "disk",
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",
+    "S3Repository": "s3",
     "SandboxRepository": "sandbox",
     "copy": "transfer",
     "open_repository": "url",

@@ -120,6 +120,9 @@ class RepositoryBase(ABC):
     _groups_puts = False
     """Whether small objects that are put at the same moment are better stored together, by ``_put_each``."""
 
+    _groups_reads = True
+    """Whether small objects that are read at the same moment are better read one after the other on one worker."""
+
     # -- entering and leaving ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -184,6 +187,8 @@ class RepositoryBase(ABC):
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""
+        if not self._groups_reads:
+            return await self._ready().run(self._has_one, key, wait=False)
         return await self._ready().share(self._has, key, self._has_one, wait=False)
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
@@ -192,6 +197,8 @@ class RepositoryBase(ABC):
 
     async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
+        if not self._groups_reads:
+            return await self._ready().run(self._get_checked if check else self._get, checked_key(key), wait=False)
         if check:
             return await self._ready().share(self._get_each_checked, checked_key(key), self._get_checked, wait=False)
         return await self._ready().share(self._get_each, checked_key(key), self._get, wait=False)

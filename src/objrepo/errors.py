@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = (
+    "AccessDeniedError",
     "CorruptObjectError",
     "NotInitialisedError",
     "ObjectNotFoundError",
@@ -18,6 +19,7 @@ __all__ = (
     "RepositoryBusyError",
     "RepositoryClosedError",
     "RepositoryError",
+    "RepositoryUnavailableError",
     "naming",
 )
 
@@ -72,6 +74,17 @@ class NotInitialisedError(RepositoryError, RuntimeError):
 
 class RepositoryBusyError(RepositoryError, TimeoutError):
     """Somebody else holds the lock that the operation needs; try again later. Also a :class:`TimeoutError`."""
+
+
+class AccessDeniedError(RepositoryError, PermissionError):
+    """Whoever keeps the repository does not let in who asks, or not for this. Also a :class:`PermissionError`."""
+
+
+class RepositoryUnavailableError(RepositoryError, ConnectionError):
+    """Whoever keeps the repository did not answer, or not as it should, for as long as was waited.
+
+    Also a :class:`ConnectionError`.
+    """
 
 
 class ReadOnlyError(RepositoryError, io.UnsupportedOperation):

@@ -8,6 +8,17 @@ from __future__ import annotations
 
 from objrepo.offload.base import ALONE, Inline, Offload
 from objrepo.offload.calls import OperationAbandoned, call_soon, is_abandoned
+from objrepo.offload.several import Several
 from objrepo.offload.threads import PROCESSORS, Threads
 
-__all__ = ("ALONE", "PROCESSORS", "Inline", "Offload", "OperationAbandoned", "Threads", "call_soon", "is_abandoned")
+__all__ = (
+    "ALONE",
+    "PROCESSORS",
+    "Inline",
+    "Offload",
+    "OperationAbandoned",
+    "Several",
+    "Threads",
+    "call_soon",
+    "is_abandoned",
+)

@@ -1,0 +1,73 @@
+"""Where a bucket is and how to speak to it, checked before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+__all__ = ("PART_BYTES", "S3Options")
+
+PART_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes one request carries at the most: the parts in which large objects go up and come down."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
+
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """See :class:`~objrepo.S3Repository`, whose parameters these are."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    anonymous: bool = False
+    host_style: bool = False
+    timeout: float = 30.0
+    retry_for: float = 60.0
+    concurrency: int = 32
+
+    def __post_init__(self) -> None:
+        if _BUCKET.fullmatch(self.bucket) is None:
+            raise ValueError(f"{self.bucket!r} is no name of a bucket: 3 or more letters, digits, dots and hyphens")
+        object.__setattr__(self, "prefix", self.prefix.strip("/"))
+        for part in self.prefix.split("/") if self.prefix else ():
+            if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):
+                raise ValueError(f"{self.prefix!r} is no prefix: {part!r} is not made of letters, digits and !_.*'()-")
+        if self.endpoint is None:
+            object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
+        if self.endpoint is not None:
+            url = urlsplit(self.endpoint)
+            if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+                raise ValueError("an endpoint is https://HOST or http://HOST, with a port if need be and nothing more")
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key go together: give both or none")
+        if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
+            raise ValueError("give one of access_key_id, profile and anonymous")
+        if self.timeout <= 0 or self.retry_for < 0:
+            raise ValueError(f"timeout and retry_for are seconds, not {self.timeout} and {self.retry_for}")
+        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
+            raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+
+    @property
+    def url(self) -> str:
+        """Where the repository is, for people to read."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
+
+    @property
+    def bucket_endpoint(self) -> str | None:
+        """The endpoint as the bucket is addressed: with the bucket in the name of the host where that is the style."""
+        if self.endpoint is None or not self.host_style:
+            return self.endpoint
+        scheme, _, host = self.endpoint.partition("://")
+        return f"{scheme}://{self.bucket}.{host}"

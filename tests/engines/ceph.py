@@ -1,0 +1,164 @@
+"""Ceph on one node, with its S3 gateway: a monitor, a store in memory and a gateway, which end with the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROGRAMS = ("ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
+
+# With one copy of everything, nothing to log in with, and without the threads that tidy up in the background. Without
+# `tcp_nodelay` each answer waits 40 ms.
+SETTINGS = """
+[global]
+fsid = {fsid}
+mon host = v1:127.0.0.1:{mon_port}
+mon initial members = a
+ms bind msgr2 = false
+public addr = 127.0.0.1
+cluster addr = 127.0.0.1
+auth cluster required = none
+auth service required = none
+auth client required = none
+osd pool default size = 1
+osd pool default min size = 1
+osd crush chooseleaf type = 0
+osd pool default pg num = 8
+osd pool default pg autoscale mode = off
+mon allow pool size one = true
+mon warn on pool no redundancy = false
+mon max pg per osd = 1000
+run dir = {folder}
+admin socket = {folder}/$name.asok
+log file = {folder}/$name.log
+pid file = {folder}/$name.pid
+crash dir = {folder}
+keyring = {folder}/keyring
+[mon.a]
+host = localhost
+mon data = {folder}/mon
+mon addr = 127.0.0.1:{mon_port}
+[osd.0]
+host = localhost
+osd data = {folder}/osd
+osd objectstore = memstore
+memstore device bytes = 4G
+[client.rgw]
+rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw data = {folder}
+rgw enable usage log = false
+rgw run sync thread = false
+rgw enable gc threads = false
+rgw enable lc threads = false
+rgw enable quota threads = false
+"""
+
+
+def missing_programs() -> list[str]:
+    """Return which programs of Ceph are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
+class Gateway:
+    """The running S3 gateway.
+
+    :ivar host: where it listens.
+    :ivar port: likewise.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.host = "127.0.0.1"
+        self.port = port
+        self.url = f"http://{self.host}:{port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the gateway, and return when it answers."""
+        self._process = _started(self._folder, "radosgw", "-n", "client.rgw", "-f")
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(self.url, timeout=5):
+                    return
+            except urllib.error.URLError:
+                time.sleep(0.05)
+        raise RuntimeError(f"the gateway does not answer; see {self._folder}/client.rgw.log")
+
+    def kill(self) -> None:
+        """Kill the gateway, as a power failure would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def add_user(self, name: str) -> dict[str, str]:
+        """Make a user; return its credentials as a repository takes them."""
+        made = _run(self._folder, "radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}")
+        keys = json.loads(made)["keys"][0]
+        return {"access_key_id": keys["access_key"], "secret_access_key": keys["secret_key"]}
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Gateway]:
+    """Run Ceph with its data and logs in a folder, which is not there yet."""
+    mon_port, port = _free_ports(2)
+    fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
+    for part in ("mon", "osd"):
+        folder.joinpath(part).mkdir(parents=True)
+    settings = SETTINGS.format(folder=folder, fsid=fsid, mon_port=mon_port, port=port)
+    folder.joinpath("ceph.conf").write_text(settings)
+    keyring, monmap = folder / "keyring", folder / "monmap"
+    _run(folder, "ceph-authtool", "--create-keyring", keyring, "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
+    address = f"[v1:127.0.0.1:{mon_port}]"
+    _run(folder, "monmaptool", "--create", "--clobber", "--fsid", fsid, "--addv", "a", address, monmap)
+    _run(folder, "ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap)
+    processes = []
+    gateway = Gateway(folder, port)
+    try:
+        processes.append(_started(folder, "ceph-mon", "-i", "a", "-f"))
+        _run(folder, "ceph", "osd", "new", osd, "0")
+        _run(folder, "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+        processes.append(_started(folder, "ceph-osd", "-i", "0", "-f"))
+        gateway.start()
+        yield gateway
+    finally:
+        gateway.kill()
+        for process in reversed(processes):
+            process.kill()
+            process.wait()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "CEPH_CONF": str(folder / "ceph.conf")}
+
+
+def _run(folder: Path, *command: str | Path) -> str:
+    done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _started(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    with open(folder / f"{command[0]}.out", "ab") as output:
+        return subprocess.Popen(command, env=_environment(folder), stdout=output, stderr=output)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

@@ -1,0 +1,80 @@
+"""What the tests with real engines are given: Ceph, a bucket, and a door in front of it that can be shaken."""
+
+from __future__ import annotations
+
+import itertools
+
+import boto3
+import pytest
+
+from engines import ceph
+from engines.proxy import proxy_to
+from objrepo import S3Repository
+from objrepo.testing.fixtures import LOOPS
+
+BUCKET = "objects"
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory):
+    assert not ceph.missing_programs(), "Ceph is not installed: `nox -s engines` installs it where it may"
+    with ceph.running(tmp_path_factory.mktemp("ceph") / "node") as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def credentials(gateway):
+    return gateway.add_user("owner")
+
+
+@pytest.fixture(scope="session")
+def s3(gateway, credentials):
+    """The client of another maker, to look behind."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=gateway.url,
+        region_name="us-east-1",
+        aws_access_key_id=credentials["access_key_id"],
+        aws_secret_access_key=credentials["secret_access_key"],
+    )
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def prefix():
+    """A folder in the bucket that no other test has."""
+    return f"test/{next(_numbers)}"
+
+
+@pytest.fixture
+def bucket(s3, gateway, credentials, prefix):
+    """Make repositories over one folder of the bucket."""
+
+    def make(**options):
+        options = {"endpoint": gateway.url, "timeout": 5, "retry_for": 10, **credentials, **options}
+        return S3Repository(options.pop("bucket", BUCKET), options.pop("prefix", prefix), **options)
+
+    return make
+
+
+@pytest.fixture
+def proxy(gateway):
+    with proxy_to(gateway.host, gateway.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def repo(bucket, proxy):
+    """A repository behind the proxy, entered and initialised."""
+    async with bucket(endpoint=proxy.url) as repo:
+        await repo.initialise()
+        proxy.taken()
+        yield repo

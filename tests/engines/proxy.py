@@ -1,0 +1,139 @@
+"""A door in front of an S3 gateway: it counts the requests, and does to some of them what networks do."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Fault:
+    """What happens to a request instead of the right answer.
+
+    :ivar answer: a status to answer with; the request goes no further.
+    :ivar hang: for how many seconds nothing comes.
+    :ivar cut: after how many bytes of the body the connection is broken.
+    :ivar flip: the position in the body of a byte that is changed on the way.
+    :ivar meanwhile: called when the request is half through.
+    """
+
+    answer: int | None = None
+    hang: float = 0
+    cut: int | None = None
+    flip: int | None = None
+    meanwhile: Callable[[], object] | None = None
+
+
+@dataclass
+class Proxy:
+    """A running proxy.
+
+    :ivar url: where clients connect to.
+    :ivar requests: the method and the target of every request so far.
+    :ivar faults: asked about each request what is to go wrong with it.
+    """
+
+    url: str
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    faults: Callable[[str, str], Fault | None] = lambda method, target: None
+
+    def taken(self) -> list[str]:
+        """Return the requests since the last look, as a method and what follows the question mark."""
+        taken = [f"{method} {target.partition('?')[2]}".strip() for method, target in self.requests]
+        self.requests.clear()
+        return taken
+
+    def fail(self, *faults: Fault | None, method: str | None = None) -> None:
+        """Have the next requests (of one method) go wrong, one after the other, and those after them not."""
+        left = list(faults)
+
+        def next_fault(asked: str, target: str) -> Fault | None:
+            return left.pop(0) if left and method in (None, asked) else None
+
+        self.faults = next_fault
+
+
+@contextmanager
+def proxy_to(host: str, port: int) -> Iterator[Proxy]:
+    """Run a proxy in front of a server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = 1 << 16
+
+        def setup(self) -> None:
+            super().setup()
+            self.upstream = http.client.HTTPConnection(host, port, timeout=60)
+
+        def finish(self) -> None:
+            self.upstream.close()
+            with suppress(OSError):
+                super().finish()
+
+        def handle(self) -> None:
+            with suppress(OSError):  # the client has gone
+                super().handle()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def handle_any(self) -> None:
+            proxy.requests.append((self.command, self.path))
+            fault = proxy.faults(self.command, self.path) or Fault()
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if fault.hang:
+                time.sleep(fault.hang)
+            if fault.answer is not None:
+                return self.answer(fault.answer, [], b"<Error><Code>SlowDown</Code></Error>", fault)
+            try:
+                if fault.meanwhile is not None and self.command in ("PUT", "POST"):
+                    fault.meanwhile()
+                self.upstream.request(self.command, self.path, body, dict(self.headers))
+                response = self.upstream.getresponse()
+                content = response.read()
+            except (OSError, http.client.HTTPException):
+                self.upstream.close()
+                self.close_connection = True
+                return None
+            return self.answer(response.status, response.getheaders(), content, fault)
+
+        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: Fault) -> None:
+            self.send_response_only(status)
+            for name, value in headers:
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            length = {name.lower(): value for name, value in headers}.get("content-length")
+            self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(content)))
+            self.end_headers()
+            if fault.flip is not None and fault.flip < len(content):
+                content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
+            half = len(content) // 2
+            if fault.meanwhile is not None and self.command == "GET":
+                self.wfile.write(content[:half])
+                self.wfile.flush()
+                fault.meanwhile()
+                self.close_connection = True
+                return
+            self.wfile.write(content if fault.cut is None else content[: fault.cut])
+            if fault.cut is not None:
+                self.close_connection = True
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            server.shutdown()
+            thread.join()
