@@ -129,7 +129,7 @@ def running(folder: Path) -> Iterator[Gateway]:
         processes.append(_started(folder, "ceph-mon", "-i", "a", "-f"))
         _run(folder, "ceph", "osd", "new", osd, "0")
         _run(folder, "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
-        processes.append(_started(folder, "ceph-osd", "-i", "0", "-f"))
+        processes.append(_started_osd(folder))
         gateway.start()
         yield gateway
     finally:
@@ -153,6 +153,18 @@ def _run(folder: Path, *command: str | Path) -> str:
 def _started(folder: Path, *command: str) -> subprocess.Popen[bytes]:
     with open(folder / f"{command[0]}.out", "ab") as output:
         return subprocess.Popen(command, env=_environment(folder), stdout=output, stderr=output)
+
+
+def _started_osd(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the store, again if need be: it ends if it comes to ask the monitor for something too soon."""
+    process = _started(folder, "ceph-osd", "-i", "0", "-f")
+    for _ in range(100):
+        if json.loads(_run(folder, "ceph", "osd", "stat", "--format", "json"))["num_up_osds"]:
+            return process
+        if process.poll() is not None:
+            process = _started(folder, "ceph-osd", "-i", "0", "-f")
+    process.kill()
+    raise RuntimeError(f"the store does not start; see {folder}/osd.0.log")
 
 
 def _free_ports(count: int) -> list[int]:

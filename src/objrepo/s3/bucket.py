@@ -16,14 +16,13 @@ from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryErr
 from objrepo.s3.credentials import credential_options, imported
 from objrepo.s3.options import PART_BYTES, S3Options
 
-__all__ = ("PAGE_NAMES", "Body", "Bucket", "MissingError")
+__all__ = ("Body", "Bucket", "Listing", "MissingError")
 
 T = TypeVar("T")
 
 PAGE_NAMES: Final = 1000
-"""How many names one request lists, as the protocol has it."""
+"""How many names one request lists, or deletes, as the protocol has it."""
 
-_BULK: Final = 1000
 _PARTS_AT_MOST: Final = 9000
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
@@ -87,21 +86,14 @@ class Bucket:
         except MissingError:
             return None
 
-    def page(self, after: str = "") -> list[tuple[str, int]]:
-        """Return the next names in their order, with the sizes; fewer than :data:`PAGE_NAMES` are the last."""
-
-        def next_page(obstore: Any, store: Any) -> list[tuple[str, int]]:
-            for names in obstore.list(store, offset=after or None, chunk_size=PAGE_NAMES):
-                return [(item["path"], item["size"]) for item in names]
-            return []
-
-        return self._patiently(next_page)
+    def list(self, after: str = "", at_once: int = PAGE_NAMES) -> Listing:
+        """Return the names after another one, in their order; nothing is asked for yet."""
+        return Listing(self._patiently, after, at_once)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, a thousand with each request. What is not there is no error."""
-        for start in range(0, len(names), _BULK):
-            some = list(names[start : start + _BULK])
-            self._patiently(lambda obstore, store, some=some: obstore.delete(store, some))  # type: ignore[misc]
+        for start in range(0, len(names), PAGE_NAMES):
+            self._patiently(lambda obstore, store, some=names[start : start + PAGE_NAMES]: obstore.delete(store, some))  # type: ignore[misc]
 
     def close(self) -> None:
         """Close the connections."""
@@ -167,6 +159,38 @@ class Bucket:
             if self._opened is None:
                 self._opened = _connected(self._options)
             return obstore, self._opened
+
+
+class Listing:
+    """The names in a bucket, some at a time. A request brings a thousand, or fewer if the server thinks so.
+
+    :ivar ended: whether there are no more.
+    """
+
+    def __init__(self, patiently: Callable[[Callable[[Any, Any], Any]], Any], after: str, at_once: int) -> None:
+        self._patiently = patiently
+        self._after = after
+        self._at_once = at_once
+        self._stream: Iterator[Any] | None = None
+        self.ended = False
+
+    def next(self) -> list[tuple[str, int]]:
+        """Return the next names, with the sizes."""
+        names: list[tuple[str, int]] = self._patiently(self._next)
+        self.ended = len(names) < self._at_once
+        if names:
+            self._after = names[-1][0]
+        return names
+
+    def _next(self, obstore: Any, store: Any) -> list[tuple[str, int]]:
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = obstore.list(store, offset=self._after or None, chunk_size=self._at_once)
+        try:
+            return [(item["path"], item["size"]) for item in next(stream, ())]
+        except BaseException:
+            self._stream = None  # the next try begins where this one was
+            raise
 
 
 def _connected(options: S3Options) -> Any:

@@ -21,7 +21,7 @@ from objrepo.offload import Offload, OperationAbandoned, Several, Threads, is_ab
 from objrepo.protocol import BinaryReader, Source
 from objrepo.ranged import RangedFile
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo, VerifyReport
-from objrepo.s3.bucket import PAGE_NAMES, Bucket, MissingError
+from objrepo.s3.bucket import PAGE_NAMES, Bucket, Listing, MissingError
 from objrepo.s3.options import PART_BYTES, S3Options
 from objrepo.s3.uploads import abort_uploads, list_uploads
 from objrepo.source import open_source, read_up_to
@@ -132,7 +132,7 @@ class S3Repository(RepositoryBase):
             raise TypeError(f"an S3 repository has no options to initialise it with, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
-        other = next((name for name, _ in self._bucket.page() if _key(name) is None), None)
+        other = next((name for name, _ in self._bucket.list().next() if _key(name) is None), None)
         if other is not None:
             raise ValueError(f"{self._options.url} is something else already, with {other!r} in it: use another prefix")
         marker = {"objrepo": _FORMAT, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
@@ -154,13 +154,17 @@ class S3Repository(RepositoryBase):
 
     def _info(self, detailed: bool) -> RepositoryInfo:
         marker = self._checked_marker()
-        sizes = [size for name, size in self._names() if _key(name) is not None]
+        objects = total = 0
+        for name, size in self._names():
+            if _key(name) is not None:
+                objects += 1
+                total += size
         return RepositoryInfo(
             location=self._options.url,
             uuid=marker["uuid"],
             key_format=marker["key_format"],
-            objects=len(sizes),
-            size=sum(sizes) if detailed else None,
+            objects=objects,
+            size=total if detailed else None,
         )
 
     def _maintain(self, dry_run: bool, older_than: float) -> MaintenanceReport:
@@ -178,7 +182,7 @@ class S3Repository(RepositoryBase):
         self._marker = None
         if self._read_marker() is None:
             return
-        while ours := [name for name, _ in self._bucket.page() if _key(name) is not None]:
+        while ours := [name for name, _ in self._bucket.list().next() if _key(name) is not None]:
             self._bucket.delete(ours)
         abort_uploads(self._options, list_uploads(self._options, 0))
         self._bucket.delete([_MARKER])
@@ -260,22 +264,27 @@ class S3Repository(RepositoryBase):
     def _present(self, keys: list[str]) -> set[str]:
         """Return which of some sorted keys are there, with as few requests as may be.
 
-        A page of a listing that begins with a wanted key decides this one, and all others that it comes past. So
-        listing never takes more requests than asking for each key, and goes on for as long as it takes fewer. A few
-        keys are asked for, as a page is a thousand names long.
+        A listing decides every key that it comes past, for a thousand names with each request. Keys are hashes, so that
+        its beginning tells how many requests the rest will take; each key is asked for where that takes fewer, and
+        where there are only a few.
         """
-        present: set[str] = set()
         position = 0
-        while len(keys) - position >= _FEW_KEYS:
-            page = [name for name, _ in self._bucket.page(after=_name(keys[position])[:-1])]
-            end = bisect_right(keys, _key(page[-1]) or "g") if len(page) == PAGE_NAMES else len(keys)
-            present.update(key for name in page if (key := _key(name)) is not None)
-            decided, position = end - position, max(end, position + 1)
-            if decided < 2:
-                break
-        wanted = keys[position:]
-        sizes = self._several.each(self._bucket.size, map(_name, wanted))
-        found = {key for key, size in zip(wanted, sizes, strict=True) if size is not None}
+        present: set[str] = set()
+        if len(keys) >= _FEW_KEYS:
+            listing = self._bucket.list(after=_name(keys[0])[:-1], at_once=PAGE_NAMES // 2)
+            seen = 0
+            end = keys[0]
+            while position < len(keys) and seen * _distance(end, keys[-1]) <= (
+                PAGE_NAMES * (len(keys) - position) * _distance(keys[0], end)
+            ):
+                names = [name for name, _ in listing.next()]
+                present.update(key for name in names if (key := _key(name)) is not None)
+                seen += len(names)
+                end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
+                position = bisect_right(keys, end)
+        asked = keys[position:]
+        sizes = self._several.each(self._bucket.size, map(_name, asked))
+        found = {key for key, size in zip(asked, sizes, strict=True) if size is not None}
         return found | present.intersection(keys)
 
     def _size(self, key: str) -> int:
@@ -284,21 +293,18 @@ class S3Repository(RepositoryBase):
             raise ObjectNotFoundError([key], self)
         return size
 
-    def _list(self, cursor: str | None) -> tuple[list[str], str | None]:
+    def _list(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
         self._checked_marker()
-        page = [name for name, _ in self._bucket.page(after=cursor or "")]
-        keys = [key for key in map(_key, page) if key is not None]
-        return keys, page[-1] if len(page) == PAGE_NAMES else None
+        listing = self._bucket.list() if cursor is None else cursor
+        keys = [key for name, _ in listing.next() if (key := _key(name)) is not None]
+        return keys, None if listing.ended else listing
 
     def _names(self) -> Iterator[tuple[str, int]]:
-        after = ""
-        while page := self._bucket.page(after):
+        listing = self._bucket.list()
+        while not listing.ended:
             if is_abandoned():
                 raise OperationAbandoned
-            yield from page
-            if len(page) < PAGE_NAMES:
-                return
-            after = page[-1][0]
+            yield from listing.next()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -383,6 +389,11 @@ def _key(name: str) -> str | None:
     """Return the key of an object in the bucket, None if it is none of ours."""
     key = name.replace("/", "", 1)
     return key if is_key(key, "sha256") and _name(key) == name else None
+
+
+def _distance(key: str, other: str) -> int:
+    """Return how far apart two keys are, as a part of 2 ** 64 of all keys."""
+    return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
 
 
 def _chunks(key: str, file: BinaryIO) -> Iterator[bytes]:

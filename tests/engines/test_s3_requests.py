@@ -1,0 +1,109 @@
+"""How many requests an operation sends: they are what time and money go to."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+import pytest
+
+from objrepo.testing.fixtures import content_of
+
+
+def methods(proxy):
+    return Counter(request.split()[0] for request in proxy.taken())
+
+
+async def test_one_object(repo, proxy):
+    key = await repo.put(b"content")
+    assert methods(proxy) == {"PUT": 1}
+    await repo.put(b"content")
+    assert methods(proxy) == {"PUT": 1}, "refused by the condition, without a look before"
+    assert await repo.get(key) == b"content"
+    assert methods(proxy) == {"GET": 1}
+    assert await repo.has(key)
+    assert methods(proxy) == {"HEAD": 1}
+    assert await repo.size(key) == 7
+    assert methods(proxy) == {"HEAD": 1}
+    async with repo.open(key) as stream:
+        assert await stream.read() == b"content"
+    assert methods(proxy) == {"GET": 1}
+    await repo.delete(key)
+    assert methods(proxy) == {"HEAD": 1, "POST": 1}
+    for nonsense in ("", "no key", "a" * 63):
+        assert not await repo.has(nonsense)
+    assert methods(proxy) == {}, "what cannot be a key is not asked for"
+
+
+async def test_opening_costs_one_request_once(bucket, proxy):
+    async with bucket() as repo:
+        await repo.initialise()
+        key = await repo.put(b"content")
+    async with bucket(endpoint=proxy.url) as repo:
+        assert await repo.get(key) == b"content"
+        assert methods(proxy) == {"GET": 2}, "the marker, and the object"
+        await repo.get(key)
+        assert methods(proxy) == {"GET": 1}
+
+
+async def test_a_large_object(repo, proxy):
+    content = os.urandom(40 * 1024 * 1024 + 3)
+    key = await repo.put(content)
+    assert methods(proxy) == {"HEAD": 1, "POST": 2, "PUT": 6}
+    await repo.put(content)
+    assert methods(proxy) == {"HEAD": 1}, "it is there, and is not sent again"
+    assert await repo.get(key) == content
+    assert methods(proxy)["GET"] <= 6
+    async with repo.open(key, offset=20_000_000, length=1000) as stream:
+        assert await stream.read() == content[20_000_000:20_001_000]
+    assert methods(proxy) == {"GET": 1}, "a range is not the whole"
+    async with repo.open(key) as stream:
+        await stream.seek(30_000_000)
+        assert await stream.read(10) == content[30_000_000:30_000_010]
+        await stream.seek(100)
+        assert await stream.read(10) == content[100:110]
+    assert methods(proxy)["GET"] <= 3
+    async with repo.open(key) as stream:
+        assert b"".join([chunk async for chunk in stream]) == content
+    assert methods(proxy)["GET"] <= 17, "the longer it is read straight on, the longer are the ranges"
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], indirect=True)
+async def test_many_keys(bucket, proxy):
+    async with bucket() as repo:
+        await repo.initialise()
+        keys = await repo.put_many(b"%d" % number for number in range(10_000))
+    async with bucket(endpoint=proxy.url) as repo:
+        await repo.is_initialised()
+        proxy.taken()
+        assert sorted([key async for key in repo.keys()]) == sorted(keys)
+        assert len(proxy.taken()) <= 11
+        assert (await repo.info(detailed=True)).objects == 10_000
+        assert len(proxy.taken()) <= 11
+        assert all(await repo.has_many(keys[:7]))
+        assert methods(proxy) == {"HEAD": 7}, "for a few keys, nothing is listed"
+        for count in (8, 20, 100, 1000):
+            absent = [f"{number:064x}" for number in range(count)]
+            assert await repo.has_many(keys[:count] + absent) == [True] * count + [False] * count
+            assert len(proxy.taken()) <= min(count + 1, 11), "the absent ones are neighbours: a page decides them all"
+        assert await repo.has_many(keys[:30]) == [True] * 30
+        assert "HEAD" not in methods(proxy), "a page of so many decides several"
+        await repo.delete_many(keys[:1000])
+        requests = proxy.taken()
+        assert requests.count("POST delete") == 1
+        assert len(requests) <= 12
+        await repo.erase()
+        assert proxy.taken().count("POST delete") == 10
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 4 * 1024 * 1024 - 1, 4 * 1024 * 1024])
+async def test_sizes(repo, proxy, size):
+    content = content_of(size)
+    key = await repo.put(content)
+    assert await repo.get(key) == content
+    async with repo.open(key, check=True) as stream:
+        assert await stream.read() == content
+    async with repo.open(key, offset=size) as stream:
+        assert await stream.read() == b""
+    async with repo.open(key, offset=size + 100, length=0) as stream:
+        assert (stream.size, await stream.read()) == (0, b"")
