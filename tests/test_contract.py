@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from objrepo import DiskRepository, MemoryRepository, S3Repository, SandboxRepository
+from objrepo import DiskRepository, MemoryRepository, S3Repository, SandboxRepository, TieredRepository
 from objrepo.testing import RepositoryContract
 
 
@@ -32,3 +32,18 @@ class TestS3(RepositoryContract):
     @pytest.fixture
     def repository(self, memory_bucket):
         return S3Repository("objects", "in/a/folder")
+
+
+class TestTiered(RepositoryContract):
+    """A cache that holds some of the objects, and is too small for the largest."""
+
+    @pytest.fixture
+    def repository(self, tmp_path):
+        return TieredRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=2_500_000)
+
+
+class TestTieredWithOtherKeys(RepositoryContract):
+    @pytest.fixture
+    def repository(self, tmp_path):
+        cache, origin = SandboxRepository(tmp_path / "cache"), DiskRepository(tmp_path / "origin")
+        return TieredRepository(cache, origin, max_bytes=10_000_000)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from objrepo.protocol import AsyncRepository, ObjectStream
     from objrepo.s3 import S3Repository
     from objrepo.sandbox import SandboxRepository
+    from objrepo.tiered import TieredRepository
     from objrepo.transfer import copy
     from objrepo.url import open_repository
 
@@ -45,6 +46,7 @@ __all__ = (
     "RepositoryUnavailableError",
     "S3Repository",
     "SandboxRepository",
+    "TieredRepository",
     "copy",
     "open_repository",
 )
@@ -57,6 +59,7 @@ _ROOMS = {
     "ObjectStream": "protocol",
     "S3Repository": "s3",
     "SandboxRepository": "sandbox",
+    "TieredRepository": "tiered",
     "copy": "transfer",
     "open_repository": "url",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -35,6 +34,7 @@ from objrepo.stream import (
     ObjectIterator,
     OffloadedStream,
     OpenedObject,
+    checked_range,
     close_all,
 )
 
@@ -218,8 +218,7 @@ class RepositoryBase(ABC):
         """Open an object for reading; see :meth:`AsyncRepository.open`."""
         if check and (offset or length is not None):
             raise ValueError("only a whole object can be checked, not a range of it")
-        offset = _not_negative("offset", offset)
-        length = None if length is None else _not_negative("length", length)
+        offset, length = checked_range(offset, length)
         open_object = self._open_checked if check else self._open
         opened = await self._ready().run(
             open_object, checked_key(key), offset, length, wait=False, discard=OpenedObject.close
@@ -418,13 +417,6 @@ class RepositoryBase(ABC):
             close_all(batch)
             raise
         return batch
-
-
-def _not_negative(name: str, value: int) -> int:
-    value = operator.index(value)
-    if value < 0:
-        raise ValueError(f"{name} must not be negative: {value}")
-    return value
 
 
 def _nothing() -> None:

@@ -29,6 +29,7 @@ __all__ = (
     "ObjectIterator",
     "OffloadedStream",
     "OpenedObject",
+    "checked_range",
     "close_all",
     "open_range",
 )
@@ -127,6 +128,22 @@ class InflatedFile:
             return function(argument)
         except self._errors as error:
             raise CorruptObjectError(self._key, f"it cannot be decompressed: {error}") from error
+
+
+def checked_range(offset: int, length: int | None) -> tuple[int, int | None]:
+    """Return a range of bytes as numbers.
+
+    :raises TypeError: if it is not made of whole numbers.
+    :raises ValueError: if one is negative.
+    """
+    return _not_negative("offset", offset), None if length is None else _not_negative("length", length)
+
+
+def _not_negative(name: str, value: int) -> int:
+    value = operator.index(value)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative: {value}")
+    return value
 
 
 class OpenedObject(NamedTuple):

@@ -1,0 +1,529 @@
+"""`TieredRepository`: a cache near by in front of an origin far away."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+
+from objrepo.checking import compared
+from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
+from objrepo.keys import checked_key, is_key
+from objrepo.offload import Inline, Offload, Threads
+from objrepo.protocol import AsyncRepository, ObjectStream, Source
+from objrepo.reports import (
+    CopyReport,
+    DamagedObject,
+    MaintenanceReport,
+    Progress,
+    ProgressCallback,
+    RepositoryInfo,
+    VerifyReport,
+)
+from objrepo.stream import CHUNK_BYTES, OffloadedStream, OpenedObject, checked_range
+from objrepo.tiered.flights import Flight, Flights
+from objrepo.tiered.ledger import Ledger
+from objrepo.tiered.named import NamedStream
+
+__all__ = ("TieredRepository",)
+
+_AT_ONCE: Final = 16
+"""How many objects `prefetch` has under way at the same time."""
+
+
+class TieredRepository:
+    """Reads from a cache, and from the origin what the cache does not have, which it then keeps.
+
+    What is written goes to the origin, and is acknowledged when it is there. Objects are read from the cache without
+    asking the origin, so that reading them works while it is not to be had; one that is damaged in the cache is fetched
+    again. Several tasks that want the same absent object cause one download. When the cache is full, what was not read
+    for longest goes. The cache belongs to nothing else; several processes may share it, if all give the same ledger.
+
+    Whole objects are kept; of what is not in the cache a range comes straight from the origin. A cache that cannot be
+    written to, or an object larger than the whole cache, does not keep anything from being read.
+
+    :param cache: where copies are kept, such as a :class:`~objrepo.DiskRepository`; it is made when it is needed.
+    :param origin: where the objects are.
+    :param max_bytes: how many bytes the objects in the cache may have together; at least 1.
+    :param ledger: the file in which it is written down what is in the cache, and when it was used. Unless given, it is
+        beside the folder of a cache on disk, and in memory for any other.
+    """
+
+    def __init__(
+        self,
+        cache: AsyncRepository,
+        origin: AsyncRepository,
+        *,
+        max_bytes: int,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
+            raise TypeError(f"max_bytes must be an int, not {type(max_bytes).__name__}")
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        self._cache = cache
+        self._origin = origin
+        folder = getattr(cache, "path", None)
+        path = Path(f"{folder}.ledger") if ledger is None and isinstance(folder, Path) else ledger
+        self._ledger = Ledger(None if path is None else Path(path).absolute(), max_bytes)
+        inline = all(isinstance(getattr(each, "offload", None), Inline) for each in (cache, origin))
+        self.offload: Offload = Inline() if inline else Threads(4)
+        self._flights = Flights()
+        self._entered = 0
+        self._entering = threading.Lock()
+        self._key_format: str | None = None
+        self._same_keys = False
+
+    def __str__(self) -> str:
+        return f"TieredRepository of {self._cache} over {self._origin}"
+
+    # -- entering and leaving -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._origin.__aenter__()
+        try:
+            await self._cache.__aenter__()
+        except BaseException:
+            await self._origin.__aexit__(None, None, None)
+            raise
+        with self._entering:
+            self._entered += 1
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        with self._entering:
+            self._entered -= 1
+            last = not self._entered
+        try:
+            if last:
+                self._key_format = None
+                await self.offload.finish(self._ledger.close)
+        finally:
+            try:
+                await self._cache.__aexit__(exc_type, exc, traceback)
+            finally:
+                await self._origin.__aexit__(exc_type, exc, traceback)
+
+    async def _prepare(self) -> str:
+        """Find out, once, how both know objects, and return how the origin does; also while that is not to be had."""
+        if self._key_format is not None and self._entered:
+            return self._key_format
+        cached_format = await self._prepare_cache()
+        known = await self.offload.run(self._ledger.fact, "key_format")
+        key_format = known or await self._origin.key_format()
+        if known is None:
+            uuid = await self._origin.uuid()
+            await self.offload.run(lambda: self._ledger.write_facts(key_format=key_format, uuid=uuid))
+        self._same_keys = key_format == cached_format != "uuid4"
+        if known is None and self._same_keys:
+            await self._take_stock()
+        self._key_format = key_format
+        return key_format
+
+    async def _prepare_cache(self) -> str:
+        if not await self._cache.is_initialised():
+            await self._origin.key_format()  # a cache without an origin is none
+            await self._cache.initialise()
+        return await self._cache.key_format()
+
+    async def _take_stock(self) -> None:
+        """Write down what is in the cache, and strike out what is not there."""
+        gone = set(await self.offload.run(self._ledger.keys))
+        async with aclosing(_generator(self._cache.keys())) as keys:
+            async for key in keys:
+                if key in gone:
+                    gone.discard(key)
+                    continue
+                with suppress(ObjectNotFoundError):
+                    await self.offload.run(self._ledger.enter, key, key, await self._cache.size(key))
+        await self.offload.run(self._ledger.strike_out, gone)
+        await self._make_space(0)
+
+    # -- the repository as a whole ----------------------------------------------------------------------------------
+
+    async def initialise(self, *args: Any, **options: Any) -> None:
+        """Make the origin, with its options, and the cache; see :meth:`AsyncRepository.initialise`."""
+        await self._origin.initialise(*args, **options)
+        await self._prepare()
+
+    async def is_initialised(self) -> bool:
+        """Say whether the origin exists."""
+        return await self._origin.is_initialised()
+
+    async def uuid(self) -> str | None:
+        """Return the unique identifier of the origin, None where it has none."""
+        return await self._origin.uuid()
+
+    async def key_format(self) -> str:
+        """Return what the keys look like."""
+        if not self._entered:
+            return await self._origin.key_format()
+        return await self._prepare()
+
+    async def info(self, detailed: bool = False) -> RepositoryInfo:
+        """Return the state of the origin."""
+        return await self._origin.info(detailed)
+
+    async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
+        """Maintain the origin, with its options, and compare what is in the cache with its ledger."""
+        report = await self._origin.maintain(dry_run, live, *args, **options)
+        await self._prepare()
+        if self._same_keys and not dry_run:
+            await self._take_stock()
+        return report
+
+    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
+        """Verify the origin. What is damaged in the cache is found and fetched again when it is read."""
+        return await self._origin.verify(progress, quick)
+
+    async def erase(self) -> None:
+        """Erase the origin, the cache and its ledger."""
+        await self._origin.erase()
+        await self._cache.erase()
+        await self.offload.run(self._ledger.remove)
+        self._key_format = None
+
+    def keys(self) -> AsyncIterator[str]:
+        """Iterate over the keys of the origin; see :meth:`AsyncRepository.keys`."""
+        return self._origin.keys()
+
+    # -- writing: to the origin ---------------------------------------------------------------------------------------
+
+    async def put(self, source: Source) -> str:
+        """Store one object in the origin; see :meth:`AsyncRepository.put`."""
+        return await self._origin.put(source)
+
+    async def put_many(
+        self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
+    ) -> list[str]:
+        """Store many objects in the origin; see :meth:`AsyncRepository.put_many`."""
+        return await self._origin.put_many(sources, progress)
+
+    async def delete(self, key: str) -> None:
+        """Delete an object from both; see :meth:`AsyncRepository.delete`."""
+        await self.delete_many([key])
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects from both, from the origin first; see :meth:`AsyncRepository.delete_many`."""
+        wanted = list(keys)
+        await self._origin.delete_many(wanted)
+        await self._prepare()
+        for key in dict.fromkeys(wanted):
+            await self._drop(key)
+
+    # -- looking: in the cache, and then at the origin ----------------------------------------------------------------
+
+    async def has(self, key: str) -> bool:
+        """Say whether an object is there; the origin is asked only for what is not in the cache."""
+        return (await self.has_many([key]))[0]
+
+    async def has_many(self, keys: Iterable[str]) -> list[bool]:
+        """Say of each key whether its object is there; see :meth:`has`."""
+        wanted: list[Any] = list(keys)
+        await self._prepare()
+        found = set()
+        if self._same_keys:
+            near = await self._cache.has_many(wanted)
+            found = {key for key, there in zip(wanted, near, strict=True) if there}
+        asked = [key for key in wanted if isinstance(key, str) and key not in found]
+        if asked:
+            far = await self._origin.has_many(asked)
+            found |= {key for key, there in zip(asked, far, strict=True) if there}
+        return [isinstance(key, str) and key in found for key in wanted]
+
+    async def size(self, key: str) -> int:
+        """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
+        name = await self._name(checked_key(key))
+        if name is not None:
+            with suppress(ObjectNotFoundError, CorruptObjectError):
+                return await self._cache.size(name)
+        return await self._origin.size(key)
+
+    async def hash(self, key: str) -> str:
+        """Return the SHA-256 of an object; see :meth:`AsyncRepository.hash`."""
+        name = await self._name(checked_key(key))
+        if name is not None:
+            with suppress(ObjectNotFoundError, CorruptObjectError):
+                return await self._cache.hash(name)
+        return await self._origin.hash(key)
+
+    # -- reading: from the cache, which is filled on the way -----------------------------------------------------------
+
+    async def get(self, key: str, check: bool = False) -> bytes:
+        """Return the whole content of an object, always compared with its key; see :meth:`AsyncRepository.get`."""
+        content = await self._get_cached(checked_key(key))
+        if content is not None:
+            return content
+        async with self._flights.of(key) as flight:
+            if flight.content is None and flight.waited:  # somebody has opened it
+                flight.content = await self._get_cached(key)
+            if flight.content is None:
+                flight.content = await self._origin.get(key, check=True)
+                flight.land()
+                await self._keep(key, flight.content, len(flight.content))
+            return flight.content
+
+    @asynccontextmanager
+    async def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> AsyncIterator[ObjectStream]:
+        """Open an object for reading; see :meth:`AsyncRepository.open`.
+
+        A whole object is always compared with its key by the time that it was read straight to its end, if the cache
+        knows it by that.
+        """
+        offset, length = checked_range(offset, length)
+        async with AsyncExitStack() as resources:
+            stream = await self._open(resources, checked_key(key), offset, length, check)
+            try:
+                yield stream
+            except CorruptObjectError as error:
+                if error.key == key:
+                    await self._drop(key)
+                raise
+
+    @asynccontextmanager
+    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+        """Read many objects, each as :meth:`open` does; see :meth:`AsyncRepository.stream`."""
+        wanted = list(dict.fromkeys(checked_key(key) for key in keys))
+        present = await self.has_many(wanted)
+        missing = [key for key, there in zip(wanted, present, strict=True) if not there]
+        if missing:
+            raise ObjectNotFoundError(missing, self)
+        async with aclosing(_Objects(self, wanted)) as objects:
+            yield objects
+
+    async def prefetch(self, keys: Iterable[str], progress: ProgressCallback | None = None) -> CopyReport:
+        """Have objects in the cache before they are read, several at the same time.
+
+        Cancellation leaves in the cache what is there by then.
+
+        :param keys: which objects; more than the cache can hold drive out those before them.
+        :param progress: told of each object.
+        :return: how many objects were fetched, and which are damaged at the origin.
+        :raises ObjectNotFoundError: if one of the keys is not there.
+        """
+        wanted = list(dict.fromkeys(checked_key(key) for key in keys))
+        await self._prepare()
+        work = _Prefetch(len(wanted), progress)
+        if isinstance(self.offload, Inline):
+            for key in wanted:
+                work.note(key, await self._prefetch_one(key))
+            return work.report()
+        left = iter(wanted)
+
+        async def fetch() -> None:
+            for key in left:
+                try:
+                    work.note(key, await self._prefetch_one(key))
+                except Exception as error:  # noqa: BLE001  (the first one is raised below, on its own)
+                    work.failures.append(error)
+                    group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(_AT_ONCE, len(wanted))):
+                group.start_soon(fetch)
+        if work.failures:
+            raise work.failures[0]
+        return work.report()
+
+    async def _prefetch_one(self, key: str) -> int | DamagedObject | None:
+        """Return the size of what was fetched, None for what is there, or what is wrong with the object."""
+        name = await self._name(key)
+        if name is not None and await self._cache.has(name):
+            return None
+        try:
+            async with AsyncExitStack() as resources:
+                return (await self._open(resources, key, 0, None, True)).size
+        except CorruptObjectError as error:
+            return DamagedObject(key, error.reason)
+
+    async def _open(
+        self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
+    ) -> ObjectStream:
+        whole = not offset and length is None
+        opened = await self._open_cached(resources, key, offset, length, whole or check)
+        if opened is not None:
+            return opened
+        if whole:
+            async with self._flights.of(key) as flight:
+                if flight.content is not None:
+                    return self._in_memory(key, flight.content)
+                if flight.waited:
+                    opened = await self._open_cached(resources, key, 0, None, True)
+                if opened is None:
+                    opened = await self._fetch(resources, key, flight)
+        if opened is not None:
+            return opened
+        return await resources.enter_async_context(self._origin.open(key, offset, length, whole or check))
+
+    async def _get_cached(self, key: str) -> bytes | None:
+        name = await self._name(key)
+        if name is None:
+            return None
+        try:
+            content = await self._cache.get(name, check=True)
+            if not self._same_keys:
+                await self._compare(key, content)
+        except ObjectNotFoundError:
+            return None
+        except CorruptObjectError:
+            await self._drop(key)
+            return None
+        self._ledger.note(key)
+        return content
+
+    async def _open_cached(
+        self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
+    ) -> ObjectStream | None:
+        name = await self._name(key)
+        if name is None:
+            return None
+        try:
+            stream = await resources.enter_async_context(self._cache.open(name, offset, length, check))
+        except ObjectNotFoundError:
+            return None
+        except CorruptObjectError:
+            await self._drop(key)
+            return None
+        self._ledger.note(key)
+        return stream if name == key else NamedStream(key, stream)
+
+    async def _fetch(self, resources: AsyncExitStack, key: str, flight: Flight) -> ObjectStream | None:
+        """Bring an object into the cache and open it there; None if that cannot keep it."""
+        async with self._origin.open(key, check=True) as stream:
+            size = stream.size
+            if size > self._ledger.max_bytes:
+                return None
+            if size <= CHUNK_BYTES:
+                content = flight.content = await stream.read()
+                flight.land()
+                await self._keep(key, content, size)
+                return self._in_memory(key, content)
+            if not await self._keep(key, stream, size):
+                return None
+        return await self._open_cached(resources, key, 0, None, True)
+
+    def _in_memory(self, key: str, content: bytes) -> ObjectStream:
+        return OffloadedStream(OpenedObject(key, len(content), content, None), self.offload)
+
+    async def _keep(self, key: str, source: bytes | ObjectStream, size: int) -> bool:
+        """Put an object into the cache; return whether it is there now. The cache is allowed to fail."""
+        if size > self._ledger.max_bytes:
+            return False
+        # As a file, so that it is kept in one of its own, which frees its bytes at once when it is deleted.
+        content: Source = io.BytesIO(source) if isinstance(source, bytes) else source
+        try:
+            await self._make_space(size)
+            if self._same_keys:  # written down first: what a crash leaves in the cache is in the book
+                await self.offload.run(self._ledger.enter, key, key, size)
+                await self._cache.put(content)
+            else:
+                name = await self._cache.put(content)
+                await self.offload.run(self._ledger.enter, key, name, size)
+        except CorruptObjectError:  # at the origin
+            await self.offload.run(self._ledger.strike_out, [key])
+            raise
+        except OSError:
+            await self.offload.run(self._ledger.strike_out, [key])
+            return False
+        return True
+
+    async def _make_space(self, size: int) -> None:
+        for name in await self.offload.run(self._ledger.make_space, size):
+            with suppress(ObjectNotFoundError):  # another process was quicker
+                await self._cache.delete(name)
+
+    async def _drop(self, key: str) -> None:
+        """Take an object out of the cache."""
+        name = await self._name(key)
+        if name is not None:
+            await self.offload.run(self._ledger.strike_out, [key])
+            with suppress(ObjectNotFoundError):
+                await self._cache.delete(name)
+
+    async def _name(self, key: str) -> str | None:
+        """Return by which name the cache knows an object, if it has it; None if it certainly does not."""
+        key_format = await self._prepare()
+        if not is_key(key, key_format):
+            return None
+        return key if self._same_keys else await self.offload.run(self._ledger.name, key)
+
+    async def _compare(self, key: str, content: bytes) -> None:
+        assert self._key_format is not None, "it was found out before anything was read"
+        await self.offload.run(compared, key, self._key_format, content)
+
+
+class _Objects:
+    """The objects of ``stream``; each is opened when it is asked for, and closed by the next step."""
+
+    def __init__(self, repository: TieredRepository, keys: list[str]) -> None:
+        self._repository = repository
+        self._left = iter(keys)
+        self._resources = AsyncExitStack()
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[str, ObjectStream]:
+        if self._closed:
+            raise RepositoryClosedError("the stream of objects is closed")
+        await self._resources.aclose()
+        for key in self._left:
+            return key, await self._resources.enter_async_context(self._repository.open(key))
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await self._resources.aclose()
+
+
+class _Prefetch:
+    """What a prefetch has come to."""
+
+    def __init__(self, total: int, progress: ProgressCallback | None) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = self._fetched = self._size = 0
+        self._damaged: list[DamagedObject] = []
+        self.failures: list[Exception] = []
+
+    def note(self, key: str, outcome: int | DamagedObject | None) -> None:
+        self._done += 1
+        if isinstance(outcome, DamagedObject):
+            self._damaged.append(outcome)
+        elif outcome is not None:
+            self._fetched += 1
+            self._size += outcome
+        if self._progress is not None:
+            self._progress(Progress("prefetch", self._done, self._total, "objects"))
+
+    def report(self) -> CopyReport:
+        return CopyReport(
+            dry_run=False,
+            objects=self._done,
+            copied=self._fetched,
+            size=self._size,
+            deleted=0,
+            damaged=tuple(self._damaged),
+            renamed={},
+        )
+
+
+async def _generator(keys: AsyncIterator[str]) -> AsyncGenerator[str, None]:
+    async for key in keys:
+        yield key
+
+
+if TYPE_CHECKING:
+    _: type[AsyncRepository] = TieredRepository
