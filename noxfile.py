@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -67,6 +69,26 @@ def crash(session: nox.Session) -> None:
         session.run("python", "many.py")
         session.run("python", "mutate.py", "--count", "10000")
     session.run("pytest", "tests/test_hostile_keys.py", "--keys", "100000", "--timeout", "3600")
+
+
+ENGINES = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common", "radosgw": "radosgw"}
+ENGINES |= {"monmaptool": "ceph-base", "faketime": "faketime"}
+
+
+@nox.session
+def engines(session: nox.Session) -> None:
+    """Run the tests that need an object store, on a real one: Ceph, which is installed where that is possible."""
+    missing = {package for program, package in ENGINES.items() if shutil.which(program) is None}
+    if missing:
+        if shutil.which("apt-get") is None or os.geteuid() != 0:
+            session.skip(f"install {', '.join(sorted(missing))} first, or let root run this on Debian")
+        env = {"DEBIAN_FRONTEND": "noninteractive"}
+        session.run("apt-get", "update", "--quiet", env=env, external=True)
+        install_them = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
+        session.run(*install_them, *sorted(missing), env=env, external=True)
+    install(session, "test")
+    session.install("-e", ".[s3]")
+    session.run("pytest", "--engines", "tests/engines", *session.posargs)
 
 
 @nox.session

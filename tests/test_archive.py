@@ -18,10 +18,14 @@ from objrepo import (
     ObjectNotFoundError,
     ReadOnlyError,
     RepositoryError,
+    SandboxRepository,
     copy,
+    export,
 )
 from objrepo.testing.fixtures import content_of
 from test_lanes import open_files
+from test_repair import flip, loose_file
+from web import serving
 
 CONTENTS = [b"", b"small", b"zeros" * 1000, content_of(200_000), content_of(3_000_000)]
 
@@ -170,3 +174,118 @@ async def test_sixty_thousand_objects(tmp_path):
     assert taken < 30, "of the order of a second"
     async with DiskRepository(tmp_path / "repository") as repo:
         await repo.initialise()
+
+
+class TestElsewhere:
+    """Archives on other machines are read in ranges."""
+
+    @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+    def content(self, request, tmp_path):
+        return make(tmp_path / "some.aiida", CONTENTS, request.param).read_bytes()
+
+    async def test_of_a_web_server(self, content):
+        with serving({"/a/some.aiida?token=1": content}) as (url, asked):
+            async with ArchiveRepository(f"{url}/a/some.aiida?token=1") as archive:
+                assert str(archive) == f"ArchiveRepository at {url.rpartition(':')[0]}/a/some.aiida"
+                assert await archive.is_initialised()
+                assert sorted([key async for key in archive.keys()]) == sorted(map(key_of, CONTENTS))
+                for each in CONTENTS:
+                    assert await archive.get(key_of(each), check=True) == each
+                    async with archive.open(key_of(each), offset=3, check=False) as stream:
+                        assert b"".join([chunk async for chunk in stream]) == each[3:]
+                async with archive.stream(map(key_of, CONTENTS)) as objects:
+                    assert {key: await stream.read() async for key, stream in objects} == {
+                        key_of(each): each for each in CONTENTS
+                    }
+                assert (await archive.verify()).ok
+                asked.clear()
+                assert await archive.get(key_of(b"small")) == b"small"
+                assert len(asked) == 1
+                assert all(wanted is not None for _, wanted in asked), "in ranges"
+
+    async def test_of_a_bucket(self, content, memory_bucket):
+        import obstore
+
+        obstore.put(memory_bucket, "some.aiida", content)
+        async with ArchiveRepository("s3://bucket/some.aiida") as archive:
+            assert str(archive) == "ArchiveRepository at s3://bucket/some.aiida"
+            for each in CONTENTS:
+                assert await archive.get(key_of(each)) == each
+
+    async def test_what_is_not_there_or_gives_no_ranges(self, content):
+        with serving({"/some.aiida": content}, ranges=False) as (url, _):
+            async with ArchiveRepository(f"{url}/other.aiida") as archive:
+                assert not await archive.is_initialised()
+                with pytest.raises(NotInitialisedError, match="there is no archive at http://"):
+                    await archive.info()
+            async with ArchiveRepository(f"{url}/some.aiida") as archive:
+                with pytest.raises(RepositoryError, match="Range request not supported") as caught:
+                    await archive.info()
+                assert "\n" not in str(caught.value)
+
+    async def test_a_large_list_of_members(self, tmp_path):
+        contents = [b"%d" % number for number in range(5000)]
+        content = make(tmp_path / "many.zip", contents).read_bytes()
+        with serving({"/many.zip": content}) as (url, asked):
+            async with ArchiveRepository(f"{url}/many.zip") as archive:
+                assert (await archive.info()).objects == 5000
+                assert len(asked) < 12, "the list of members, and no member"
+
+
+class TestExport:
+    @pytest.mark.parametrize("compress", [False, True])
+    async def test_there_and_back(self, repo, tmp_path, compress):
+        keys = [await repo.put(content) for content in CONTENTS]
+        keys += await repo.put_many(b"%d" % number for number in range(1500))
+        steps = []
+        report = await export(repo, tmp_path / "all.zip", compress=compress, progress=steps.append)
+        assert (report.objects, report.copied, report.ok) == (1505, 1505, True)
+        assert (steps[-1].done, steps[-1].total) == (1505, 1505)
+        async with ArchiveRepository(tmp_path / "all.zip") as archive:
+            assert sorted([key async for key in archive.keys()]) == sorted(keys)
+            assert (await archive.verify()).ok
+        with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+            assert archive.testzip() is None
+            assert archive.read(f"repo/{keys[0]}") == CONTENTS[0]
+
+    async def test_the_same_objects_make_the_same_file(self, repo, tmp_path):
+        keys = await repo.put_many(CONTENTS)
+        for name in ("a.zip", "b.zip"):
+            await export(repo, tmp_path / name, sorted(keys[:3]))
+        assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+    async def test_what_is_damaged_is_left_out(self, repo, folder, tmp_path):
+        keys = [await repo.put(content) for content in CONTENTS]
+        flip(loose_file(folder, keys[1]), 2)
+        flip(loose_file(folder, keys[-1]), 1_000_000)
+        report = await export(repo, tmp_path / "all.zip")
+        assert {item.key for item in report.damaged} == {keys[1], keys[-1]}
+        async with ArchiveRepository(tmp_path / "all.zip") as archive:
+            assert sorted([key async for key in archive.keys()]) == sorted([keys[0], *keys[2:-1]])
+            assert (await archive.verify()).ok
+
+    async def test_nothing_is_left_of_one_that_fails(self, repo, tmp_path):
+        keys = await repo.put_many(CONTENTS)
+        (tmp_path / "zips").mkdir()
+        with pytest.raises(ObjectNotFoundError):
+            await export(repo, tmp_path / "zips" / "some.zip", [*keys, "0" * 64])
+
+        def stop(progress):
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            await export(repo, tmp_path / "zips" / "some.zip", progress=stop)
+        assert list((tmp_path / "zips").iterdir()) == []
+        with pytest.raises(FileNotFoundError):
+            await export(repo, tmp_path / "no" / "some.zip")
+        (tmp_path / "zips" / "some.zip").write_bytes(b"mine")
+        with pytest.raises(FileExistsError):
+            await export(repo, tmp_path / "zips" / "some.zip")
+        assert (tmp_path / "zips" / "some.zip").read_bytes() == b"mine"
+
+    async def test_keys_that_are_no_hashes(self, tmp_path):
+        async with SandboxRepository() as repo:
+            key = await repo.put(b"content")
+            assert (await export(repo, tmp_path / "some.zip")).copied == 1
+        with zipfile.ZipFile(tmp_path / "some.zip") as archive:
+            assert archive.read(f"repo/{key}") == b"content"

@@ -67,7 +67,7 @@ def test_there_are_blocks_of_code():
 
 def test_ci_runs_the_test_command_of_the_readme():
     assert f"```sh\n{TEST_COMMAND}\n```" in (ROOT / "README.md").read_text()
-    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(f"\n{TEST_COMMAND}")
+    assert (ROOT / ".ci" / "run").read_text().endswith(f"\n{TEST_COMMAND}\nnox -s engines\n")
 
 
 def test_the_setup_command_of_the_readme(tmp_path):

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from objrepo import ArchiveRepository, DiskRepository, MemoryRepository, SandboxRepository, open_repository, url
+from objrepo import (
+    ArchiveRepository,
+    DiskRepository,
+    MemoryRepository,
+    RepositoryError,
+    S3Repository,
+    SandboxRepository,
+    TieredRepository,
+    open_repository,
+    url,
+)
 from objrepo.offload import Inline
 
 
@@ -42,14 +52,83 @@ async def test_without_a_path(tmp_path):
         assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["disk:", "zip:", "", "memory:more"])
-def test_what_is_missing_or_too_much(text):
-    with pytest.raises(ValueError, match=r"write|follows|path"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("disk:", "write disk:PATH"),
+        ("zip:", "write zip:PATH"),
+        ("", "path"),
+        ("memory:more", "nothing follows memory:"),
+        ("s3:bucket", "s3://BUCKET/PREFIX"),
+        ("s3://", "no name of a bucket"),
+        ("s3://b", "no name of a bucket"),
+        ("s3://bucket/a%20b", "no prefix"),
+        ("s3://bucket/a/../b", "no prefix"),
+        ("s3://bucket?colour=red", "unknown option 'colour' of s3: write one of endpoint, region"),
+        ("s3://bucket?timeout=soon", "'soon' is no value for timeout"),
+        ("s3://bucket?timeout=0", "timeout and retry_for are seconds"),
+        ("s3://bucket?concurrency=0", "concurrency must be from 1"),
+        ("s3://bucket?anonymous=yes", "'yes' is no value for anonymous"),
+        ("s3://bucket?anonymous=1&profile=me", "one of access_key_id, profile and anonymous"),
+        ("s3://bucket?endpoint=host", "an endpoint is https://HOST"),
+        ("s3://bucket?endpoint=https://me:secret@host", "an endpoint is https://HOST"),
+        ("s3://bucket?secret_access_key=abc", "has no place in a URL"),
+        ("s3://file.zip", "names a bucket and no file"),
+        ("https://host/folder", "write zip:https:"),
+        ("zip:https:///file", "names no server"),
+        ("tiered:", "write tiered:.cache=URL"),
+        ("tiered:?cache=a&origin=b", "write tiered:.cache=URL"),
+        ("tiered:?cache=a&origin=b&max_bytes=much", "'much' is no size"),
+        ("tiered:?cache=ftp:a&origin=b&max_bytes=1", "unknown scheme 'ftp'"),
+    ],
+)
+def test_what_is_missing_or_too_much(text, said):
+    with pytest.raises(ValueError, match=said) as caught:
         open_repository(text)
+    assert "abc" not in str(caught.value)
+    assert ":secret" not in str(caught.value)
+
+
+def test_buckets():
+    repo = open_repository(
+        "S3://bucket/in/a/folder/?endpoint=http://127.0.0.1:1&region=r&timeout=3.5&retry_for=0&concurrency=4&host_style=1"
+    )
+    assert type(repo) is S3Repository
+    assert str(repo) == "S3Repository s3://bucket/in/a/folder at http://127.0.0.1:1"
+    assert repr(repo) == f"<{repo}>"
+    options = repo._options
+    assert (options.region, options.timeout, options.retry_for, options.concurrency) == ("r", 3.5, 0, 4)
+    assert options.bucket_endpoint == "http://bucket.127.0.0.1:1"
+
+
+def test_archives_elsewhere():
+    for text in ("s3://bucket/a/b.aiida?region=r", "https://host/b.zip?X-Secret=abc", "zip:https://host/export"):
+        repo = open_repository(text)
+        assert type(repo) is ArchiveRepository
+        assert "abc" not in str(repo)
+
+
+def test_tiers(tmp_path):
+    text = f"tiered:?cache=disk:{tmp_path}/cache&origin=s3://bucket/x%3Fregion=r&max_bytes=2G"
+    repo = open_repository(text, Inline())
+    assert type(repo) is TieredRepository
+    assert repo._ledger.max_bytes == 2 * 1024**3
+    assert str(repo) == f"TieredRepository of DiskRepository at {tmp_path}/cache over S3Repository s3://bucket/x"
+    assert type(repo.offload) is Inline
+
+
+async def test_a_missing_extra(monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("importlib.import_module", import_module)
+    async with open_repository("s3://bucket?anonymous=1") as repo:
+        with pytest.raises(RepositoryError, match=r"obstore is missing, which S3 needs: pip install 'objrepo\[s3\]'"):
+            await repo.get("0" * 64)
 
 
 def test_an_unknown_scheme():
-    with pytest.raises(ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, sandbox:, memory:"):
+    with pytest.raises(ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, tiered:, sandbox:, memory:"):
         open_repository("ftp://host/folder")
 
 

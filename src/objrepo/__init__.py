@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RepositoryError,
         RepositoryUnavailableError,
     )
+    from objrepo.export import export
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream
     from objrepo.s3 import S3Repository
@@ -48,6 +49,7 @@ __all__ = (
     "SandboxRepository",
     "TieredRepository",
     "copy",
+    "export",
     "open_repository",
 )
 
@@ -61,6 +63,7 @@ _ROOMS = {
     "SandboxRepository": "sandbox",
     "TieredRepository": "tiered",
     "copy": "transfer",
+    "export": "export",
     "open_repository": "url",
 }
 

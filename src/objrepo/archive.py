@@ -14,13 +14,15 @@ from typing import Any, BinaryIO, Final, NoReturn, cast
 from objrepo.backend import Backend, page_of
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import is_key
-from objrepo.offload import Offload
+from objrepo.offload import Offload, Several
 from objrepo.protocol import BinaryReader
+from objrepo.remote.file import RemoteFile, is_remote
 from objrepo.reports import RepositoryInfo
 from objrepo.stream import InflatedFile
 
 __all__ = ("ArchiveRepository",)
 
+_REQUESTS_AT_ONCE: Final = 16
 _FOLDER: Final = "repo/"
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError)
@@ -34,24 +36,40 @@ class ArchiveRepository(Backend):
     is stored is read from where it is, what is deflated from its beginning on. Everything that writes raises
     :class:`~objrepo.ReadOnlyError`.
 
-    :param path: the zip; it is opened on first use, and its list of members is read once.
+    A zip on another machine is read in ranges, as far as they are asked for: its list of members first, and then each
+    object. That needs the extra ``s3``, also for a web server.
+
+    :param path: the zip, or its URL, ``https://…`` or ``s3://BUCKET/PATH?OPTION=VALUE`` with the options of
+        :func:`~objrepo.open_repository`. It is opened on first use, and its list of members is read once.
     :param offload: where the work is done; worker threads unless given.
     """
 
     def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
         super().__init__(offload)
-        self._path = Path(path).absolute()
+        self._path: Path | None = None
+        self._remote: RemoteFile | None = None
+        if isinstance(path, str) and is_remote(path):
+            self._several = several = Several(_REQUESTS_AT_ONCE)
+            self._remote = RemoteFile(path, several)
+            self._place = self._remote.name
+        else:
+            self._path = Path(path).absolute()
+            self._place = str(self._path)
         self._reading = threading.Lock()
         self._read: dict[str, zipfile.ZipInfo] | None = None
 
     def __str__(self) -> str:
-        return f"ArchiveRepository at {self._path}"
+        return f"ArchiveRepository at {self._place}"
 
     def _initialise(self, **options: Any) -> None:
         raise self._refused()
 
     def _is_initialised(self) -> bool:
-        return self._path.is_file()
+        try:
+            self._file().close()
+        except (FileNotFoundError, IsADirectoryError):
+            return False
+        return True
 
     def _key_format(self) -> str:
         self._members()
@@ -69,8 +87,8 @@ class ArchiveRepository(Backend):
         if member is None:
             raise ObjectNotFoundError([key], self)
         if member.compress_type not in _METHODS or member.flag_bits & 0x1:
-            raise CorruptObjectError(key, f"its member of {self._path} is encrypted, or compressed in an unknown way")
-        file = open(self._path, "rb", buffering=0)  # noqa: SIM115  (the caller closes it)
+            raise CorruptObjectError(key, f"its member of {self._place} is encrypted, or compressed in an unknown way")
+        file = self._file()
         try:
             start = _start_of(key, file, member)
             if member.compress_type == zipfile.ZIP_STORED:
@@ -92,24 +110,32 @@ class ArchiveRepository(Backend):
     def _info(self, detailed: bool) -> RepositoryInfo:
         members = self._members()
         size = sum(member.file_size for member in members.values()) if detailed else None
-        return RepositoryInfo(location=str(self._path), key_format="sha256", objects=len(members), size=size)
+        return RepositoryInfo(location=self._place, key_format="sha256", objects=len(members), size=size)
 
     def _erase(self) -> None:
         raise self._refused()
 
     def _close(self) -> None:
         self._read = None
+        if self._remote is not None:
+            self._remote.close()
+
+    def _file(self) -> BinaryIO:
+        if self._remote is not None:
+            return cast("BinaryIO", self._remote.open())
+        assert self._path is not None, "it is either on this machine or on another"
+        return open(self._path, "rb", buffering=0)
 
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         with self._reading:
             if self._read is None:
                 try:
-                    with zipfile.ZipFile(self._path) as archive:
+                    with self._file() as file, zipfile.ZipFile(file) as archive:
                         members = [member for member in archive.infolist() if member.filename.startswith(_FOLDER)]
                 except FileNotFoundError:
-                    raise NotInitialisedError(f"there is no archive at {self._path}") from None
+                    raise NotInitialisedError(f"there is no archive at {self._place}") from None
                 except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-                    raise RepositoryError(f"{self._path} is no zip that can be read: {error}") from error
+                    raise RepositoryError(f"{self._place} is no zip that can be read: {error}") from error
                 named = {member.filename.removeprefix(_FOLDER): member for member in members}
                 self._read = {key: member for key, member in named.items() if is_key(key, "sha256")}
             return self._read

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from objrepo.checking import checked, compared, digest, verify
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
-from objrepo.offload import ALONE, Offload, OperationAbandoned, Threads, is_abandoned
+from objrepo.offload import ALONE, Offload, OperationAbandoned, Several, Threads, is_abandoned
 from objrepo.protocol import BinaryReader, ObjectStream, Source
 from objrepo.reports import (
     DamagedObject,
@@ -41,6 +41,9 @@ from objrepo.stream import (
 __all__ = ("GROUPED_BYTES", "PAGE_KEYS", "RepositoryBase")
 
 T = TypeVar("T")
+
+_OPENED_AT_ONCE: Final = 64
+"""How many objects are opened together, of which each may bring 256 KiB."""
 
 PAGE_KEYS: Final = 1000
 """About how many keys a listing fetches with one hop."""
@@ -120,8 +123,9 @@ class RepositoryBase(ABC):
     _groups_puts = False
     """Whether small objects that are put at the same moment are better stored together, by ``_put_each``."""
 
-    _groups_reads = True
-    """Whether small objects that are read at the same moment are better read one after the other on one worker."""
+    _several: Several | None = None
+    """What reads and stores several objects at the same time within one hop; None where these are better taken one
+    after the other, and together with those of others, as from a disk."""
 
     # -- entering and leaving ----------------------------------------------------------------------------------
 
@@ -141,6 +145,8 @@ class RepositoryBase(ABC):
     def _leave(self) -> None:
         for handle in tuple(self._handles):
             handle.close()
+        if self._several is not None:
+            self._several.close()
         self._close()
 
     def _ready(self) -> Offload:
@@ -187,7 +193,7 @@ class RepositoryBase(ABC):
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""
-        if not self._groups_reads:
+        if self._several is not None:
             return await self._ready().run(self._has_one, key, wait=False)
         return await self._ready().share(self._has, key, self._has_one, wait=False)
 
@@ -197,7 +203,7 @@ class RepositoryBase(ABC):
 
     async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
-        if not self._groups_reads:
+        if self._several is not None:
             return await self._ready().run(self._get_checked if check else self._get, checked_key(key), wait=False)
         if check:
             return await self._ready().share(self._get_each_checked, checked_key(key), self._get_checked, wait=False)
@@ -294,12 +300,13 @@ class RepositoryBase(ABC):
     # -- blocking functions made of those that the backend filled in; it may have quicker ones --------------------
 
     def _put_all(self, sources: Sequence[Source]) -> list[str]:
+        if self._several is not None:
+            return list(self._several.each(self._put_alone, sources))
         keys = []
         for source in sources:
             if is_abandoned():
                 raise OperationAbandoned
-            with open_source(source) as reader:
-                keys.append(self._put(reader))
+            keys.append(self._put_alone(source))
         return keys
 
     def _put_alone(self, source: Source) -> str:
@@ -379,7 +386,12 @@ class RepositoryBase(ABC):
         return digest(self._open(key), "sha256")[0]
 
     def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        return verify(keys, self._key_format(), self._open, quick)
+        key_format = self._key_format()
+        if self._several is None:
+            return verify(keys, key_format, self._open, quick)
+        reports = list(self._several.each(lambda key: verify([key], key_format, self._open, quick), keys))
+        damaged = [item for report in reports for item in report.damaged]
+        return VerifyReport(sum(r.objects for r in reports), sum(r.size for r in reports), tuple(damaged))
 
     def _leftovers(self) -> tuple[Leftover, ...]:
         return ()
@@ -401,13 +413,15 @@ class RepositoryBase(ABC):
     def _open_batch(self, keys: Sequence[str]) -> list[OpenedObject]:
         """Open objects until there is enough for one hop, or one is too large to be held whole."""
         batch: list[OpenedObject] = []
+        opening: Iterable[OpenedObject] = map(self._open, keys)
+        if self._several is not None:
+            opening = self._several.each(self._open, keys[:_OPENED_AT_ONCE])
         try:
             size = 0
-            for key in keys:
-                opened = self._open(key)
+            for opened in opening:
                 batch.append(opened)
                 size += len(opened.head)
-                if opened.handle is not None or size >= BATCH_BYTES or is_abandoned():
+                if self._several is None and (opened.handle is not None or size >= BATCH_BYTES or is_abandoned()):
                     break
         except (RepositoryError, OSError):
             if not batch:

@@ -16,7 +16,7 @@ from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallbac
 from objrepo.source import closing_generator
 from objrepo.stream import BATCH_BYTES, CHUNK_BYTES
 
-__all__ = ("copy",)
+__all__ = ("copy", "pages_of")
 
 _PAGE_KEYS: Final = 1000
 _PAGES_AT_ONCE: Final = 2
@@ -105,7 +105,7 @@ class _Copy:
             finally:
                 slots.release()
 
-        async with aclosing(_pages(keys)) as pages, anyio.create_task_group() as group:
+        async with aclosing(pages_of(keys)) as pages, anyio.create_task_group() as group:
             try:
                 async for page in pages:
                     await slots.acquire()
@@ -121,7 +121,7 @@ class _Copy:
         if self._hash is None:
             raise ValueError(f"{self._source} and {self._target} have different keys: what is surplus cannot be told")
         found = []
-        async with aclosing(_pages(self._target.keys())) as pages:
+        async with aclosing(pages_of(self._target.keys())) as pages:
             async for page in pages:
                 present = await self._source.has_many(page)
                 found += [key for key, there in zip(page, present, strict=True) if not there]
@@ -218,7 +218,8 @@ class _Copy:
             self._renamed |= keys
 
 
-async def _pages(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
+async def pages_of(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
+    """Give keys in lists of up to a thousand; one that is given twice in a sequence comes once."""
     page: list[str] = []
     if isinstance(keys, AsyncIterable):
         async with closing_generator(keys):

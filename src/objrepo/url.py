@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import entry_points
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository
@@ -21,15 +22,27 @@ GROUP: Final = "objrepo.backends"
 """The entry points by which other packages add schemes: each names an :data:`Opener`."""
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # of two letters at least: C: is a drive
+_SIZE: Final = re.compile(r"(\d+)([KMGT]?)")
 _ARCHIVES: Final = (".aiida", ".zip")
 
 
 def open_repository(url: str | os.PathLike[str], offload: Offload | None = None) -> AsyncRepository:
     """Return the repository that a URL names; nothing is opened before it is entered.
 
-    :param url: a path or ``disk:PATH``; ``zip:PATH``, or a path that ends in ``.aiida`` or ``.zip``; ``sandbox:`` or
-        ``sandbox:PATH``; ``memory:``. Other packages may add schemes, by entry points of the group
-        ``objrepo.backends``. What follows a scheme may be percent-encoded.
+    :param url: one of the following; what follows a scheme may be percent-encoded.
+
+        - a path, or ``disk:PATH``;
+        - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
+          ``host_style``, ``timeout``, ``retry_for`` and ``concurrency`` of :class:`~objrepo.S3Repository`. Secrets have
+          no place in a URL: they come from the environment or the shared configuration files;
+        - ``zip:`` before a path, or before an URL with ``https:``, ``http:`` or ``s3:``; all of these without ``zip:``
+          if they end in ``.aiida`` or ``.zip``;
+        - ``tiered:?cache=URL&origin=URL&max_bytes=SIZE``, in which the URLs are percent-encoded where they have ``&``
+          or ``%`` themselves, and a size is a number of bytes, or one with ``K``, ``M``, ``G`` or ``T`` after it, which
+          stand for powers of 1024;
+        - ``sandbox:``, ``sandbox:PATH``, ``memory:``.
+
+        Other packages may add schemes, by entry points of the group ``objrepo.backends``.
     :param offload: where its work is done; worker threads unless given.
     :raises ValueError: if the scheme is unknown, or what follows it is not as it should be.
     """
@@ -39,11 +52,15 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
     if found is None:
         return _by_path(url, offload)
     scheme, rest = found[1].lower(), found[2]
+    if scheme in ("s3", "http", "https") and rest.partition("?")[0].endswith(_ARCHIVES):
+        return _zip(url, offload)
     if scheme in _SCHEMES:
-        return _SCHEMES[scheme](unquote(rest), offload)
+        return _SCHEMES[scheme](rest, offload)
     for entry_point in entry_points(group=GROUP, name=scheme):
         opener: Opener = entry_point.load()
         return opener(rest, offload)
+    if scheme in ("http", "https"):
+        raise ValueError(f"of a web server only archives can be read: write zip:{scheme}:… if it is one")
     others = sorted(entry_point.name for entry_point in entry_points(group=GROUP))
     raise ValueError(
         f"unknown scheme {scheme!r} in {url!r}: write a path, or one of "
@@ -52,7 +69,7 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
 
 
 def _by_path(path: str, offload: Offload | None) -> AsyncRepository:
-    return (_zip if path.endswith(_ARCHIVES) else _disk)(path, offload)
+    return (_zip if path.endswith(_ARCHIVES) else _disk)(quote(path, errors="surrogateescape"), offload)
 
 
 def _disk(path: str, offload: Offload | None) -> AsyncRepository:
@@ -60,21 +77,48 @@ def _disk(path: str, offload: Offload | None) -> AsyncRepository:
 
     if not path:
         raise ValueError("a repository on disk needs a path: write disk:PATH")
-    return DiskRepository(path, offload)
+    return DiskRepository(_decoded(path), offload)
 
 
 def _zip(path: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.archive import ArchiveRepository
+    from objrepo.remote.file import is_remote
 
     if not path:
         raise ValueError("an archive needs a path: write zip:PATH")
-    return ArchiveRepository(path, offload)
+    return ArchiveRepository(path if is_remote(path) else _decoded(path), offload)
+
+
+def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.remote.options import S3Options
+    from objrepo.s3 import S3Repository
+
+    if not rest.startswith("//"):
+        raise ValueError(f"a bucket is named as s3://BUCKET/PREFIX, not s3:{rest}")
+    return S3Repository(**asdict(S3Options.of_url(f"s3:{rest}")), offload=offload)
+
+
+def _tiered(rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.tiered import TieredRepository
+
+    try:
+        given = dict(parse_qsl(rest.removeprefix("?"), strict_parsing=True))
+    except ValueError:
+        given = {}
+    if set(given) != {"cache", "origin", "max_bytes"}:
+        raise ValueError(f"write tiered:?cache=URL&origin=URL&max_bytes=SIZE, not tiered:{rest}")
+    size = _SIZE.fullmatch(given["max_bytes"])
+    if size is None:
+        raise ValueError(f"{given['max_bytes']!r} is no size: write a number, or one like 500M or 20G")
+    max_bytes = int(size[1]) * 1024 ** " KMGT".index(size[2] or " ")
+    cache, origin = (open_repository(given[name], offload) for name in ("cache", "origin"))
+    return TieredRepository(cache, origin, max_bytes=max_bytes)
 
 
 def _sandbox(path: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.sandbox import SandboxRepository
 
-    return SandboxRepository(path or None, offload)
+    return SandboxRepository(_decoded(path) or None, offload)
 
 
 def _memory(rest: str, offload: Offload | None) -> AsyncRepository:
@@ -85,4 +129,15 @@ def _memory(rest: str, offload: Offload | None) -> AsyncRepository:
     return MemoryRepository(offload)
 
 
-_SCHEMES: Final[dict[str, Opener]] = {"disk": _disk, "zip": _zip, "sandbox": _sandbox, "memory": _memory}
+def _decoded(path: str) -> str:
+    return unquote(path, errors="surrogateescape")
+
+
+_SCHEMES: Final[dict[str, Opener]] = {
+    "disk": _disk,
+    "zip": _zip,
+    "s3": _s3,
+    "tiered": _tiered,
+    "sandbox": _sandbox,
+    "memory": _memory,
+}

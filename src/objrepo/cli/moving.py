@@ -1,15 +1,18 @@
-"""The commands about two repositories: copy."""
+"""The commands that bring objects elsewhere: copy, export."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Final
 
 import anyio
 import click
 
 from objrepo.cli.progress import reporter, size_of
-from objrepo.cli.running import as_json, print_json
+from objrepo.cli.running import as_json, gracefully, print_json
+from objrepo.export import export as export_objects
+from objrepo.protocol import AsyncRepository
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
 
@@ -65,4 +68,29 @@ def copy(
     return anyio.run(whole)
 
 
-COMMANDS: Final = (copy,)
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@click.option("--compress", is_flag=True, help="Deflate the objects.")
+@as_json
+@gracefully
+async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compress: bool, json_wanted: bool) -> int:
+    """Write all objects, or some, into the zip FILE, which must not be there yet; exit with 1 if one is damaged.
+
+    An archive like this is a repository that can be read: as zip:FILE, or by its name if that ends in .zip.
+
+    \b
+    objrepo export photos.zip
+    """
+    with reporter() as report:
+        done = await export_objects(repo, file, keys or None, compress=compress, progress=report)
+    if json_wanted:
+        print_json(dataclasses.asdict(done))
+        return 0 if done.ok else 1
+    for damaged in done.damaged:
+        click.echo(f"{damaged.key}  {damaged.reason}")
+    click.echo(f"{done.copied:,} objects exported ({size_of(done.size)}), {len(done.damaged):,} damaged")
+    return 0 if done.ok else 1
+
+
+COMMANDS: Final = (copy, export)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from objrepo.errors import AccessDeniedError, RepositoryError
-from objrepo.s3.options import S3Options
+from objrepo.remote.options import S3Options
 
 __all__ = ("client", "credential_options", "imported")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 __all__ = ("PART_BYTES", "S3Options")
 
@@ -17,6 +18,25 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
 
 _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_SECRETS: Final = ("access_key_id", "secret_access_key", "session_token")
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError(value)
+    return value == "1"
+
+
+_FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
+    "endpoint": str,
+    "region": str,
+    "profile": str,
+    "anonymous": _yes_or_no,
+    "host_style": _yes_or_no,
+    "timeout": float,
+    "retry_for": float,
+    "concurrency": int,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +78,25 @@ class S3Options:
             raise ValueError(f"timeout and retry_for are seconds, not {self.timeout} and {self.retry_for}")
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Return what a URL says: ``s3://BUCKET/PREFIX?OPTION=VALUE&…``, with the options of :class:`S3Options`.
+
+        :raises ValueError: if there is an unknown option, a bad value, or a secret, which has no place in a URL.
+        """
+        parts = urlsplit(url)
+        given: dict[str, Any] = {}
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name in _SECRETS:
+                raise ValueError(f"{name} has no place in a URL: set AWS_ACCESS_KEY_ID and so on, or name a profile")
+            if name not in _FROM_TEXT:
+                raise ValueError(f"unknown option {name!r} of s3: write one of {', '.join(_FROM_TEXT)}")
+            try:
+                given[name] = _FROM_TEXT[name](value)
+            except ValueError:
+                raise ValueError(f"{value!r} is no value for {name}") from None
+        return cls(bucket=parts.netloc, prefix=unquote(parts.path), **given)
 
     @property
     def url(self) -> str:

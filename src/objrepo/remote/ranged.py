@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Final
+from typing import Any, Final, Self
+
+from objrepo.remote.options import PART_BYTES
 
 __all__ = ("RangedFile",)
 
@@ -66,6 +68,12 @@ class RangedFile:
         self._straight_to = self._position
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Give up what is on its way."""
         while self._coming:
@@ -86,7 +94,7 @@ class RangedFile:
         else:
             straight_on = self._position == self._straight_to > 0
             self._window = min(self._window * 2, _WINDOW_AT_MOST) if straight_on else _WINDOW_AT_LEAST
-            end = min(self._position + max(wanted, self._window), self._size)
+            end = min(self._position + max(min(wanted, PART_BYTES), self._window), self._size)
             if straight_on:
                 self._look_ahead(end)
             self._chunk, self._chunk_start = self._fetch(self._position, end), self._position

@@ -18,14 +18,15 @@ from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import is_key, possible_keys
 from objrepo.offload import Offload, OperationAbandoned, Several, Threads, is_abandoned
-from objrepo.protocol import BinaryReader, Source
-from objrepo.ranged import RangedFile
-from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo, VerifyReport
-from objrepo.s3.bucket import PAGE_NAMES, Bucket, Listing, MissingError
-from objrepo.s3.options import PART_BYTES, S3Options
-from objrepo.s3.uploads import abort_uploads, list_uploads
-from objrepo.source import open_source, read_up_to
-from objrepo.stream import CHUNK_BYTES, Handle, OpenedObject, close_all
+from objrepo.protocol import BinaryReader
+from objrepo.remote.bucket import PAGE_NAMES, Bucket, Listing
+from objrepo.remote.options import PART_BYTES, S3Options
+from objrepo.remote.ranged import RangedFile
+from objrepo.remote.requests import MissingError
+from objrepo.remote.uploads import abort_uploads, list_uploads
+from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
+from objrepo.source import read_up_to
+from objrepo.stream import CHUNK_BYTES, Handle, OpenedObject
 
 __all__ = ("S3Repository",)
 
@@ -33,7 +34,6 @@ _MARKER: Final = "objrepo.json"  # comes after all keys in a listing, as these b
 _FORMAT: Final = 1
 _WHOLE_BYTES: Final = PART_BYTES // 2
 _FEW_KEYS: Final = 8
-_OPENED_AT_ONCE: Final = 64  # of which each may bring 256 KiB
 _DAY: Final = 24 * 60 * 60.0
 
 
@@ -66,8 +66,6 @@ class S3Repository(RepositoryBase):
     :param concurrency: how many requests are under way at the same time for one call, and for all together.
     :param offload: where the work is done; as many worker threads as ``concurrency`` unless given.
     """
-
-    _groups_reads = False
 
     def __init__(
         self,
@@ -104,7 +102,7 @@ class S3Repository(RepositoryBase):
         )
         super().__init__(Threads(concurrency) if offload is None else offload)
         self._bucket = Bucket(self._options)
-        self._several = Several(concurrency)
+        self._several = self._threads = Several(concurrency)
         self._reading_marker = threading.Lock()
         self._marker: dict[str, Any] | None = None
 
@@ -189,7 +187,6 @@ class S3Repository(RepositoryBase):
         self._marker = None
 
     def _close(self) -> None:
-        self._several.close()
         self._bucket.close()
         self._marker = None
 
@@ -242,14 +239,6 @@ class S3Repository(RepositoryBase):
             self._bucket.upload(name, lambda: _chunks(key, file), size)
         return key
 
-    def _put_alone(self, source: Source) -> str:
-        with open_source(source) as reader:
-            return self._put(reader)
-
-    def _put_all(self, sources: Sequence[Source]) -> list[str]:
-        self._checked_marker()
-        return list(self._several.each(self._put_alone, sources))
-
     def _delete(self, keys: Sequence[str]) -> None:
         self._require(keys)
         self._bucket.delete([_name(key) for key in keys])
@@ -283,7 +272,7 @@ class S3Repository(RepositoryBase):
                 end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
                 position = bisect_right(keys, end)
         asked = keys[position:]
-        sizes = self._several.each(self._bucket.size, map(_name, asked))
+        sizes = self._threads.each(self._bucket.size, map(_name, asked))
         found = {key for key, size in zip(asked, sizes, strict=True) if size is not None}
         return found | present.intersection(keys)
 
@@ -315,7 +304,7 @@ class S3Repository(RepositoryBase):
             if whole:
                 return compared(key, "sha256", content)
             starts = range(len(content), size, PART_BYTES)
-            rest = self._several.each(lambda start: self._part(key, start, min(start + PART_BYTES, size)), starts)
+            rest = self._threads.each(lambda start: self._part(key, start, min(start + PART_BYTES, size)), starts)
             hasher = hashlib.sha256()
             parts = []
             for part in chain([content], rest):
@@ -337,7 +326,7 @@ class S3Repository(RepositoryBase):
         if len(head) >= size:
             return OpenedObject(key, size, head[:size], None)
         file = RangedFile(
-            whole, lambda start, end: self._part(key, start, end), self._several.start, f"{self._options.url} {key}"
+            whole, lambda start, end: self._part(key, start, end), self._threads.start, f"{self._options.url} {key}"
         )
         return self._kept(OpenedObject(key, size, head, Handle(key, cast("BinaryIO", file), offset, size)))
 
@@ -347,25 +336,6 @@ class S3Repository(RepositoryBase):
         if len(content) != end - start:
             raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
         return content
-
-    def _open_batch(self, keys: Sequence[str]) -> list[OpenedObject]:
-        batch: list[OpenedObject] = []
-        try:
-            batch.extend(self._several.each(self._open, keys[:_OPENED_AT_ONCE]))
-        except (RepositoryError, OSError):
-            if not batch:
-                raise
-            # The error comes again when its object is the first.
-        except BaseException:
-            close_all(batch)
-            raise
-        return batch
-
-    def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        verify = super()._verify
-        reports = list(self._several.each(lambda key: verify([key], quick), keys))
-        damaged = tuple(chain.from_iterable(report.damaged for report in reports))
-        return VerifyReport(sum(r.objects for r in reports), sum(r.size for r in reports), damaged)
 
     def _is_key(self, key: str) -> bool:
         return is_key(key, self._key_format())

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from objrepo.errors import AccessDeniedError, RepositoryUnavailableError
-from objrepo.s3.credentials import client, imported
-from objrepo.s3.options import S3Options
+from objrepo.remote.credentials import client, imported
+from objrepo.remote.options import S3Options
 
 __all__ = ("Upload", "abort_uploads", "list_uploads")
 
