@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from objrepo.export import export
     from objrepo.memory import MemoryRepository
-    from objrepo.protocol import AsyncRepository, ObjectStream
+    from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter
     from objrepo.s3 import S3Repository
     from objrepo.sandbox import SandboxRepository
     from objrepo.tiered import TieredRepository
@@ -40,6 +40,7 @@ __all__ = (
     "NotInitialisedError",
     "ObjectNotFoundError",
     "ObjectStream",
+    "ObjectWriter",
     "ReadOnlyError",
     "RepositoryBusyError",
     "RepositoryClosedError",
@@ -59,6 +60,7 @@ _ROOMS = {
     "DiskRepository": "disk",
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",
+    "ObjectWriter": "protocol",
     "S3Repository": "s3",
     "SandboxRepository": "sandbox",
     "TieredRepository": "tiered",

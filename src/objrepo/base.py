@@ -14,8 +14,8 @@ from weakref import WeakSet
 from objrepo.checking import checked, compared, digest, verify
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
-from objrepo.offload import ALONE, Offload, OperationAbandoned, Several, Threads, is_abandoned
-from objrepo.protocol import BinaryReader, ObjectStream, Source
+from objrepo.offload import ALONE, Inline, Offload, OperationAbandoned, Several, Threads, is_abandoned
+from objrepo.protocol import BinaryReader, ObjectStream, ObjectWriter, Source
 from objrepo.reports import (
     DamagedObject,
     Leftover,
@@ -37,6 +37,7 @@ from objrepo.stream import (
     checked_range,
     close_all,
 )
+from objrepo.writer import Writer
 
 __all__ = ("GROUPED_BYTES", "PAGE_KEYS", "RepositoryBase")
 
@@ -190,6 +191,10 @@ class RepositoryBase(ABC):
     ) -> list[str]:
         """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
         return await store_many(self._ready(), sources, self._put_all, self.put, progress)
+
+    def create(self) -> ObjectWriter:
+        """Return a writer of a new object; see :meth:`AsyncRepository.create`."""
+        return Writer(self.put, isinstance(self._ready(), Inline))
 
     async def has(self, key: str) -> bool:
         """Say whether an object is there."""

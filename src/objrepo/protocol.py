@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo, VerifyReport
 
-__all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "Source")
+__all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "ObjectWriter", "Source")
 
 
 class BinaryReader(Protocol):
@@ -109,6 +109,45 @@ class ObjectStream(Protocol):
 
 
 @runtime_checkable
+class ObjectWriter(Protocol):
+    """An object that is written piece by piece, for one task at a time.
+
+    It is entered by ``async with``, and stored when that is left; if the body raises or is cancelled, it is not.
+    """
+
+    @property
+    def key(self) -> str:
+        """The key of the object, once ``async with`` was left.
+
+        :raises ValueError: before that, and if nothing was stored.
+        """
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many bytes were written."""
+        ...
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> int:
+        """Write some bytes, and wait while what was written before is still on its way. Memory is bounded.
+
+        After one that was cancelled, it is not known what was written: nothing more can be, and nothing is stored.
+
+        :return: how many bytes there were.
+        :raises TypeError: if these are no bytes.
+        :raises OSError: if the repository cannot be written to.
+        :raises RepositoryClosedError: outside of ``async with``.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+
+@runtime_checkable
 class AsyncRepository(Protocol):
     """An object repository for async programs.
 
@@ -175,6 +214,13 @@ class AsyncRepository(Protocol):
         :param progress: told now and then how many objects are stored.
         :return: the keys in the order of the sources.
         :raises: what ``put`` raises; objects of the sources before stay stored.
+        """
+        ...
+
+    def create(self) -> ObjectWriter:
+        """Return a writer of a new object: ``async with repo.create() as writer: await writer.write(chunk)``.
+
+        ``writer.key`` is its key afterwards. Nothing is stored when the body raises.
         """
         ...
 

@@ -14,8 +14,9 @@ import pytest
 from aiofiles.threadpool import wrap as aiofiles_wrap
 from anyio.abc import ByteReceiveStream
 
+from objrepo.errors import RepositoryClosedError, RepositoryError
 from objrepo.keys import is_key
-from objrepo.protocol import AsyncRepository, Source
+from objrepo.protocol import AsyncRepository, ObjectWriter, Source
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import SIZES, content_of
 
@@ -289,3 +290,60 @@ class StoringContract:
                 group.start_soon(put)
         assert {await repo.get(key) for key in keys} == {CONTENT[:100_000]}
         assert (await repo.info()).objects == len(keys)
+
+    @pytest.mark.parametrize("size", SIZES)
+    async def test_what_is_written_is_got(self, repo: AsyncRepository, size: int) -> None:
+        content = content_of(size)
+        async with repo.create() as writer:
+            for start in range(0, size, 100_000):
+                piece: Any = content[start : start + 100_000]
+                assert await writer.write(piece if start else bytearray(piece)) == len(piece)
+            assert writer.size == size
+            with pytest.raises(ValueError, match="there is no key before"):
+                _ = writer.key
+        assert await repo.get(writer.key) == content
+        assert isinstance(writer, ObjectWriter)
+        with pytest.raises(RepositoryClosedError):
+            await writer.write(b"more")
+        with pytest.raises(RepositoryClosedError):
+            await writer.__aenter__()
+
+    @pytest.mark.parametrize("size", [0, 1000, 3_000_000])
+    async def test_nothing_is_stored_when_the_body_raises_or_is_cancelled(
+        self, repo: AsyncRepository, size: int
+    ) -> None:
+        writer = repo.create()
+        with pytest.raises(KeyError, match="mine"):
+            async with writer:
+                await writer.write(content_of(size))
+                raise KeyError("mine")
+        with pytest.raises(ValueError, match="there is no key"):
+            _ = writer.key
+        with anyio.CancelScope() as scope:
+            async with repo.create() as writer:
+                await writer.write(content_of(size))
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        assert [key async for key in repo.keys()] == []
+        assert (await repo.verify()).ok
+
+    async def test_a_cancelled_write_stores_nothing(self, repo: AsyncRepository) -> None:
+        with pytest.raises(RepositoryError, match="a write was cancelled"):
+            async with repo.create() as writer:
+                await writer.write(content_of(1_000_000))
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await writer.write(content_of(1_000_000))
+                assert scope.cancelled_caught
+                with pytest.raises(RepositoryError, match="a write was cancelled"):
+                    await writer.write(b"more")
+        assert [key async for key in repo.keys()] == []
+
+    async def test_what_is_written_is_bytes(self, repo: AsyncRepository) -> None:
+        async with repo.create() as writer:
+            for bad in ("text", None, 7, [b"bytes"]):
+                with pytest.raises(TypeError, match="an object is made of bytes"):
+                    await writer.write(bad)  # type: ignore[arg-type]
+            await writer.write(memoryview(b"bytes"))
+        assert await repo.get(writer.key) == b"bytes"

@@ -17,7 +17,7 @@ from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
 from objrepo.keys import checked_key, is_key
 from objrepo.offload import Inline, Offload, Threads
-from objrepo.protocol import AsyncRepository, ObjectStream, Source
+from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
 from objrepo.reports import (
     CopyReport,
     DamagedObject,
@@ -207,6 +207,10 @@ class TieredRepository:
     ) -> list[str]:
         """Store many objects in the origin; see :meth:`AsyncRepository.put_many`."""
         return await self._origin.put_many(sources, progress)
+
+    def create(self) -> ObjectWriter:
+        """Return a writer of a new object of the origin; see :meth:`AsyncRepository.create`."""
+        return self._origin.create()
 
     async def delete(self, key: str) -> None:
         """Delete an object from both; see :meth:`AsyncRepository.delete`."""

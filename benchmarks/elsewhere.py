@@ -1,0 +1,306 @@
+"""Beyond one machine: a bucket of Ceph beside boto3 and obstore, a cache in front of it, copies, growth, packs in a bucket."""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import boto3
+import botocore.config
+import obstore
+from aiida.repository.backend import DiskObjectStoreRepositoryBackend as AiidaBackend
+from disk_objectstore import Container
+from obstore.store import S3Store
+
+from benchmarks.harness import Results, async_race
+from benchmarks.packs import race_packs
+from benchmarks.together import LOOPS, together
+from objrepo import DiskRepository, S3Repository, TieredRepository, copy
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from engines import ceph
+from engines.proxy import Proxy, proxy_to
+
+TASKS = 1000
+SMALL = 1024
+LARGE = 64 * 1024 * 1024
+BUCKET = "objects"
+
+
+def run(results: Results, folder: Path) -> None:
+    """Start Ceph, and race there; then what needs none."""
+    with started(folder) as place:
+        for loop, options in LOOPS.items():
+            anyio.run(functools.partial(gets_at_once, results, place, loop), **options)
+        anyio.run(large_objects, results, place)
+        anyio.run(requests, results, place)
+        anyio.run(growth, results, place)
+        anyio.run(race_packs, results, place.repository("packs"), place.store("packs"))
+    for loop, options in LOOPS.items():
+        anyio.run(functools.partial(cached_reads, results, folder / f"tiers-{loop}", loop), **options)
+    anyio.run(copies, results, folder)
+
+
+class Place:
+    """Where the bucket is, and the clients that speak to it."""
+
+    def __init__(self, gateway: ceph.Gateway) -> None:
+        self.gateway = gateway
+        self.credentials = gateway.add_user("bench")
+        self.boto3 = boto3.client(
+            "s3",
+            endpoint_url=gateway.url,
+            region_name="us-east-1",
+            aws_access_key_id=self.credentials["access_key_id"],
+            aws_secret_access_key=self.credentials["secret_access_key"],
+            config=botocore.config.Config(max_pool_connections=64),
+        )
+        self.boto3.create_bucket(Bucket=BUCKET)
+
+    def repository(self, prefix: str, endpoint: str | None = None, **options: Any) -> S3Repository:
+        """Return ours."""
+        return S3Repository(BUCKET, prefix, endpoint=endpoint or self.gateway.url, **self.credentials, **options)
+
+    def store(self, prefix: str) -> S3Store:
+        """Return obstore's."""
+        options = {"endpoint": self.gateway.url, "region": "us-east-1", "client_options": {"allow_http": True}}
+        return S3Store(BUCKET, prefix=prefix, **options, **self.credentials)
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Place]:
+    """Run Ceph, with what it keeps in memory."""
+    with ceph.running(folder / "ceph") as gateway:
+        yield Place(gateway)
+
+
+def path_of(key: str) -> str:
+    """Return the name of an object in the bucket."""
+    return f"{key[:2]}/{key[2:]}"
+
+
+async def gets_at_once(results: Results, place: Place, loop: str) -> None:
+    """Race at a thousand gets at once, and at a thousand puts."""
+    prefix = f"at-once-{loop}"
+    store = place.store(prefix)
+    async with place.repository(prefix) as repo:
+        await repo.initialise()
+        keys = await repo.put_many(os.urandom(SMALL) for _ in range(TASKS))
+        with ThreadPoolExecutor(32) as threads:
+
+            def by_boto3(key: str) -> bytes:
+                return place.boto3.get_object(Bucket=BUCKET, Key=f"{prefix}/{path_of(key)}")["Body"].read()
+
+            def by_obstore(key: str) -> bytes:
+                return bytes(obstore.get(store, path_of(key)).bytes())
+
+            async def on_threads(function: Callable[[str], bytes], number: int) -> list[bytes]:
+                return await anyio.to_thread.run_sync(lambda: list(threads.map(function, keys)))
+
+            async def async_get(key: str) -> bytes:
+                return bytes(await (await obstore.get_async(store, path_of(key))).bytes_async())
+
+            contestants: dict[str, Callable[[int], Awaitable[Any]]] = {
+                "objrepo": functools.partial(together, repo.get, lambda number: keys),
+                "boto3 on 32 threads": functools.partial(on_threads, by_boto3),
+                "obstore sync on 32 threads": functools.partial(on_threads, by_obstore),
+            }
+            if loop != "trio":
+                contestants["obstore async"] = functools.partial(together, async_get, lambda number: keys)
+            rounds = 3 if results.quick else 9
+            await async_race(results, f"Ceph: {TASKS} × get 1 KiB at once, {loop}", contestants, rounds, TASKS)
+
+
+async def large_objects(results: Results, place: Place) -> None:
+    """Race at getting and putting one large object."""
+    store = place.store("large")
+    content = os.urandom(LARGE)
+    rounds = 3 if results.quick else 11
+    contents = [os.urandom(LARGE) for _ in range(rounds + 1)]
+    async with place.repository("large") as repo:
+        await repo.initialise()
+        key = await repo.put(content)
+
+        async def boto3_get(number: int) -> bytes:
+            file = io.BytesIO()
+            name = f"large/{path_of(key)}"
+            await anyio.to_thread.run_sync(place.boto3.download_fileobj, BUCKET, name, file)
+            return file.getvalue()
+
+        async def obstore_get(number: int) -> bytes:
+            return await anyio.to_thread.run_sync(lambda: bytes(obstore.get(store, path_of(key)).bytes()))
+
+        async def our_get(number: int) -> bytes:
+            return await repo.get(key)
+
+        gets = {"objrepo": our_get, "boto3's transfer manager": boto3_get, "obstore": obstore_get}
+        await async_race(results, "Ceph: get 64 MiB", gets, rounds)
+
+        async def boto3_put(number: int) -> None:
+            file = io.BytesIO(contents[number])
+            await anyio.to_thread.run_sync(place.boto3.upload_fileobj, file, BUCKET, f"boto3/{number}")
+
+        async def obstore_put(number: int) -> None:
+            await anyio.to_thread.run_sync(obstore.put, store, f"obstore/{number}", contents[number])
+
+        async def our_put(number: int) -> None:
+            await repo.put(contents[number])
+
+        puts = {"objrepo": our_put, "boto3's transfer manager": boto3_put, "obstore": obstore_put}
+        await async_race(results, "Ceph: put 64 MiB", puts, rounds)
+        await repo.erase()
+
+
+async def requests(results: Results, place: Place) -> None:
+    """Count the requests of each operation, and take its time without the counter."""
+    with proxy_to(place.gateway.host, place.gateway.port) as proxy:
+        async with place.repository("counted") as repo, place.repository("counted", proxy.url) as counted:
+            await repo.initialise()
+            await counted.key_format()
+            keys = await repo.put_many(os.urandom(SMALL) for _ in range(10_000))
+            large = await repo.put(os.urandom(LARGE))
+            old, fresh = os.urandom(SMALL), iter([os.urandom(SMALL) for _ in range(1000)])
+            await repo.put(old)
+            works: dict[str, tuple[Callable[[S3Repository], Awaitable[Any]], int]] = {
+                "put 1 KiB": (lambda r: r.put(next(fresh)), 200),
+                "put 1 KiB that is there": (lambda r: r.put(old), 200),
+                "get 1 KiB": (lambda r: r.get(keys[0]), 200),
+                "get 64 MiB": (lambda r: r.get(large), 3),
+                "has": (lambda r: r.has(keys[0]), 200),
+                "has 1,000 of 10,000": (lambda r: r.has_many(keys[:1000]), 3),
+                "list 10,000": (list_keys, 3),
+                "stream 1,000 × 1 KiB": (functools.partial(stream, keys=keys[:1000]), 3),
+                "delete 1,000 of 10,000": (lambda r: r.delete_many([keys.pop() for _ in range(1000)]), 1),
+            }
+            for work, (do, rounds) in works.items():
+                await counted_and_timed(results, work, do, rounds, repo, counted, proxy)
+
+
+async def counted_and_timed(
+    results: Results,
+    work: str,
+    do: Callable[[S3Repository], Awaitable[Any]],
+    rounds: int,
+    repo: S3Repository,
+    counted: S3Repository,
+    proxy: Proxy,
+) -> None:
+    """Add one row."""
+    proxy.taken()
+    await do(counted)
+    count = len(proxy.taken())
+    print(f"requests: {work}", flush=True)
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        await do(repo)
+        seconds.append(time.perf_counter() - start)
+    results.add(f"requests: {work}", "objrepo", seconds, f"{count} request{'s' if count > 1 else ''}")
+
+
+async def list_keys(repo: S3Repository) -> None:
+    """List all keys."""
+    async for _ in repo.keys():
+        pass
+
+
+async def stream(repo: S3Repository, keys: list[str]) -> None:
+    """Read objects in bulk."""
+    async with repo.stream(keys) as objects:
+        async for _, each in objects:
+            await each.read()
+
+
+async def growth(results: Results, place: Place) -> None:
+    """Look at the same operations while there is more and more in the bucket."""
+    async with place.repository("growth", concurrency=64) as repo:
+        await repo.initialise()
+        keys: list[str] = []
+        for size in (1000, 10_000) if results.quick else (10_000, 100_000, 1_000_000):
+            missing = size - len(keys)
+            start = time.perf_counter()
+            while len(keys) < size:
+                keys += await repo.put_many(os.urandom(SMALL) for _ in range(min(10_000, size - len(keys))))
+            put = (time.perf_counter() - start) / missing
+            name = f"{size:,} objects"
+            results.add("Ceph, growing: put_many 1 KiB", name, [put])
+            chosen = random.Random(1).sample(keys, 300)
+            for work, do in {"get 1 KiB": repo.get, "has": repo.has}.items():
+                seconds = []
+                for key in chosen:
+                    start = time.perf_counter()
+                    await do(key)
+                    seconds.append(time.perf_counter() - start)
+                results.add(f"Ceph, growing: {work}", name, seconds)
+            start = time.perf_counter()
+            await list_keys(repo)
+            results.add("Ceph, growing: list, for each key", name, [(time.perf_counter() - start) / size])
+
+
+async def cached_reads(results: Results, folder: Path, loop: str) -> None:
+    """Race at reads that the cache can answer against the cache alone."""
+    async with (
+        DiskRepository(folder / "origin") as origin,
+        DiskRepository(folder / "cache") as cache,
+        TieredRepository(cache, origin, max_bytes=10**9) as tiered,
+    ):
+        await origin.initialise()
+        keys = await tiered.put_many(os.urandom(SMALL) for _ in range(TASKS))
+        await tiered.prefetch(keys)
+        rounds = 5 if results.quick else 31
+
+        async def one_by_one(repo: Any, number: int) -> list[bytes]:
+            return [await repo.get(key) for key in keys[:200]]
+
+        async def opened(repo: Any, number: int) -> list[bytes]:
+            contents = []
+            for key in keys[:200]:
+                async with repo.open(key) as each:
+                    contents.append(await each.read())
+            return contents
+
+        repositories = {"objrepo, tiered": tiered, "the cache alone": cache}
+        for work, do in {"get": one_by_one, "open": opened}.items():
+            contestants = {name: functools.partial(do, repo) for name, repo in repositories.items()}
+            await async_race(results, f"cached: {work} 1 KiB, {loop}", contestants, rounds, 200)
+        contestants = {
+            name: functools.partial(together, repo.get, lambda number: keys) for name, repo in repositories.items()
+        }
+        await async_race(results, f"cached: {TASKS} × get 1 KiB at once, {loop}", contestants, rounds, TASKS)
+
+
+async def copies(results: Results, folder: Path) -> None:
+    """Race a copy of a whole repository against a loop over aiida-core's backend, which does a part of it."""
+    count, part = (10_000, 500) if results.quick else (100_000, 2_000)
+    async with DiskRepository(folder / "source") as source:
+        await source.initialise()
+        keys = await source.put_many(os.urandom(SMALL) for _ in range(count))
+        seconds: dict[str, list[float]] = {"objrepo copy": [], "a loop over aiida-core's backend": []}
+        for number in range(1 if results.quick else 3):
+            async with DiskRepository(folder / f"target-{number}") as target:
+                await target.initialise()
+                start = time.perf_counter()
+                report = await copy(source, target)
+                seconds["objrepo copy"].append((time.perf_counter() - start) / count)
+                assert (report.copied, report.ok) == (count, True)
+            first, second = AiidaBackend(Container(source.path)), AiidaBackend(Container(folder / f"aiida-{number}"))
+            second.initialise()
+            start = time.perf_counter()
+            for key in keys[number * part : (number + 1) * part]:
+                with first.open(key) as file:
+                    second.put_object_from_filelike(file)
+            seconds["a loop over aiida-core's backend"].append((time.perf_counter() - start) / part)
+    print(f"copy of {count:,} × 1 KiB", flush=True)
+    for name, values in seconds.items():
+        note = f"{part:,} of them" if "aiida" in name else ""
+        results.add(f"copy of {count:,} × 1 KiB, for each object", name, values, note)
