@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
+from anyio.abc import ByteSendStream
+
 from objrepo.checking import checked, compared, digest, verify
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.keys import checked_key, is_key
@@ -25,6 +27,7 @@ from objrepo.reports import (
     RepositoryInfo,
     VerifyReport,
 )
+from objrepo.sending import send_stream
 from objrepo.source import checked_source, feed, open_source
 from objrepo.storing import store_many
 from objrepo.stream import (
@@ -236,6 +239,11 @@ class RepositoryBase(ABC):
         )
         async with OffloadedStream(opened, self.offload) as stream:
             yield stream
+
+    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+        """Send an object into a stream of bytes; see :meth:`AsyncRepository.send_object`."""
+        async with self.open(key, offset, length) as opened:
+            return await send_stream(opened, stream, self.offload)
 
     @asynccontextmanager
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:

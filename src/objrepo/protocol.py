@@ -6,9 +6,12 @@ import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, runtime_checkable
 
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo, VerifyReport
+
+if TYPE_CHECKING:
+    from anyio.abc import ByteSendStream
 
 __all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "ObjectWriter", "Source")
 
@@ -268,6 +271,20 @@ class AsyncRepository(Protocol):
         :return: an async context manager that opens the object and closes it.
         :raises ValueError: if the offset or the length is negative, or if only a range is to be checked.
         :raises ObjectNotFoundError: if there is no such object.
+        """
+        ...
+
+    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+        """Send an object, or a range of it, into a stream of bytes: a socket, a TLS stream, a pipe of a process.
+
+        Where the system can send a file into a socket by itself, it does. Cancellation leaves the receiver with a part.
+
+        :param stream: where the bytes go; it is not closed.
+        :param offset: as for :meth:`open`.
+        :param length: likewise.
+        :return: how many bytes were sent.
+        :raises ObjectNotFoundError: if there is no such object; then nothing was sent.
+        :raises anyio.BrokenResourceError: if the receiver is gone.
         """
         ...
 

@@ -88,6 +88,19 @@ class Handle:
             finally:
                 self._reading.release()
 
+    def descriptor(self) -> tuple[int, int] | None:
+        """Return a descriptor of the file for the caller, who closes it, and where the range begins in it; blocking.
+
+        :return: None if the bytes of the object are in no file as they are.
+        """
+        with self._reading:
+            if self.closed:
+                raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+            try:
+                return os.dup(self._file.fileno()), self._start
+            except (AttributeError, io.UnsupportedOperation):
+                return None
+
     def _read(self, position: int, size: int) -> bytes:
         with naming(getattr(self._file, "name", None), self._key):
             self._file.seek(self._start + position)
@@ -267,6 +280,10 @@ class OffloadedStream(ByteReceiveStream):
         self._chunk = b""
         if self._handle is not None:
             self._handle.close()
+
+    def descriptor(self) -> tuple[int, int] | None:
+        """Return a descriptor of the file behind it, and where it begins there; see :meth:`Handle.descriptor`."""
+        return None if self._handle is None else self._handle.descriptor()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
-__all__ = ("Driver", "InPlace", "ThroughPortal")
+__all__ = ("Caller", "Driver", "InPlace", "ThroughLoop", "ThroughPortal")
 
 T = TypeVar("T")
 
 
-class Driver(Protocol):
-    """Runs the coroutines of a repository for callers that do not await."""
+class Caller(Protocol):
+    """Runs coroutines for callers that do not await."""
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call a coroutine function and return what it returns."""
         ...
+
+
+class Driver(Caller, Protocol):
+    """Runs the coroutines of a repository, and its context managers too."""
 
     def enter(self, context: AbstractAsyncContextManager[T, Any]) -> AbstractContextManager[T, Any]:
         """Return an async context manager as an ordinary one."""
@@ -55,6 +60,27 @@ class InPlace:
                 raise
         else:
             self.call(context.__aexit__, None, None, None)
+
+
+class ThroughLoop:
+    """For callers in threads of their own beside a running asyncio loop, in which the coroutines run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call a coroutine function in the loop and wait for it; in the loop's own thread, it must not suspend."""
+        if _running_loop() is self._loop:
+            return InPlace().call(function, *args)
+        coroutine = cast("Coroutine[Any, Any, T]", function(*args))
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 class ThroughPortal:

@@ -10,9 +10,9 @@ from objrepo.errors import RepositoryClosedError
 
 if TYPE_CHECKING:
     from objrepo.protocol import ObjectStream
-    from objrepo.sync.driver import Driver
+    from objrepo.sync.driver import Caller, Driver
 
-__all__ = ("WHOLE_BYTES", "object_reader", "whole_reader")
+__all__ = ("WHOLE_BYTES", "ObjectFile", "object_reader", "whole_reader")
 
 WHOLE_BYTES: Final = 64 * 1024
 """Objects of up to this size are read at once when they are opened."""
@@ -22,7 +22,7 @@ def object_reader(driver: Driver, stream: ObjectStream) -> io.BufferedReader:
     """Return a stream as a file for callers without a loop. Closing the one does not close the other."""
     if stream.size <= WHOLE_BYTES:
         return whole_reader(stream.key, driver.call(stream.read))
-    return io.BufferedReader(_RawObject(driver, stream), WHOLE_BYTES)
+    return io.BufferedReader(ObjectFile(driver, stream), WHOLE_BYTES)
 
 
 def whole_reader(key: str, content: bytes) -> io.BufferedReader:
@@ -38,31 +38,39 @@ class _InMemory(io.BytesIO):
     name: str
 
 
-class _RawObject(io.RawIOBase):
+class ObjectFile(io.RawIOBase):
+    """A stream as an unbuffered file. Closing it does not close the stream."""
+
     mode = "rb"
 
-    def __init__(self, driver: Driver, stream: ObjectStream) -> None:
+    def __init__(self, driver: Caller, stream: ObjectStream) -> None:
         super().__init__()
         self._call = driver.call
         self._stream = stream
         self.name = stream.key
 
     def readable(self) -> bool:
+        """Say that it can be read."""
         return not self._closed_already()
 
     def seekable(self) -> bool:
+        """Say that positions can be moved to."""
         return not self._closed_already()
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with the next bytes."""
         return self._call(self._stream.readinto, buffer)
 
     def readall(self) -> bytes:
+        """Return all that is left."""
         return self._call(self._stream.read)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to another position."""
         return self._call(self._stream.seek, offset, whence)
 
     def tell(self) -> int:
+        """Return the position."""
         return self._call(self._stream.tell)
 
     def _closed_already(self) -> bool:

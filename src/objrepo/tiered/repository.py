@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
+from anyio.abc import ByteSendStream
 
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
@@ -27,6 +28,7 @@ from objrepo.reports import (
     RepositoryInfo,
     VerifyReport,
 )
+from objrepo.sending import send_stream
 from objrepo.stream import CHUNK_BYTES, OffloadedStream, OpenedObject, checked_range
 from objrepo.tiered.flights import Flight, Flights
 from objrepo.tiered.ledger import Ledger
@@ -294,6 +296,11 @@ class TieredRepository:
                 if error.key == key:
                     await self._drop(key)
                 raise
+
+    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+        """Send an object into a stream of bytes; see :meth:`AsyncRepository.send_object`."""
+        async with self.open(key, offset, length) as opened:
+            return await send_stream(opened, stream, self.offload)
 
     @asynccontextmanager
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
