@@ -14,12 +14,14 @@ from benchmarks.plots import draw
 from benchmarks.promises import check
 
 KINDS = ("single", "together", "bulk", "large", "growth", "imports")
+APART = ("elsewhere",)
+"""Kinds that need more than Python packages; each is asked for by its name, and has a file of figures of its own."""
 
 
 def main() -> None:
     """Run the kinds of work that are asked for, all of them unless told otherwise."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, []], help="which kinds of work to do")
+    parser.add_argument("kinds", nargs="*", choices=[*KINDS, *APART, []], help="which kinds of work to do")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller repositories")
     parser.add_argument("--to", type=Path, default=Path("docs", "benchmarks"), help="where JSON and plots go")
     parser.add_argument("--on", type=Path, help="on which disk to work; the system's folder for temporary files")
@@ -35,7 +37,8 @@ def main() -> None:
         report["promises"] = [{"what": w, "measured": m, "promised": p, "kept": k} for w, m, p, k in rows]
         for what, measured, promised, kept in rows:
             print(f"{'kept' if kept else 'NOT':<6}{what:<70}{measured:>9.2f}   {promised}")
-    (options.to / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    name = "-".join(options.kinds) if set(options.kinds) & set(APART) else "results"
+    (options.to / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     draw(results, options.to)
 
 

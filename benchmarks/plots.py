@@ -15,6 +15,11 @@ PICTURES = {
     "together": tuple(f"1000 × {method} 1 KiB at once, {loop}" for method in ("get", "put") for loop in ("asyncio", "trio")),
     "bulk": ("has 10,000 keys", "iterate 10,000 packed objects", "list 10,000", "delete 1,000 packed objects"),
     "growth": ("growth: get 1 KiB", "growth: has 1 KiB"),
+    "elsewhere": (
+        "Ceph: 1000 × get 1 KiB at once, asyncio", "Ceph: 1000 × get 1 KiB at once, trio", "Ceph: get 64 MiB", "Ceph: put 64 MiB",
+    ),
+    "growing-in-ceph": ("Ceph, growing: get 1 KiB", "Ceph, growing: has", "Ceph, growing: put_many 1 KiB", "Ceph, growing: list, for each key"),
+    "packs": ("packs: put 20,000 × 1 KiB, for each", "packs: 1000 × get 1 KiB at once", "packs: read all 20,000, for each"),
     "starting": ("import", "first byte from a cold process"),
 }  # fmt: skip
 
@@ -48,9 +53,7 @@ def bars(axis, work: str, figures: list[Figure]) -> None:
     """Draw the figures of one kind of work."""
     figures = sorted(figures, key=lambda each: -each.median)
     places = range(len(figures))
-    colours = [
-        OURS if each.contestant.startswith("objrepo") or work.startswith("growth") else OTHERS for each in figures
-    ]
+    colours = [OURS if each.contestant.startswith("objrepo") or "grow" in work else OTHERS for each in figures]
     axis.barh(places, [each.median for each in figures], color=colours, height=0.62)
     for place, each in zip(places, figures, strict=True):
         axis.plot([each.low, each.high], [place, place], color=INK, linewidth=1)
