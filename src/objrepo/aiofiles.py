@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiofiles.base import AiofilesContextManager
 from aiofiles.threadpool import wrap
 
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.sync.driver import InPlace, ThroughLoop
+from objrepo.sync.driver import InPlace
 from objrepo.sync.reader import WHOLE_BYTES, ObjectFile, whole_reader
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
 
 __all__ = ("open",)
+
+T = TypeVar("T")
 
 
 def open(repository: AsyncRepository, key: str) -> AiofilesContextManager[AsyncBufferedReader]:  # noqa: A001
@@ -56,7 +59,7 @@ class _ClosingFile(ObjectFile):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, stream: ObjectStream, context: AbstractAsyncContextManager[ObjectStream]
     ) -> None:
-        super().__init__(ThroughLoop(loop), stream)
+        super().__init__(_ThroughLoop(loop), stream)
         self._context = context
 
     def close(self) -> None:
@@ -64,3 +67,24 @@ class _ClosingFile(ObjectFile):
             super().close()
             # Leaving it does not wait, so it needs no loop, which may be the one whose thread this is.
             InPlace().call(self._context.__aexit__, None, None, None)
+
+
+class _ThroughLoop:
+    """For callers in threads of their own beside a running asyncio loop, in which the coroutines run."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call a coroutine function in the loop and wait for it; in the loop's own thread, it must not suspend."""
+        if _running_loop() is self._loop:
+            return InPlace().call(function, *args)
+        coroutine = cast("Coroutine[Any, Any, T]", function(*args))
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

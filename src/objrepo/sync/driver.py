@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
-__all__ = ("Caller", "Driver", "InPlace", "ThroughLoop", "ThroughPortal")
+__all__ = ("Caller", "Driver", "InPlace", "ThroughPortal")
 
 T = TypeVar("T")
 
@@ -60,27 +59,6 @@ class InPlace:
                 raise
         else:
             self.call(context.__aexit__, None, None, None)
-
-
-class ThroughLoop:
-    """For callers in threads of their own beside a running asyncio loop, in which the coroutines run."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call a coroutine function in the loop and wait for it; in the loop's own thread, it must not suspend."""
-        if _running_loop() is self._loop:
-            return InPlace().call(function, *args)
-        coroutine = cast("Coroutine[Any, Any, T]", function(*args))
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class ThroughPortal:
