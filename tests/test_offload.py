@@ -9,7 +9,7 @@ import time
 import anyio
 import pytest
 
-from objrepo.offload import Inline, OperationAbandoned, Threads, call_soon, is_abandoned
+from objrepo.offload import Inline, OperationAbandoned, Several, Threads, call_soon, is_abandoned
 
 
 class Blocked:
@@ -263,3 +263,40 @@ def test_a_worker_that_outlives_its_loop_ends(backend):
     call_soon(token, lambda: called.append(1))
     assert anyio.run(offload.run, int, backend=backend) == 0
     assert called == []
+
+
+class TestSeveral:
+    @pytest.mark.parametrize("limit", [1, 2, 7])
+    @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+    def test_results_come_in_the_order_of_the_items(self, limit, count):
+        several = Several(limit)
+        free = threading.Semaphore(limit)
+
+        def work(item):
+            assert free.acquire(blocking=False), "more at the same time than there may be"
+            time.sleep(0.001)
+            free.release()
+            return item * 2
+
+        assert list(several.each(work, range(count))) == [item * 2 for item in range(count)]
+        several.close()
+        assert list(several.each(work, range(count))) == [item * 2 for item in range(count)], "and again"
+        several.close()
+
+    def test_an_error_waits_for_what_has_begun(self):
+        several = Several(4)
+        ended = []
+
+        def work(item):
+            if item == 1:
+                raise KeyError(item)
+            time.sleep(0.02)
+            ended.append(item)
+
+        with pytest.raises(KeyError):
+            list(several.each(work, range(100)))
+        before = list(ended)
+        time.sleep(0.05)
+        assert ended == before
+        assert len(ended) < 100
+        several.close()

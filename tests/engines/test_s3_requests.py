@@ -96,6 +96,15 @@ async def test_many_keys(bucket, proxy):
         assert proxy.taken().count("POST delete") == 10
 
 
+async def test_one_request_at_a_time(bucket):
+    async with bucket(concurrency=1) as repo:
+        await repo.initialise()
+        keys = await repo.put_many([b"first", b"second", b"third"])
+        assert await repo.has_many(keys) == [True] * 3
+        async with repo.stream(keys) as objects:
+            assert {await stream.read() async for _, stream in objects} == {b"first", b"second", b"third"}
+
+
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 4 * 1024 * 1024 - 1, 4 * 1024 * 1024])
 async def test_sizes(repo, proxy, size):
     content = content_of(size)

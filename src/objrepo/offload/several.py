@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -46,19 +47,18 @@ class Several:
         :raises OperationAbandoned: if the caller of the blocking function has been cancelled.
         """
         left = iter(items)
-        first = list(islice(left, 2))
+        first = list(islice(left, max(self._limit, 2)))
         if len(first) < 2:  # no company: no thread is needed
             yield from map(function, first)
             return
-        under_way: list[Future[T]] = [self.start(function, item) for item in first]
+        under_way = deque(self.start(function, item) for item in first)
         try:
-            under_way += [self.start(function, item) for item in islice(left, self._limit - 2)]
             while under_way:
                 if is_abandoned():
                     raise OperationAbandoned
                 result = under_way[0].result()
-                del under_way[0]
-                under_way += [self.start(function, item) for item in islice(left, 1)]
+                under_way.popleft()
+                under_way.extend(self.start(function, item) for item in islice(left, 1))
                 yield result
         finally:
             for future in under_way:
