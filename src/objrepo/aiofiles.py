@@ -37,10 +37,9 @@ def open(repository: AsyncRepository, key: str) -> AiofilesContextManager[AsyncB
 
 
 async def _open(repository: AsyncRepository, key: str) -> AsyncBufferedReader:
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        raise RuntimeError("aiofiles needs asyncio: elsewhere, use repo.open, which anyio's users expect") from None
+    loop = _running_loop()
+    if loop is None:
+        raise RuntimeError("aiofiles needs asyncio: elsewhere, use repo.open, which anyio's users expect")
     context = repository.open(key)
     stream = await context.__aenter__()
     if stream.size <= WHOLE_BYTES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import AsyncIterable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -49,15 +49,16 @@ async def export(
     key_format = await source.key_format()
     total = (await source.info()).objects if keys is None else None
     seen = 0
-    with _new_zip(Path(path), compress) as archive:
-        work = _Export(source, key_format, archive, offload or Threads(1))
+    offload = Threads(1) if offload is None else offload
+    with _new_zip(Path(path), compress) as (archive, keep):
+        work = _Export(source, key_format, archive, offload)
         async with aclosing(pages_of(source.keys() if keys is None else keys)) as pages:
             async for page in pages:
                 await work.write(page, listed=keys is None)
                 seen += len(page)
                 if progress is not None:
                     progress(Progress("export", seen, total, "objects"))
-        await work.finish()
+        await offload.run(keep)
     return work.report(seen)
 
 
@@ -90,21 +91,10 @@ class _Export:
                 for key in error.keys:
                     left.pop(key, None)
 
-    async def finish(self) -> None:
-        """Write the list of members."""
-        await self._offload.run(self._archive.close)
-
     def report(self, seen: int) -> CopyReport:
         """Return what was written."""
-        return CopyReport(
-            dry_run=False,
-            objects=seen,
-            copied=self._written,
-            size=self._size,
-            deleted=0,
-            damaged=tuple(self._damaged),
-            renamed={},
-        )
+        damaged = tuple(self._damaged)
+        return CopyReport(objects=seen, copied=self._written, size=self._size, damaged=damaged)
 
     async def _write(self, left: dict[str, None]) -> None:
         """Write the objects that are left, and take them out."""
@@ -159,19 +149,23 @@ class _Export:
 
 
 @contextmanager
-def _new_zip(path: Path, compress: bool) -> Iterator[zipfile.ZipFile]:
-    """Make a zip that gets its name when it is whole, and is gone if it does not come to that."""
+def _new_zip(path: Path, compress: bool) -> Iterator[tuple[zipfile.ZipFile, Callable[[], None]]]:
+    """Make a zip that is gone when this is left, and what gives it its name before that; this one blocks."""
     if path.exists():
         raise FileExistsError(17, "there is a file of that name already", str(path))
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
         partial = Path(file.name)
         try:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
-                yield archive
-            file.flush()
-            os.fsync(file.fileno())
-            partial.chmod(0o666 & ~_umask())
-            os.link(partial, path)  # not over one that has come meanwhile
+
+                def keep() -> None:
+                    archive.close()
+                    file.flush()
+                    os.fsync(file.fileno())
+                    partial.chmod(0o666 & ~_umask())
+                    os.link(partial, path)  # not over one that has come meanwhile
+
+                yield archive, keep
         finally:
             partial.unlink()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 __all__ = (
@@ -159,13 +159,13 @@ class CopyReport:
     :ivar renamed: which key became which, where the two repositories have different keys; else empty.
     """
 
-    dry_run: bool
+    dry_run: bool = False
     objects: int
     copied: int
     size: int
-    deleted: int
+    deleted: int = 0
     damaged: tuple[DamagedObject, ...]
-    renamed: Mapping[str, str]
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def ok(self) -> bool:

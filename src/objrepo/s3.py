@@ -180,8 +180,9 @@ class S3Repository(RepositoryBase):
         self._marker = None
         if self._read_marker() is None:
             return
-        while ours := [name for name, _ in self._bucket.list().next() if _key(name) is not None]:
-            self._bucket.delete(ours)
+        listing = self._bucket.list()
+        while not listing.ended:
+            self._bucket.delete([name for name, _ in listing.next() if _key(name) is not None])
         abort_uploads(self._options, list_uploads(self._options, 0))
         self._bucket.delete([_MARKER])
         self._marker = None

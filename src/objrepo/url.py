@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository
@@ -69,7 +69,7 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
 
 
 def _by_path(path: str, offload: Offload | None) -> AsyncRepository:
-    return (_zip if path.endswith(_ARCHIVES) else _disk)(quote(path, errors="surrogateescape"), offload)
+    return (_zip if path.endswith(_ARCHIVES) else _disk)(path, offload)
 
 
 def _disk(path: str, offload: Offload | None) -> AsyncRepository:
@@ -77,16 +77,21 @@ def _disk(path: str, offload: Offload | None) -> AsyncRepository:
 
     if not path:
         raise ValueError("a repository on disk needs a path: write disk:PATH")
-    return DiskRepository(_decoded(path), offload)
+    return DiskRepository(path, offload)
 
 
 def _zip(path: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.archive import ArchiveRepository
-    from objrepo.remote.file import is_remote
 
     if not path:
         raise ValueError("an archive needs a path: write zip:PATH")
-    return ArchiveRepository(path if is_remote(path) else _decoded(path), offload)
+    return ArchiveRepository(path, offload)
+
+
+def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.remote.file import is_remote
+
+    return _zip(rest if is_remote(rest) else _decoded(rest), offload)
 
 
 def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
@@ -134,8 +139,8 @@ def _decoded(path: str) -> str:
 
 
 _SCHEMES: Final[dict[str, Opener]] = {
-    "disk": _disk,
-    "zip": _zip,
+    "disk": lambda rest, offload: _disk(_decoded(rest), offload),
+    "zip": _zip_url,
     "s3": _s3,
     "tiered": _tiered,
     "sandbox": _sandbox,

@@ -13,6 +13,7 @@ from objrepo.cli.progress import reporter, size_of
 from objrepo.cli.running import as_json, gracefully, print_json
 from objrepo.export import export as export_objects
 from objrepo.protocol import AsyncRepository
+from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
 
@@ -54,16 +55,8 @@ def copy(
                 done = await copy_objects(
                     first, second, keys or None, delete=delete, deletions=deletions, dry_run=dry_run, progress=report
                 )
-        if json_wanted:
-            print_json(dataclasses.asdict(done))
-            return 0 if done.ok else 1
-        for damaged in done.damaged:
-            click.echo(f"{damaged.key}  {damaged.reason}")
-        click.echo(
-            f"{done.objects:,} objects, {done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted, "
-            f"{len(done.damaged):,} damaged"
-        )
-        return 0 if done.ok else 1
+        told = f"{done.objects:,} objects, {done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted"
+        return _tell(done, told, json_wanted)
 
     return anyio.run(whole)
 
@@ -84,12 +77,17 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
     """
     with reporter() as report:
         done = await export_objects(repo, file, keys or None, compress=compress, progress=report)
+    return _tell(done, f"{done.copied:,} objects exported ({size_of(done.size)})", json_wanted)
+
+
+def _tell(done: CopyReport, line: str, json_wanted: bool) -> int:
+    """Print what was done, and return the exit status that goes with it."""
     if json_wanted:
         print_json(dataclasses.asdict(done))
-        return 0 if done.ok else 1
-    for damaged in done.damaged:
-        click.echo(f"{damaged.key}  {damaged.reason}")
-    click.echo(f"{done.copied:,} objects exported ({size_of(done.size)}), {len(done.damaged):,} damaged")
+    else:
+        for damaged in done.damaged:
+            click.echo(f"{damaged.key}  {damaged.reason}")
+        click.echo(f"{line}, {len(done.damaged):,} damaged")
     return 0 if done.ok else 1
 
 

@@ -49,8 +49,7 @@ class Ledger:
     def fact(self, name: str) -> str | None:
         """Return what is written down under a name."""
         with self._open() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-            return None if row is None else row[0]
+            return _fact(connection, name)
 
     def write_facts(self, **facts: str | None) -> None:
         """Write something down."""
@@ -89,7 +88,7 @@ class Ledger:
         :return: by which names the cache knows these objects.
         """
         with self._open() as connection:
-            excess = self.total + size - self.max_bytes
+            excess = int(_fact(connection, "total") or 0) + size - self.max_bytes
             if excess <= 0:
                 return []
             self._write_down_what_was_noted(connection)
@@ -144,19 +143,20 @@ class Ledger:
             if self._connection is None:
                 self._process = os.getpid()
                 self._connection = _connected(self._path)
-            if len(self._noted) > _NOTED_AT_MOST:
-                self._write_down_what_was_noted(self._connection)
-            nested = self._connection.in_transaction
-            if not nested:
-                self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                if len(self._noted) > _NOTED_AT_MOST:
+                    self._write_down_what_was_noted(self._connection)
                 yield self._connection
             except BaseException:
-                if not nested:
-                    self._connection.rollback()
+                self._connection.rollback()
                 raise
-            if not nested:
-                self._connection.commit()
+            self._connection.commit()
+
+
+def _fact(connection: sqlite3.Connection, name: str) -> str | None:
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return None if row is None else row[0]
 
 
 def _connected(path: Path | None) -> sqlite3.Connection:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import anyio
 from anyio.abc import ByteSendStream
@@ -29,12 +29,15 @@ from objrepo.reports import (
     VerifyReport,
 )
 from objrepo.sending import send_stream
+from objrepo.source import closing_generator
 from objrepo.stream import CHUNK_BYTES, OffloadedStream, OpenedObject, checked_range
 from objrepo.tiered.flights import Flight, Flights
 from objrepo.tiered.ledger import Ledger
 from objrepo.tiered.named import NamedStream
 
 __all__ = ("TieredRepository",)
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 16
 """How many objects `prefetch` has under way at the same time."""
@@ -117,7 +120,7 @@ class TieredRepository:
 
     async def _prepare(self) -> str:
         """Find out, once, how both know objects, and return how the origin does; also while that is not to be had."""
-        if self._key_format is not None and self._entered:
+        if self._key_format is not None:
             return self._key_format
         cached_format = await self._prepare_cache()
         known = await self.offload.run(self._ledger.fact, "key_format")
@@ -140,7 +143,8 @@ class TieredRepository:
     async def _take_stock(self) -> None:
         """Write down what is in the cache, and strike out what is not there."""
         gone = set(await self.offload.run(self._ledger.keys))
-        async with aclosing(_generator(self._cache.keys())) as keys:
+        keys = self._cache.keys()
+        async with closing_generator(keys):
             async for key in keys:
                 if key in gone:
                     gone.discard(key)
@@ -167,8 +171,6 @@ class TieredRepository:
 
     async def key_format(self) -> str:
         """Return what the keys look like."""
-        if not self._entered:
-            return await self._origin.key_format()
         return await self._prepare()
 
     async def info(self, detailed: bool = False) -> RepositoryInfo:
@@ -248,19 +250,18 @@ class TieredRepository:
 
     async def size(self, key: str) -> int:
         """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
-        name = await self._name(checked_key(key))
-        if name is not None:
-            with suppress(ObjectNotFoundError, CorruptObjectError):
-                return await self._cache.size(name)
-        return await self._origin.size(key)
+        return await self._ask(key, lambda repository, name: repository.size(name))
 
     async def hash(self, key: str) -> str:
         """Return the SHA-256 of an object; see :meth:`AsyncRepository.hash`."""
+        return await self._ask(key, lambda repository, name: repository.hash(name))
+
+    async def _ask(self, key: str, question: Callable[[AsyncRepository, str], Awaitable[T]]) -> T:
         name = await self._name(checked_key(key))
         if name is not None:
             with suppress(ObjectNotFoundError, CorruptObjectError):
-                return await self._cache.hash(name)
-        return await self._origin.hash(key)
+                return await question(self._cache, name)
+        return await question(self._origin, key)
 
     # -- reading: from the cache, which is filled on the way -----------------------------------------------------------
 
@@ -328,14 +329,14 @@ class TieredRepository:
         work = _Prefetch(len(wanted), progress)
         if isinstance(self.offload, Inline):
             for key in wanted:
-                work.note(key, await self._prefetch_one(key))
+                work.note(await self._prefetch_one(key))
             return work.report()
         left = iter(wanted)
 
         async def fetch() -> None:
             for key in left:
                 try:
-                    work.note(key, await self._prefetch_one(key))
+                    work.note(await self._prefetch_one(key))
                 except Exception as error:  # noqa: BLE001  (the first one is raised below, on its own)
                     work.failures.append(error)
                     group.cancel_scope.cancel()
@@ -509,7 +510,7 @@ class _Prefetch:
         self._damaged: list[DamagedObject] = []
         self.failures: list[Exception] = []
 
-    def note(self, key: str, outcome: int | DamagedObject | None) -> None:
+    def note(self, outcome: int | DamagedObject | None) -> None:
         self._done += 1
         if isinstance(outcome, DamagedObject):
             self._damaged.append(outcome)
@@ -520,20 +521,8 @@ class _Prefetch:
             self._progress(Progress("prefetch", self._done, self._total, "objects"))
 
     def report(self) -> CopyReport:
-        return CopyReport(
-            dry_run=False,
-            objects=self._done,
-            copied=self._fetched,
-            size=self._size,
-            deleted=0,
-            damaged=tuple(self._damaged),
-            renamed={},
-        )
-
-
-async def _generator(keys: AsyncIterator[str]) -> AsyncGenerator[str, None]:
-    async for key in keys:
-        yield key
+        damaged = tuple(self._damaged)
+        return CopyReport(objects=self._done, copied=self._fetched, size=self._size, damaged=damaged)
 
 
 if TYPE_CHECKING:
