@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import threading
 import time
+import weakref
 
 import anyio
 import pytest
 
-from objrepo.offload import Inline, OperationAbandoned, Several, Threads, call_soon, is_abandoned
+from objrepo.offload import Inline, OperationAbandoned, OwnThreads, Several, Threads, call_soon, is_abandoned
+
+
+@pytest.fixture(params=[Threads, OwnThreads])
+def make(request):
+    """Make what runs functions on worker threads; all promises are those of both kinds."""
+    return lambda limit=4: request.param(limit)
 
 
 class Blocked:
@@ -30,19 +39,19 @@ class Blocked:
         await anyio.to_thread.run_sync(self.running.wait)
 
 
-async def test_threads_run_elsewhere_and_inline_runs_here():
-    assert await Threads().run(threading.get_ident) != threading.get_ident()
+async def test_threads_run_elsewhere_and_inline_runs_here(make):
+    assert await make().run(threading.get_ident) != threading.get_ident()
     assert await Inline().run(threading.get_ident) == threading.get_ident()
-    for offload in (Threads(), Inline()):
+    for offload in (make(), Inline()):
         assert await offload.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             await offload.run(divmod, 7, 0)
         assert not await offload.run(is_abandoned)
 
 
-async def test_ahead_is_at_work_while_its_caller_goes_on():
+async def test_ahead_is_at_work_while_its_caller_goes_on(make):
     blocked = Blocked()
-    async with Threads().ahead() as ahead:
+    async with make().ahead() as ahead:
         assert await ahead.result() is None
         ahead.start(blocked)
         await blocked.is_running()
@@ -57,10 +66,10 @@ async def test_ahead_is_at_work_while_its_caller_goes_on():
         assert await ahead.result() == (3, 1)
 
 
-async def test_leaving_ahead_waits_for_what_is_under_way():
+async def test_leaving_ahead_waits_for_what_is_under_way(make):
     blocked = Blocked()
     with pytest.raises(KeyError, match="mine"):
-        async with Threads().ahead() as ahead:
+        async with make().ahead() as ahead:
             ahead.start(blocked)
             await blocked.is_running()
             threading.Timer(0.02, blocked.let_go.set).start()
@@ -95,13 +104,13 @@ def test_inline_needs_no_loop():
 
 
 @pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_bad_limits(limit, error):
+def test_bad_limits(make, limit, error):
     with pytest.raises(error, match="limit"):
-        Threads(limit)
+        make(limit)
 
 
-async def test_no_more_run_at_a_time_than_the_limit():
-    offload = Threads(limit=3)
+async def test_no_more_run_at_a_time_than_the_limit(make):
+    offload = make(limit=3)
     running = most = 0
     counting = threading.Lock()
 
@@ -120,8 +129,8 @@ async def test_no_more_run_at_a_time_than_the_limit():
     assert most == 3
 
 
-async def test_a_write_is_waited_for():
-    offload, blocked = Threads(), Blocked()
+async def test_a_write_is_waited_for(make):
+    offload, blocked = make(), Blocked()
     async with anyio.create_task_group() as group:
         group.start_soon(offload.run, blocked)
         await blocked.is_running()
@@ -132,8 +141,8 @@ async def test_a_write_is_waited_for():
     assert blocked.ended.is_set()
 
 
-async def test_a_read_is_left_and_its_result_discarded():
-    offload, blocked = Threads(limit=1), Blocked()
+async def test_a_read_is_left_and_its_result_discarded(make):
+    offload, blocked = make(limit=1), Blocked()
     discarded = []
 
     async def read():
@@ -152,8 +161,8 @@ async def test_a_read_is_left_and_its_result_discarded():
     assert discarded == ["result"]
 
 
-async def test_finish_waits_for_those_that_were_left():
-    offload, blocked = Threads(), Blocked()
+async def test_finish_waits_for_those_that_were_left(make):
+    offload, blocked = make(), Blocked()
     order = []
     async with anyio.create_task_group() as group:
         group.start_soon(lambda: offload.run(blocked, wait=False))
@@ -171,18 +180,18 @@ async def test_finish_waits_for_those_that_were_left():
     assert order == ["let go", "finished"]
 
 
-async def test_finish_is_not_cancelled_before_it_is_done():
+async def test_finish_is_not_cancelled_before_it_is_done(make):
     done = []
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await Threads().finish(lambda: done.append(1))
+        await make().finish(lambda: done.append(1))
         await anyio.sleep(1)
         pytest.fail("the cancellation was lost")
     assert done
 
 
-async def test_what_has_not_started_does_not_start():
-    offload, blocked = Threads(limit=1), Blocked()
+async def test_what_has_not_started_does_not_start(make):
+    offload, blocked = make(limit=1), Blocked()
     started = []
     async with anyio.create_task_group() as group:
         group.start_soon(offload.run, blocked)
@@ -194,8 +203,8 @@ async def test_what_has_not_started_does_not_start():
     assert started == []
 
 
-async def test_a_function_may_ask_whether_its_caller_is_gone():
-    offload = Threads()
+async def test_a_function_may_ask_whether_its_caller_is_gone(make):
+    offload = make()
     running = threading.Event()
     unwound = []
 
@@ -213,11 +222,11 @@ async def test_a_function_may_ask_whether_its_caller_is_gone():
     assert unwound
 
 
-def test_native_cancellation_of_asyncio_is_waited_for_too():
+def test_native_cancellation_of_asyncio_is_waited_for_too(make):
     blocked = Blocked()
 
     async def main():
-        offload = Threads()
+        offload = make()
         task = asyncio.create_task(offload.run(blocked))
         await blocked.is_running()
         for _ in range(3):
@@ -239,15 +248,15 @@ def test_native_cancellation_of_asyncio_is_waited_for_too():
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_one_object_serves_one_loop_after_the_other(backend):
-    offload = Threads(limit=1)
+def test_one_object_serves_one_loop_after_the_other(make, backend):
+    offload = make(limit=1)
     for _ in range(3):
         assert anyio.run(offload.run, int, backend=backend) == 0
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_worker_that_outlives_its_loop_ends(backend):
-    offload, blocked = Threads(), Blocked()
+def test_a_worker_that_outlives_its_loop_ends(make, backend):
+    offload, blocked = make(), Blocked()
 
     async def main():
         async with anyio.create_task_group() as group:
@@ -300,3 +309,44 @@ class TestSeveral:
         assert ended == before
         assert len(ended) < 100
         several.close()
+
+
+class TestOwnThreads:
+    async def test_its_threads_end_with_it_and_start_again(self):
+        offload = OwnThreads(3)
+        before = set(threading.enumerate())
+        for _ in range(2):
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(offload.run, time.sleep, 0.001)
+            own = {thread for thread in threading.enumerate() if thread.name.startswith("objrepo")} - before
+            assert 0 < len(own) <= 3
+            await offload.finish(int)
+            assert not any(thread.is_alive() for thread in own)
+
+    async def test_functions_see_the_context_of_their_caller(self):
+        name = contextvars.ContextVar("name")
+        name.set("mine")
+        assert await OwnThreads(1).run(name.get) == "mine"
+
+    async def test_an_error_is_not_kept_by_its_own_traceback(self):
+        class NotedError(Exception):
+            pass
+
+        def work():
+            raise NotedError
+
+        offload = OwnThreads(1)
+        gc.collect()
+        gc.disable()
+        try:
+            seen = None
+            try:
+                await offload.run(work)
+            except NotedError as error:
+                seen = weakref.ref(error)
+            await offload.run(int)
+            assert seen is not None
+            assert seen() is None
+        finally:
+            gc.enable()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import threading
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final, cast
@@ -17,7 +19,7 @@ from objrepo.base import RepositoryBase
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import is_key, possible_keys
-from objrepo.offload import Offload, OperationAbandoned, Several, Threads, is_abandoned
+from objrepo.offload import Offload, OperationAbandoned, OwnThreads, Several, is_abandoned
 from objrepo.protocol import BinaryReader
 from objrepo.remote.bucket import PAGE_NAMES, Bucket, Listing
 from objrepo.remote.options import PART_BYTES, S3Options
@@ -25,7 +27,7 @@ from objrepo.remote.ranged import RangedFile
 from objrepo.remote.requests import MissingError
 from objrepo.remote.uploads import abort_uploads, list_uploads
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
-from objrepo.source import read_up_to
+from objrepo.source import read_up_to, rereadable
 from objrepo.stream import CHUNK_BYTES, Handle, OpenedObject
 
 __all__ = ("S3Repository",)
@@ -100,7 +102,7 @@ class S3Repository(RepositoryBase):
             retry_for=retry_for,
             concurrency=concurrency,
         )
-        super().__init__(Threads(concurrency) if offload is None else offload)
+        super().__init__(OwnThreads(concurrency) if offload is None else offload)
         self._bucket = Bucket(self._options)
         self._several = self._threads = Several(concurrency)
         self._reading_marker = threading.Lock()
@@ -223,13 +225,16 @@ class S3Repository(RepositoryBase):
             key = hashlib.sha256(content).hexdigest()
             self._bucket.create(_name(key), content)
             return key
-        with TemporaryFile() as spool:  # the key, which is the name, is known only once all of it was read
+        # The key, which is the name, is known only once all of it was read: it has to be read twice.
+        file = rereadable(reader)
+        with TemporaryFile() if file is None else nullcontext() as spool:
             hasher = hashlib.sha256()
             while content:
                 hasher.update(content)
-                spool.write(content)
+                if spool is not None:
+                    spool.write(content)
                 content = reader.read(_WHOLE_BYTES)
-            return self._upload(hasher.hexdigest(), cast("BinaryIO", spool))
+            return self._upload(hasher.hexdigest(), cast("BinaryIO", file or spool))
 
     def _upload(self, key: str, file: BinaryIO) -> str:
         """Send a large object, and nothing of it if it is there."""
@@ -370,6 +375,9 @@ def _distance(key: str, other: str) -> int:
 def _chunks(key: str, file: BinaryIO) -> Iterator[bytes]:
     """Give the content of a file, and raise at its end if it is not what it was when the key was made."""
     file.seek(0)
+    if isinstance(file, io.BytesIO):  # nobody else has it
+        yield from iter(partial(file.read, PART_BYTES), b"")
+        return
     hasher = hashlib.sha256()
     while chunk := file.read(PART_BYTES):
         if is_abandoned():

@@ -20,7 +20,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
-from typing import Any, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +36,7 @@ __all__ = (
     "is_async_source",
     "open_source",
     "read_up_to",
+    "rereadable",
     "size_in_memory",
     "write_all",
 )
@@ -143,6 +144,13 @@ def read_up_to(reader: BinaryReader, size: int) -> bytes:
     return b"".join(parts)
 
 
+def rereadable(reader: BinaryReader) -> BinaryIO | None:
+    """Return the file behind a reader that begins where the file does and can be read twice, None if it cannot."""
+    if isinstance(reader, io.BytesIO):
+        return reader
+    return reader.file if isinstance(reader, _Path) else None
+
+
 def write_all(file: Any, data: bytes | memoryview) -> None:
     """Write bytes to an unbuffered file, which may take only some of them at a time."""
     view = memoryview(data)
@@ -174,7 +182,7 @@ def _consume(source: Source, function: Callable[[BinaryReader], T]) -> T:
 @contextmanager
 def _opened_path(path: os.PathLike[str]) -> Iterator[BinaryReader]:
     with open(path, "rb", buffering=0) as file:
-        yield _Checked(file.read)
+        yield _Path(file)
 
 
 def _unwrapped(source: object) -> object:
@@ -208,6 +216,14 @@ class _Checked:
         if is_abandoned():
             raise OperationAbandoned
         return _as_bytes(self._read(size), "read()")
+
+
+class _Path(_Checked):
+    """A reader of a file that was opened for it."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        super().__init__(file.read)
+        self.file = file
 
 
 class _Joined:

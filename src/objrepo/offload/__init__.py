@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from objrepo.offload.base import ALONE, Inline, Offload
 from objrepo.offload.calls import OperationAbandoned, call_soon, is_abandoned
+from objrepo.offload.own import OwnThreads
 from objrepo.offload.several import Several
 from objrepo.offload.threads import PROCESSORS, Threads
 
@@ -17,6 +18,7 @@ __all__ = (
     "Inline",
     "Offload",
     "OperationAbandoned",
+    "OwnThreads",
     "Several",
     "Threads",
     "call_soon",

@@ -134,7 +134,7 @@ class Threads(Offload):
         except anyio.WouldBlock:
             await lane.limiter.acquire_on_behalf_of(call)
         try:
-            result = await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=lane.unlimited)
+            result = await self._on_worker(call, lane.unlimited)
         except BaseException:
             if call.abandon() and not wait:
                 self._leave(call, lane)
@@ -147,6 +147,14 @@ class Threads(Offload):
         call.forget()
         lane.limiter.release_on_behalf_of(call)
         return result
+
+    async def _on_worker(self, call: Call[T], unlimited: anyio.CapacityLimiter) -> T:
+        """Have a worker make a call. A caller that is cancelled leaves at once."""
+        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=unlimited)
+
+    @property
+    def _limit_of_loop(self) -> float:
+        return self.limit
 
     async def finish(self, function: Callable[[], object]) -> None:
         """Wait for the end of every call that its caller has left, then call the function on a worker thread."""
@@ -174,7 +182,7 @@ class Threads(Offload):
         try:
             return self._lanes[loop]
         except KeyError:
-            lane = self._lanes[loop] = _Lane(self.limit)
+            lane = self._lanes[loop] = _Lane(self._limit_of_loop)
             return lane
 
     def _leave(self, call: Call[Any], lane: _Lane) -> None:
@@ -201,7 +209,7 @@ class Threads(Offload):
 class _Lane:
     """What one event loop needs: the limiter that counts, one that does not, for anyio itself, and who shares hops."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: float) -> None:
         self.limiter = anyio.CapacityLimiter(limit)
         self.unlimited = anyio.CapacityLimiter(math.inf)
         self.crowds: dict[Callable[[list[Any]], list[Any]], Crowd] = {}
