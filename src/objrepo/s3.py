@@ -8,7 +8,7 @@ import json
 import threading
 import uuid
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
@@ -35,6 +35,7 @@ __all__ = ("S3Repository",)
 _MARKER: Final = "objrepo.json"  # comes after all keys in a listing, as these begin with hexadecimal digits
 _FORMAT: Final = 1
 _WHOLE_BYTES: Final = PART_BYTES // 2
+_READ_BYTES: Final = 1024 * 1024
 _FEW_KEYS: Final = 8
 _DAY: Final = 24 * 60 * 60.0
 
@@ -306,14 +307,15 @@ class S3Repository(RepositoryBase):
     def _get(self, key: str) -> bytes:
         with self._missing(key):
             name = _name(key)
-            (content, size), whole = self._bucket.get(name)
-            if whole:
+            (content, size), first = self._bucket.get(name)
+            if first is None:
                 return compared(key, "sha256", content)
-            starts = range(len(content), size, PART_BYTES)
-            rest = self._threads.each(lambda start: self._part(key, start, min(start + PART_BYTES, size)), starts)
+            starts = range(PART_BYTES, size, PART_BYTES)
+            rest = (partial(self._part, key, start, min(start + PART_BYTES, size)) for start in starts)
+            reads: Iterable[Callable[[], bytes]] = chain([first], rest)
             hasher = hashlib.sha256()
             parts = []
-            for part in chain([content], rest):
+            for part in self._threads.each(_called, reads):
                 hasher.update(part)
                 parts.append(part)
         if hasher.hexdigest() != key:
@@ -372,14 +374,19 @@ def _distance(key: str, other: str) -> int:
     return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
 
 
-def _chunks(key: str, file: BinaryIO) -> Iterator[bytes]:
+def _called(function: Callable[[], bytes]) -> bytes:
+    return function()
+
+
+def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
     """Give the content of a file, and raise at its end if it is not what it was when the key was made."""
     file.seek(0)
     if isinstance(file, io.BytesIO):  # nobody else has it
-        yield from iter(partial(file.read, PART_BYTES), b"")
+        content = memoryview(file.getvalue())  # which copies nothing
+        yield from (content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES))
         return
     hasher = hashlib.sha256()
-    while chunk := file.read(PART_BYTES):
+    while chunk := file.read(_READ_BYTES):
         if is_abandoned():
             raise OperationAbandoned
         hasher.update(chunk)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 from objrepo.remote.credentials import credential_options, imported
 from objrepo.remote.options import PART_BYTES, S3Options
-from objrepo.remote.requests import Body, MissingError, Requests, client_options, get_range
+from objrepo.remote.requests import Body, MissingError, Requests, client_options, get_range, open_range
 
 __all__ = ("PAGE_NAMES", "Bucket", "Listing")
 
@@ -31,7 +32,7 @@ class Bucket:
         """Store an object unless it is there already; return whether it was not."""
         return self._send(lambda obstore, store: self._create(obstore, store, name, content))
 
-    def upload(self, name: str, chunks: Callable[[], Iterable[bytes]], size: int) -> None:
+    def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
         """Store a large object in parts, in place of what has its name. What went up is taken back if that fails.
 
         :param chunks: gives the bytes, each time that it is called.
@@ -39,12 +40,18 @@ class Bucket:
         part = max(PART_BYTES, -(-size // _PARTS_AT_MOST))
         self._send(lambda obstore, store: obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part))
 
-    def get(self, name: str) -> tuple[Body, bool]:
-        """Return the beginning of an object, with the first request, and whether that is all.
+    def get(self, name: str) -> tuple[Body, Callable[[], bytes] | None]:
+        """Return the whole of an object with one request, unless it is large.
 
+        :return: the content and None; or no content and what reads the first ``PART_BYTES``, which are on their way.
         :raises MissingError: if there is no such object.
         """
-        return self._send(lambda obstore, store: self._get(obstore, store, name))
+        result = self._send(lambda obstore, store: self._get(obstore, store, name))
+        if isinstance(result, Body):
+            return result, None
+        under_way = [result]
+        first = partial(self._send, lambda obstore, store: _beginning(obstore, store, name, under_way))
+        return Body(b"", result.meta["size"]), first
 
     def get_range(self, name: str, start: int, end: int) -> Body:
         """Return a part of an object: from ``start`` up to ``end``, or to the object's end.
@@ -80,19 +87,12 @@ class Bucket:
             return False
         return True
 
-    def _get(self, obstore: Any, store: Any, name: str) -> tuple[Body, bool]:
-        result = obstore.get(store, name)
+    def _get(self, obstore: Any, store: Any, name: str) -> Any:
+        result = open_range(obstore, store, name, 0, PART_BYTES)
+        if isinstance(result, Body):
+            return result
         size = result.meta["size"]
-        if size <= 2 * PART_BYTES:
-            return Body(result.bytes().to_bytes(), size), True
-        parts: list[bytes] = []
-        received = 0
-        for chunk in result.stream(min_chunk_size=1024 * 1024):
-            parts.append(bytes(chunk))
-            received += len(chunk)
-            if received >= PART_BYTES:
-                break
-        return Body(b"".join(parts), size), False
+        return Body(result.bytes().to_bytes(), size) if size <= PART_BYTES else result
 
 
 class Listing:
@@ -125,6 +125,14 @@ class Listing:
         except BaseException:
             self._stream = None  # the next try begins where this one was
             raise
+
+
+def _beginning(obstore: Any, store: Any, name: str, under_way: list[Any]) -> bytes:
+    """Return the first part of an object, from a request that is under way or, if that has failed, from a new one."""
+    if not under_way:
+        return get_range(obstore, store, name, 0, PART_BYTES).content
+    content: bytes = under_way.pop().bytes().to_bytes()
+    return content
 
 
 def _connected(options: S3Options) -> Any:

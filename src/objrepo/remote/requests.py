@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
 from objrepo.remote.credentials import imported
 
-__all__ = ("Body", "MissingError", "Requests", "client_options", "get_range")
+__all__ = ("Body", "MissingError", "Requests", "client_options", "get_range", "open_range")
 
 T = TypeVar("T")
 
@@ -116,9 +116,14 @@ def client_options(timeout: float, retry_for: float, insecure: bool) -> dict[str
 
 def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body:
     """Return a part of an object, or of a file: from ``start`` up to ``end``, or to where it ends."""
+    result = open_range(obstore, store, name, start, end)
+    return result if isinstance(result, Body) else Body(result.bytes().to_bytes(), result.meta["size"])
+
+
+def open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
+    """Ask for a part; return obstore's result, whose bytes are on their way, or an empty body where nothing is there."""
     try:
-        result = obstore.get(store, name, options={"range": (start, end)})
-        return Body(result.bytes().to_bytes(), result.meta["size"])
+        return obstore.get(store, name, options={"range": (start, end)})
     except obstore.exceptions.GenericError as error:
         if _status(error) != 416 and "StartTooLarge" not in str(error):
             raise
