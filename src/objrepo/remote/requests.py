@@ -121,7 +121,7 @@ def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body
 
 
 def open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
-    """Ask for a part; return obstore's result, whose bytes are on their way, or an empty body where nothing is there."""
+    """Ask for a part; return obstore's result, whose bytes are on their way, or an empty body where nothing is."""
     try:
         return obstore.get(store, name, options={"range": (start, end)})
     except obstore.exceptions.GenericError as error:

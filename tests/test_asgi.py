@@ -1,0 +1,609 @@
+"""The web door: conditions, ranges, uploads and refusals, asked right here; real servers, and clients that leave."""
+
+from __future__ import annotations
+
+import email
+import hashlib
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import anyio
+import httpx
+import hypercorn.config
+import hypercorn.trio
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from objrepo import DiskRepository, MemoryRepository, RepositoryUnavailableError, SandboxRepository
+from objrepo.asgi import ObjectApp
+from objrepo.asgi.listing import page_of_keys
+from objrepo.asgi.ranges import Part, parts_asked_for
+from objrepo.testing.fixtures import content_of
+
+TOKEN = "s3cret"
+WRITER = {"authorization": f"Bearer {TOKEN}"}
+CONTENT = bytes(range(256)) * 4
+
+
+@asynccontextmanager
+async def client_of(app, **options):
+    """A client of an application that is called right here."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here", **options) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(repo):
+    async with client_of(ObjectApp(repo, token=TOKEN, max_bytes=1_000_000)) as client:
+        yield client
+
+
+@pytest.fixture
+async def key(repo):
+    return await repo.put(CONTENT)
+
+
+class TestGet:
+    async def test_an_object_and_what_is_said_of_it(self, client, key):
+        answer = await client.get(f"/{key}")
+        assert (answer.status_code, answer.content) == (200, CONTENT)
+        assert answer.headers["etag"] == f'"{key}"'
+        assert answer.headers["content-length"] == "1024"
+        assert answer.headers["accept-ranges"] == "bytes"
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.headers["content-disposition"] == "attachment"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    async def test_head_says_the_same_without_the_bytes(self, client, key):
+        head, whole = await client.head(f"/{key}"), await client.get(f"/{key}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers == whole.headers
+        ranged = await client.head(f"/{key}", headers={"range": "bytes=0-1"})
+        assert (ranged.status_code, ranged.headers["content-length"]) == (200, "1024"), "a range is a matter of GET"
+
+    async def test_a_large_and_an_empty_object(self, repo, client):
+        for content in (b"", content_of(3_000_000)):
+            answer = await client.get(f"/{await repo.put(content)}")
+            assert (answer.status_code, answer.content) == (200, content)
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+    @pytest.mark.parametrize("condition", [{}, {"if-none-match": "*"}, {"range": "bytes=0-1"}])
+    async def test_what_is_not_there(self, client, method, condition):
+        answer = await client.request(method, f"/{'0' * 64}", headers=WRITER | condition)
+        assert answer.status_code == 404
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/../etc/passwd", "/%2e%2e", "/..%2f..%2fetc%2fpasswd", "/%00", "/a/b", "/%ff", "/config.json", "/packs",
+         "//etc/passwd", "/" + "a" * 5000, "/%2Fetc%2Fpasswd", "/packs%2fpacks.idx"],
+    )  # fmt: skip
+    async def test_paths_lead_nowhere_else(self, client, key, path):
+        for method in ("GET", "HEAD", "DELETE"):
+            answer = await client.request(method, httpx.URL("http://here", raw_path=path.encode()), headers=WRITER)
+            assert answer.status_code in (404, 405)
+        assert (await client.get(f"/{key}")).status_code == 200
+
+    async def test_types_and_names_as_asked_for(self, client, key):
+        async def headers(query):
+            answer = await client.get(f"/{key}?{query}")
+            return answer.headers.get("content-type"), answer.headers.get("content-disposition"), answer.status_code
+
+        assert await headers("type=image/png&inline=1") == ("image/png", "inline", 200)
+        assert await headers("type=image/png") == ("image/png", "attachment", 200)
+        named = ("text/plain", "attachment; filename*=UTF-8''a%20%C3%BC%22%0D%0A.txt", 200)
+        assert await headers("type=text/plain&filename=a%20%C3%BC%22%0D%0A.txt") == named
+        for active in ("text/html", "image/svg%2Bxml", "application/xhtml%2Bxml", "text/xml", "application/pdf"):
+            assert (await headers(f"type={active}&inline=1"))[1] == "attachment", "what can run is never shown"
+        for wrong in ("type=png", "type=a/b%0d%0ax:y", "type=", "filename=" + "x" * 256):
+            assert (await headers(wrong))[2] == 400
+        assert "sandbox" in (await client.get(f"/{key}")).headers["content-security-policy"]
+
+
+class TestConditions:
+    @pytest.mark.parametrize(
+        ("header", "value", "status"),
+        [
+            ("if-none-match", '"KEY"', 304),
+            ("if-none-match", 'W/"KEY"', 304),
+            ("if-none-match", '"other", "KEY"', 304),
+            ("if-none-match", "*", 304),
+            ("if-none-match", '"other"', 200),
+            ("if-none-match", "KEY", 200),
+            ("if-match", '"KEY"', 200),
+            ("if-match", "*", 200),
+            ("if-match", 'W/"KEY"', 412),
+            ("if-match", '"other"', 412),
+            ("if-modified-since", "Wed, 21 Oct 2037 07:28:00 GMT", 200),
+        ],
+    )
+    async def test_each(self, client, key, header, value, status):
+        for method in ("GET", "HEAD"):
+            answer = await client.request(method, f"/{key}", headers={header: value.replace("KEY", key)})
+            assert answer.status_code == status
+            if status == 304:
+                assert answer.content == b""
+                assert answer.headers["etag"] == f'"{key}"'
+                assert "cache-control" in answer.headers
+
+    async def test_if_match_comes_first(self, client, key):
+        headers = {"if-match": '"other"', "if-none-match": f'"{key}"', "range": "bytes=0-1"}
+        assert (await client.get(f"/{key}", headers=headers)).status_code == 412
+
+
+class TestRanges:
+    @pytest.mark.parametrize(
+        ("header", "start", "end"),
+        [
+            ("bytes=0-0", 0, 1),
+            ("bytes=1-3", 1, 4),
+            ("bytes=1000-", 1000, 1024),
+            ("bytes=1000-99999999999999999999", 1000, 1024),
+            ("bytes=-5", 1019, 1024),
+            ("bytes=-5000", 0, 1024),
+            ("BYTES = 1-3 ,", 1, 4),
+            ("bytes=1-3, 5000-6000", 1, 4),
+        ],
+    )
+    async def test_a_part(self, client, key, header, start, end):
+        answer = await client.get(f"/{key}", headers={"range": header})
+        assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
+        assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1024"
+        assert answer.headers["content-length"] == str(end - start)
+        assert answer.headers["etag"] == f'"{key}"'
+
+    @pytest.mark.parametrize(
+        "header",
+        ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=3-1", "bytes=1-3,x", "bytes=--5", "lines=1-3",
+         "bytes=1-2-3",
+         "bytes=" + ",".join(f"{n}-{n}" for n in range(17)), "bytes=0-1000,0-1000",
+         "bytes=\u0661-3".encode()],
+    )  # fmt: skip
+    async def test_what_is_no_range_or_too_much_gives_the_whole(self, client, key, header):
+        answer = await client.get(f"/{key}", headers={"range": header})
+        assert (answer.status_code, answer.content) == (200, CONTENT)
+
+    @pytest.mark.parametrize("header", ["bytes=1024-", "bytes=5000-6000", "bytes=-0"])
+    async def test_a_range_of_nothing(self, client, key, header):
+        answer = await client.get(f"/{key}", headers={"range": header})
+        assert answer.status_code == 416
+        assert answer.headers["content-range"] == "bytes */1024"
+
+    async def test_several_parts(self, client, key):
+        answer = await client.get(f"/{key}?type=text/plain", headers={"range": "bytes=0-1, 100-103 ,-1"})
+        assert answer.status_code == 206
+        assert len(answer.content) == int(answer.headers["content-length"])
+        head = f"Content-Type: {answer.headers['content-type']}\n\n".encode()
+        parts = email.message_from_bytes(head + answer.content).get_payload()
+        assert [part.get_payload(decode=True) for part in parts] == [CONTENT[:2], CONTENT[100:104], CONTENT[-1:]]
+        assert [part["content-range"] for part in parts] == [
+            "bytes 0-1/1024",
+            "bytes 100-103/1024",
+            "bytes 1023-1023/1024",
+        ]
+        assert {part["content-type"] for part in parts} == {"text/plain"}
+
+    @pytest.mark.parametrize(
+        ("value", "status"),
+        [('"KEY"', 206), ('"other"', 200), ('W/"KEY"', 200), ("Wed, 21 Oct 2037 07:28:00 GMT", 200)],
+    )
+    async def test_if_range(self, client, key, value, status):
+        headers = {"range": "bytes=0-1", "if-range": value.replace("KEY", key)}
+        assert (await client.get(f"/{key}", headers=headers)).status_code == status
+
+    def test_a_part_says_where_it_is(self):
+        assert parts_asked_for({"range": "bytes=2-"}, "", 5) == [Part(2, 5)]
+        assert Part(2, 5).content_range(5) == "bytes 2-4/5"
+        assert parts_asked_for({"range": "bytes=0-"}, "", 0) == []
+
+
+class TestUploads:
+    async def test_a_post_is_stored(self, repo, client):
+        answer = await client.post("/", content=CONTENT, headers=WRITER)
+        key = hashlib.sha256(CONTENT).hexdigest()
+        assert answer.status_code == 201
+        assert answer.json() == {"key": key, "size": 1024}
+        assert answer.headers["location"] == f"/{key}"
+        assert await repo.get(key) == CONTENT
+
+    async def test_a_put_is_stored_if_it_hashes_to_its_key(self, repo, client):
+        key = hashlib.sha256(CONTENT).hexdigest()
+        wrong = await client.put(f"/{key}", content=CONTENT[1:], headers=WRITER)
+        assert wrong.status_code == 422
+        assert not [key async for key in repo.keys()]
+        assert (await client.put(f"/{key}", content=CONTENT, headers=WRITER)).status_code == 201
+        assert (await client.put(f"/{key}", content=CONTENT, headers=WRITER)).status_code == 200
+        only_new = WRITER | {"if-none-match": "*"}
+        assert (await client.put(f"/{key}", content=CONTENT, headers=only_new)).status_code == 412
+        assert (await client.put("/readme", content=CONTENT, headers=WRITER)).status_code == 422
+
+    async def test_keys_that_are_no_hashes_cannot_be_put(self, tmp_path):
+        async with SandboxRepository(tmp_path) as repo:
+            await repo.initialise()
+            async with client_of(ObjectApp(repo, token=TOKEN)) as client:
+                assert (await client.put(f"/{'0' * 64}", content=b"", headers=WRITER)).status_code == 409
+                answer = await client.post("/", content=b"a", headers=WRITER)
+                assert (await client.get(answer.headers["location"])).content == b"a"
+
+    async def test_what_is_too_large_is_refused(self, repo, client):
+        answer = await client.post("/", content=bytes(1_000_001), headers=WRITER)
+        assert answer.status_code == 413
+        assert not [key async for key in repo.keys()]
+
+    async def test_no_more_at_a_time_and_no_longer_than_allowed(self, repo):
+        async def chunks():
+            yield b"a"
+            await anyio.sleep(0.2)
+            yield b"b"
+
+        app = ObjectApp(repo, token=TOKEN, max_uploads=2, upload_seconds=0.1)
+        statuses = []
+        async with client_of(app) as client:
+
+            async def upload():
+                statuses.append((await client.post("/", content=chunks(), headers=WRITER)).status_code)
+
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(upload)
+            assert statuses == [503, 408, 408]
+            assert not [key async for key in repo.keys()]
+            assert (await client.post("/", content=b"a", headers=WRITER)).status_code == 201, "there is room again"
+
+    @pytest.mark.parametrize(
+        ("authorization", "status"),
+        [(None, 401), ("", 401), ("Bearer", 401), ("Bearer s3cre", 401), ("Basic s3cret", 401), ("s3cret", 401),
+         ("Bearer \u00fc".encode(), 401), ("bearer s3cret", 204)],
+    )  # fmt: skip
+    async def test_only_who_has_the_token_changes_anything(self, repo, client, key, authorization, status):
+        headers = {} if authorization is None else {"authorization": authorization}
+        for method, path in (("POST", "/"), ("PUT", f"/{key}"), ("DELETE", f"/{key}")):
+            answer = await client.request(method, path, headers=headers, content=CONTENT)
+            assert answer.status_code == status or (status == 204 and answer.status_code in (200, 201))
+            if status == 401:
+                assert answer.headers["www-authenticate"] == "Bearer"
+        assert await repo.has(key) == (status == 401)
+
+    async def test_without_a_token_nobody_does(self, repo, key):
+        async with client_of(ObjectApp(repo)) as client:
+            for method, path in (("POST", "/"), ("PUT", f"/{key}"), ("DELETE", f"/{key}")):
+                assert (await client.request(method, path, headers=WRITER)).status_code == 403
+            assert (await client.get(f"/{key}")).status_code == 200
+
+    async def test_other_methods(self, client, key):
+        assert (await client.request("PATCH", f"/{key}", headers=WRITER)).status_code == 405
+        assert (await client.request("DELETE", "/", headers=WRITER)).status_code == 405
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("token", ""), ("token", " "), ("max_bytes", 0), ("max_uploads", -1), ("upload_seconds", 0)],
+    )
+    def test_options_that_make_no_sense(self, option, value):
+        with pytest.raises(ValueError, match=option):
+            ObjectApp(MemoryRepository(), **{option: value})
+
+    def test_the_token_is_not_told(self):
+        assert TOKEN not in repr(ObjectApp(MemoryRepository(), token=TOKEN))
+
+
+class TestListing:
+    async def test_pages(self, repo, client):
+        keys = sorted(await repo.put_many(content_of(10, seed) for seed in range(25)))
+        answer = (await client.get("/?limit=10")).json()
+        assert answer["keys"] == keys[:10]
+        seen = list(answer["keys"])
+        while answer["next"] is not None:
+            answer = (await client.get(answer["next"])).json()
+            seen += answer["keys"]
+        assert seen == keys
+        assert (await client.get("/")).json() == {"keys": keys, "next": None}
+
+    async def test_few_are_held(self):
+        class Many:
+            async def keys(self):
+                for number in range(20_000, 0, -1):
+                    yield f"{number:08}"
+
+        assert await page_of_keys(Many(), "00000500", 3) == (["00000501", "00000502", "00000503"], True)
+        assert await page_of_keys(Many(), "00019998", 3) == (["00019999", "00020000"], False)
+
+    @pytest.mark.parametrize("limit", ["0", "-1", "x", "10001", "", "1e3", "\u0663"])
+    async def test_bad_limits(self, client, limit):
+        assert (await client.get("/", params={"limit": limit})).status_code == 400
+
+
+class TestPage:
+    HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+    async def test_a_browser_gets_links_without_javascript(self, repo, client):
+        keys = sorted(await repo.put_many(content_of(10, seed) for seed in range(101)))
+        page = (await client.get("/", headers=self.HTML)).text
+        assert re.findall(r'href="/\?key=(\w+)"', page) == keys[:100]
+        following = re.search(r'rel="next" href="([^"]+)"', page)[1].replace("&amp;", "&")
+        assert re.findall(r'href="/\?key=(\w+)"', (await client.get(following, headers=self.HTML)).text) == keys[100:]
+
+    async def test_only_who_may_upload_sees_the_form(self, repo, client):
+        assert 'id="upload"' in (await client.get("/", headers=self.HTML)).text
+        async with client_of(ObjectApp(repo)) as reader:
+            page = (await reader.get("/", headers=self.HTML)).text
+        assert 'id="upload"' not in page
+        assert "<script" not in page
+        assert "There is nothing here" in page
+
+    @pytest.mark.parametrize(
+        ("content", "shown"),
+        [
+            (b"<script>alert(1)</script>", "&lt;script&gt;"),
+            (b"\x89PNG\r\n\x1a\n", '<img alt="preview" src="/KEY?type=image/png&amp;inline=1">'),
+            (b"\0\xff" * 300, "00 ff 00 ff"),
+            ("\u00fc".encode() * 100_000, "first 16,384 bytes"),
+            (b"", "0 bytes"),
+        ],
+    )
+    async def test_what_an_object_looks_like(self, repo, client, content, shown):
+        key = await repo.put(content)
+        answer = await client.get("/", params={"key": f" {key} "})
+        assert shown.replace("KEY", key) in answer.text
+        assert "<script" not in answer.text
+        assert "script-src 'nonce-" in answer.headers["content-security-policy"]
+
+    async def test_a_key_that_is_not_there(self, client):
+        answer = await client.get("/", params={"key": "<script>"})
+        assert (answer.status_code, "<script>" in answer.text) == (404, False)
+
+
+async def test_mounted_in_another_application(repo, key):
+    app = Starlette(routes=[Mount("/objects", ObjectApp(repo, token=TOKEN))])
+    async with client_of(app) as client:
+        assert (await client.get(f"/objects/{key}")).content == CONTENT
+        location = (await client.post("/objects/", content=b"a", headers=WRITER)).headers["location"]
+        assert (await client.get(location)).content == b"a"
+        listing = (await client.get("/objects/?limit=1")).json()
+        assert (await client.get(listing["next"])).json()["next"] is None
+        page = (await client.get("/objects/", headers=TestPage.HTML)).text
+        assert f'href="/objects/?key={key}"' in page
+
+
+async def test_a_repository_that_is_not_to_be_had_is_logged_and_answered(repo, key, monkeypatch, caplog):
+    def fail(*args):
+        raise RepositoryUnavailableError("secret.example is not to be had")
+
+    monkeypatch.setattr(repo, "_open", fail)
+    with caplog.at_level(logging.WARNING, "objrepo"):
+        async with client_of(ObjectApp(repo)) as client:
+            answer = await client.get(f"/{key}")
+    assert answer.status_code == 503
+    assert "secret.example" not in answer.text
+    assert "secret.example" in caplog.text
+
+
+# -- real servers ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def under_uvicorn(app):
+    """Run an application under uvicorn, on asyncio; gives its URL."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def under_hypercorn(app):
+    """Run an application under hypercorn, on trio; gives its URL."""
+    config = hypercorn.config.Config()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config.bind = [f"127.0.0.1:{probe.getsockname()[1]}"]
+    config.graceful_timeout = 2
+    config.keep_alive_timeout = 60  # who is still waiting for an answer is not idle
+    stop, ready = threading.Event(), threading.Event()
+
+    async def serve(*, task_status=None):
+        async def stopped():
+            ready.set()
+            while not stop.is_set():
+                await anyio.sleep(0.02)
+
+        await hypercorn.trio.serve(app, config, shutdown_trigger=stopped)
+
+    thread = threading.Thread(target=partial(anyio.run, serve, backend="trio"))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        url = f"http://{config.bind[0]}"
+        for _ in range(500):
+            try:
+                httpx.get(url)
+                break
+            except httpx.TransportError:
+                time.sleep(0.02)
+        yield url
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture(params=[under_uvicorn, under_hypercorn])
+def url(request, stored):
+    """A server of a repository on disk, which it opens and closes itself."""
+    with request.param(ObjectApp(DiskRepository(stored), token=TOKEN, max_bytes=100_000_000)) as url:
+        yield url
+
+
+@pytest.fixture
+def stored(folder):
+    """The folder of a repository that is there."""
+
+    async def make():
+        async with DiskRepository(folder) as repo:
+            await repo.initialise()
+
+    anyio.run(make)
+    return folder
+
+
+def files_in(folder):
+    """What is in a repository's folders where writing begins."""
+    return [path for part in ("sandbox", "loose") for path in (folder / part).rglob("*") if path.is_file()]
+
+
+def test_a_round_trip_through_a_server(url):
+    content = content_of(3_000_000)
+    with httpx.Client(base_url=url, headers=WRITER) as client:
+        location = client.post("/", content=content).headers["location"]
+        assert client.get(location).content == content
+        part = client.get(location, headers={"range": "bytes=1000000-2000000"})
+        assert (part.status_code, part.content) == (206, content[1_000_000:2_000_001])
+        assert client.head(location).headers["content-length"] == "3000000"
+        assert client.delete(location).status_code == 204
+        assert client.get(location).status_code == 404
+
+
+def test_what_turns_out_to_be_too_large_is_refused(stored):
+    with under_uvicorn(ObjectApp(DiskRepository(stored), token=TOKEN, max_bytes=5_000_000)) as url:
+        answer = httpx.post(url, content=(bytes(1_000_000) for _ in range(6)), headers=WRITER)
+        assert answer.status_code == 413
+        assert httpx.get(url).json()["keys"] == []
+    assert files_in(stored) == []
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(url, stored):
+    host, _, port = url.removeprefix("http://").partition(":")
+    head = f"POST / HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 50000000\r\n\r\n"
+    for sent in (0, 10, 3_000_000):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + bytes(sent))
+            time.sleep(0.1)
+    end = time.monotonic() + 20
+    while files_in(stored) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert files_in(stored) == []
+    assert httpx.get(url).json() == {"keys": [], "next": None}
+
+
+def test_a_download_that_breaks_off_is_ended(url):
+    content = bytes(50_000_000)
+    location = httpx.post(url, content=content, headers=WRITER).headers["location"]
+    with httpx.stream("GET", url + location) as answer:
+        next(answer.iter_raw(1000))
+    assert httpx.get(url + location, headers={"range": "bytes=-3"}).content == bytes(3)
+
+
+def test_five_hundred_downloads_at_once(url):
+    content = content_of(70_000)
+    location = httpx.post(url, content=content, headers=WRITER).headers["location"]
+    right = []
+
+    async def download(client):
+        answer = await client.get(url + location)
+        right.append(answer.content == content)
+
+    async def main():
+        limits = httpx.Limits(max_connections=500)
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client, anyio.create_task_group() as group:
+            for _ in range(500):
+                group.start_soon(download, client)
+
+    anyio.run(main)
+    assert right == [True] * 500
+
+
+def test_slow_clients_hold_no_worker(stored):
+    app = ObjectApp(DiskRepository(stored), token=TOKEN)
+    with under_uvicorn(app) as url:
+        location = httpx.post(url, content=bytes(20_000_000), headers=WRITER).headers["location"]
+        host, _, port = url.removeprefix("http://").partition(":")
+        slow = []
+        for _ in range(60):  # more of them than there are workers
+            connection = socket.create_connection((host, int(port)))
+            connection.sendall(f"GET {location} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+            slow.append(connection)
+        for connection in slow:
+            assert connection.recv(10)
+        assert httpx.get(url + location, headers={"range": "bytes=0-3"}, timeout=10).content == bytes(4)
+        for connection in slow:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["/..", "/../..", "/./config.json", "/..;/x", "/%2e%2e/%2e%2e/etc/passwd", "/\\..\\config.json"]
+)
+def test_paths_that_clients_would_tidy_up_lead_nowhere_either(url, path):
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.match(rb"HTTP/1.1 40[04]", answer)
+
+
+class TestServe:
+    """`objrepo serve`, in a process of its own."""
+
+    @contextmanager
+    def serving(self, folder, *options, env=()):
+        command = [sys.executable, "-m", "objrepo", "serve", "--repo", str(folder), "--port", "0", *options]
+        environment = {**os.environ, **dict(env)}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment) as process:
+            try:
+                url = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+", line.decode())))
+                yield url, process
+            finally:
+                process.kill()
+
+    def test_it_serves_and_ends_in_order(self, stored):
+        with self.serving(stored, env={"OBJREPO_TOKEN": TOKEN}) as (url, process):
+            location = httpx.post(url, content=CONTENT, headers=WRITER).headers["location"]
+            assert httpx.get(url + location).content == CONTENT
+            process.send_signal(signal.SIGTERM)
+            last = process.stderr.read()
+            assert b"Application shutdown complete" in last
+            assert b"Traceback" not in last
+            assert TOKEN.encode() not in last
+
+    def test_a_token_from_a_file(self, stored, tmp_path):
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        with self.serving(stored, "--token-file", str(tmp_path / "token"), "--max-bytes", "3") as (url, _):
+            assert httpx.post(url, content=b"abc", headers=WRITER).status_code == 201
+            assert httpx.post(url, content=b"abcd", headers=WRITER).status_code == 413
+            assert httpx.post(url, content=b"abc").status_code == 401
+
+    @pytest.mark.parametrize(
+        ("options", "status", "said"),
+        [
+            (["--host", "0.0.0.0"], 2, "set OBJREPO_TOKEN"),
+            (["--host", "example.invalid"], 2, "set OBJREPO_TOKEN"),
+            (["--port", "70000"], 2, "65535"),
+            (["--max-bytes", "0"], 2, "max-bytes"),
+            (["--repo", "nowhere"], 1, "initialise()"),
+        ],
+    )
+    def test_what_it_refuses(self, stored, options, status, said):
+        command = [sys.executable, "-m", "objrepo", "serve", "--repo", str(stored), "--port", "0", *options]
+        environment = {name: value for name, value in os.environ.items() if name != "OBJREPO_TOKEN"}
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+        assert done.returncode == status
+        assert said in done.stderr.decode()
+        assert b"Traceback" not in done.stderr
