@@ -1,0 +1,23 @@
+"""`python -m objrepo.aiida PROFILE BACKEND` has a profile use another storage plugin over the same files."""
+
+from __future__ import annotations
+
+import sys
+
+from objrepo.aiida.switching import switch_profile
+
+
+def main(arguments: list[str]) -> str | None:
+    """Switch a profile; return what was wrong, if anything was."""
+    if len(arguments) != 2:
+        return "usage: python -m objrepo.aiida PROFILE BACKEND, for example: my-profile objrepo.sqlite_dos"
+    try:
+        before = switch_profile(*arguments)
+    except ValueError as error:
+        return str(error)
+    print(f"{arguments[0]} uses {arguments[1]} now; it was {before}")  # noqa: T201
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,18 @@
+"""The storage plugin `objrepo.psql_dos`."""
+
+from __future__ import annotations
+
+from aiida.storage.psql_dos.backend import PsqlDosBackend, get_filepath_container
+from disk_objectstore import Container
+
+from objrepo.aiida.keeping import KeepsRepository
+from objrepo.sync import DiskObjectStoreRepositoryBackend
+
+__all__ = ("ObjrepoPsqlDosStorage",)
+
+
+class ObjrepoPsqlDosStorage(KeepsRepository, PsqlDosBackend):
+    """PostgreSQL and a folder of files, both as ``core.psql_dos`` keeps them."""
+
+    def _make_repository(self) -> DiskObjectStoreRepositoryBackend:
+        return DiskObjectStoreRepositoryBackend(Container(get_filepath_container(self.profile)))
