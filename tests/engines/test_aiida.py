@@ -204,9 +204,7 @@ def test_a_profile_is_switched_over_and_back(kind, storages):
     profiles.verdi("storage", "maintain", "--force")
     assert f"it was core.{kind}" in profiles.switch(f"objrepo.{kind}")
     assert "objrepo" in profiles.python(CHECK, *uuids)
-    more = profiles.python(
-        FILL.replace("hello from", "HELLO from").replace("hello", "HELLO")
-    ).split()
+    more = profiles.python(FILL.replace("hello from", "HELLO from").replace("hello", "HELLO")).split()
     profiles.switch(f"core.{kind}")
     assert "aiida.repository" in profiles.python(CHECK, *uuids)
     assert profiles.verdi("node", "repo", "cat", more[0], "greeting.txt") == "HELLO from a file"

@@ -35,7 +35,7 @@ def write_loose(lease: Lease, reader: BinaryReader) -> str:
             key = _copy(reader, file, lease.config.hash_type)
             with naming(aside):
                 flush_file(file)
-        _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease.layout.loose)
+        _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -75,11 +75,13 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
     return hasher.hexdigest()
 
 
-def _move(aside: Path, path: Path, loose: Path) -> None:
-    if path.parent != loose:
+def _move(aside: Path, path: Path, lease: Lease) -> None:
+    loose, name = lease.layout.loose, path.parent.name
+    lasting = path.parent == loose or (name in lease.flushed_folders and path.parent.exists())
+    if not lasting:
         path.parent.mkdir(exist_ok=True)
-        if path.parent.is_symlink():
-            raise refused(path.parent)
+    if path.parent != loose and path.parent.is_symlink():
+        raise refused(path.parent)
     try:
         os.replace(aside, path)  # noqa: PTH105
     except PermissionError:
@@ -88,5 +90,6 @@ def _move(aside: Path, path: Path, loose: Path) -> None:
             raise
         aside.unlink()
     flush_folder(path.parent)
-    if path.parent != loose:
+    if not lasting:
         flush_folder(loose)  # whoever made the folder may not have come to that yet
+        lease.flushed_folders.add(name)

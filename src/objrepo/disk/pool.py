@@ -38,6 +38,8 @@ class Lease:
         self.config = pool.layout.config()
         self.matches = key_matcher(self.config.hash_type)
         self.process = os.getpid()
+        self.flushed_folders: set[str] = set()
+        """Folders of loose objects that are known to survive a power failure. Nobody ever removes one."""
 
     @cached_property
     def index(self) -> Index:
