@@ -58,7 +58,7 @@ def test_objects_are_files(folder, files):
     assert files.isfile(small)
     assert files.exists(empty)
     assert not files.exists("0" * 64)
-    assert files.ukey(small) == files.checksum(f"objrepo://{small}") == small
+    assert files.ukey(f"objrepo://{small}") == small
     assert files.cat([small, empty]) == {small: b"small", empty: b""}
     with files.open(large) as file:
         assert file.read(10) == CONTENT[:10]

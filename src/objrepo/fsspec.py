@@ -41,7 +41,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = self._strip_protocol(path)
+        key = _key(path)
         if key:
             found = self.info(key)
             return [found] if detail else [key]
@@ -53,7 +53,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = self._strip_protocol(path)
+        key = _key(path)
         if not key:
             return {"name": "", "size": 0, "type": "directory"}
         with self._repository.open(key) as file:
@@ -64,7 +64,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = self._strip_protocol(path)
+        key = _key(path)
         if start is None and end is None:
             return self._repository.get_object_content(key)
         with self._repository.open(key) as file:
@@ -74,16 +74,21 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def ukey(self, path: str) -> str:
         """Return what changes when a file does: its key, as it never does."""
-        return str(self._strip_protocol(path))
+        return _key(path)
 
-    def checksum(self, path: str) -> str:
-        """Return the same."""
-        return self.ukey(path)
-
-    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> _ObjectFile:
+    def _open(
+        self,
+        path: str,
+        mode: str = "rb",
+        block_size: int | None = None,
+        autocommit: bool = True,
+        cache_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> _ObjectFile:
         if mode != "rb":
             _refuse(path)
-        return _ObjectFile(self, self._strip_protocol(path), mode, **kwargs)
+        size: Any = block_size or self.blocksize  # fsspec's annotation says that it is a str
+        return _ObjectFile(self, _key(path), mode, size, autocommit, cache_options=cache_options, **kwargs)
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> NoReturn:
         """Refuse to write."""
@@ -105,6 +110,10 @@ class _ObjectFile(AbstractBufferedFile):  # type: ignore[misc]
     def _fetch_range(self, start: int, end: int) -> bytes:
         content: bytes = self.fs.cat_file(self.path, start, end)
         return content
+
+
+def _key(path: str) -> str:
+    return str(ObjectFileSystem._strip_protocol(path))  # noqa: SLF001  (fsspec's name for what subclasses use)
 
 
 def _refuse(path: str) -> NoReturn:
