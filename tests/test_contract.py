@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from objrepo import DiskRepository, MemoryRepository, S3Repository, SandboxRepository, TieredRepository
+from objrepo.observing import Observed
 from objrepo.testing import RepositoryContract
 
 
@@ -24,6 +25,12 @@ class TestMemory(RepositoryContract):
     @pytest.fixture
     def repository(self):
         return MemoryRepository()
+
+
+class TestObserved(RepositoryContract):
+    @pytest.fixture
+    def repository(self):
+        return Observed(MemoryRepository(), lambda operation: None)
 
 
 class TestS3(RepositoryContract):

@@ -73,6 +73,19 @@ def run_block(language, code, place):
         run([sys.executable, "-W", "error", "-c", code], place)
 
 
+NOTEBOOK = """
+import nbclient, nbformat, sys
+notebook = nbformat.read(sys.argv[1], as_version=4)
+nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+outputs = "".join(str(cell.get("outputs")) for cell in notebook.cells)
+assert "b'a photo'" in outputs and outputs.count("<table>") >= 4, outputs
+"""
+
+
+def test_the_notebook(place):
+    run([sys.executable, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb"], place)
+
+
 def test_there_are_blocks_of_code():
     assert len(list(blocks())) > 10
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from objrepo.reports import (
     Progress,
     ProgressCallback,
     RepositoryInfo,
+    Statistics,
     VerifyReport,
 )
 from objrepo.sending import send_stream
@@ -42,9 +44,12 @@ from objrepo.stream import (
 )
 from objrepo.writer import Writer
 
-__all__ = ("GROUPED_BYTES", "PAGE_KEYS", "RepositoryBase")
+__all__ = ("GROUPED_BYTES", "PAGE_KEYS", "RepositoryBase", "log", "log_report")
 
 T = TypeVar("T")
+
+log: Final = logging.getLogger("objrepo")
+"""What an operator needs is told at INFO and above: what was made, deleted, maintained, erased, found to be damaged."""
 
 _OPENED_AT_ONCE: Final = 64
 """How many objects are opened together, of which each may bring 256 KiB."""
@@ -163,6 +168,7 @@ class RepositoryBase(ABC):
     async def initialise(self, *args: Any, **options: Any) -> None:
         """Make the repository; see :meth:`AsyncRepository.initialise`."""
         await self._ready().run(lambda: self._initialise(*args, **options))
+        log.info("initialised %s", self)
 
     async def is_initialised(self) -> bool:
         """Say whether the repository exists."""
@@ -276,6 +282,7 @@ class RepositoryBase(ABC):
         """Delete objects, all or none; see :meth:`AsyncRepository.delete_many`."""
         unique = list(dict.fromkeys(checked_key(key) for key in keys))
         await self._ready().run(self._delete_checked, unique)
+        log.info("deleted %d objects from %s", len(unique), self)
 
     async def info(self, detailed: bool = False) -> RepositoryInfo:
         """Return the state of the repository; see :meth:`AsyncRepository.info`."""
@@ -304,11 +311,24 @@ class RepositoryBase(ABC):
                     progress(Progress("verify", objects, max(total, objects), "objects"))
             if cursor is None:
                 leftovers = await self._ready().run(self._leftovers, wait=False)
+                for each in damaged:
+                    log.warning("%s in %s is damaged: %s", each.key, self, each.reason)
+                log.info("verified %s: %d objects, %d bytes, %d damaged", self, objects, size, len(damaged))
                 return VerifyReport(objects, size, tuple(damaged), leftovers)
 
     async def erase(self) -> None:
         """Delete the repository with every resource that it made; see :meth:`AsyncRepository.erase`."""
         await self._ready().run(self._erase)
+        log.info("erased %s", self)
+
+    def statistics(self) -> Statistics:
+        """Return what this object is doing at the moment. It may be called at any time, and blocks nothing."""
+        return Statistics(
+            location=str(self),
+            users=self._entered,
+            open_objects=len(self._handles),
+            **self.offload.traffic()._asdict(),
+        )
 
     # -- blocking functions made of those that the backend filled in; it may have quicker ones --------------------
 
@@ -448,3 +468,10 @@ class RepositoryBase(ABC):
 
 def _nothing() -> None:
     pass
+
+
+def log_report(repository: object, report: MaintenanceReport) -> None:
+    """Log what maintenance did, unless it only looked."""
+    if not report.dry_run:
+        steps = ", ".join(f"{step.name} {step.objects} objects, {step.size} bytes" for step in report.steps)
+        log.info("maintained %s: %s", repository, steps or "nothing to do")

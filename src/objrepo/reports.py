@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from html import escape
+from typing import Final, Literal, TypeAlias
 
 __all__ = (
     "CopyReport",
@@ -17,12 +18,34 @@ __all__ = (
     "RepairReport",
     "RepairStep",
     "RepositoryInfo",
+    "Statistics",
     "VerifyReport",
 )
 
 
+_SHOWN_AT_MOST: Final = 50
+
+
+class Shown:
+    """A report that notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{name}</th><td>{_as_html(value)}</td></tr>" for name, value in vars(self).items())
+        return f"<table><caption>{type(self).__name__}</caption>{rows}</table>"
+
+
+def _as_html(value: object) -> str:
+    if isinstance(value, Shown):
+        return value._repr_html_()
+    if isinstance(value, tuple):
+        shown = "".join(f"<li>{_as_html(each)}</li>" for each in value[:_SHOWN_AT_MOST])
+        more = f"<li>and {len(value) - _SHOWN_AT_MOST:,} more</li>" if len(value) > _SHOWN_AT_MOST else ""
+        return f"<ul>{shown}{more}</ul>" if value else "none"
+    return escape(f"{value:,}" if type(value) is int else str(value))
+
+
 @dataclass(frozen=True, kw_only=True)
-class RepositoryInfo:
+class RepositoryInfo(Shown):
     """The state of a repository.
 
     :ivar location: where it is, for people to read.
@@ -39,8 +62,36 @@ class RepositoryInfo:
     size: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Statistics(Shown):
+    """What a repository object is doing at the moment, and has done since it was made.
+
+    :ivar location: where the repository is, for people to read.
+    :ivar users: how many have entered it and not left it.
+    :ivar workers_busy: how many blocking calls are at work.
+    :ivar calls_waiting: how many wait for a worker, or for others with whom they travel.
+    :ivar open_objects: how many objects are open that hold a file.
+    :ivar idle_connections: how many sets of connections and files are kept warm between calls.
+    :ivar shared_hops: how many hops to a worker were made for those who waited at the same moment.
+    :ivar shared_calls: how many calls travelled with these, so that the two tell how large a batch was.
+    :ivar cache_hits: how many reads a cache has answered; None where there is no cache.
+    :ivar cache_misses: how many it has not.
+    """
+
+    location: str
+    users: int
+    workers_busy: int = 0
+    calls_waiting: int = 0
+    open_objects: int = 0
+    idle_connections: int = 0
+    shared_hops: int = 0
+    shared_calls: int = 0
+    cache_hits: int | None = None
+    cache_misses: int | None = None
+
+
 @dataclass(frozen=True)
-class MaintenanceStep:
+class MaintenanceStep(Shown):
     """One kind of work on a repository.
 
     :ivar name: the switch of ``maintain`` that asks for it, such as ``'pack_loose'``.
@@ -54,7 +105,7 @@ class MaintenanceStep:
 
 
 @dataclass(frozen=True)
-class MaintenanceReport:
+class MaintenanceReport(Shown):
     """What ``maintain`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.
@@ -66,7 +117,7 @@ class MaintenanceReport:
 
 
 @dataclass(frozen=True)
-class DamagedObject:
+class DamagedObject(Shown):
     """An object whose stored bytes are not what they should be.
 
     :ivar key: its key.
@@ -78,7 +129,7 @@ class DamagedObject:
 
 
 @dataclass(frozen=True)
-class Leftover:
+class Leftover(Shown):
     """Something that takes space and belongs to no object; it does no harm to any.
 
     :ivar kind: such as ``'temporary file'``, ``'orphaned bytes'``, ``'lock'``.
@@ -92,7 +143,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class VerifyReport:
+class VerifyReport(Shown):
     """The result of reading every object back.
 
     :ivar objects: how many objects were read.
@@ -114,7 +165,7 @@ class VerifyReport:
 
 
 @dataclass(frozen=True)
-class RepairStep:
+class RepairStep(Shown):
     """One thing that ``repair`` did.
 
     :ivar action: ``'restored'`` for an object of which another copy was intact, ``'refilled'`` for one that came from
@@ -130,7 +181,7 @@ class RepairStep:
 
 
 @dataclass(frozen=True)
-class RepairReport:
+class RepairReport(Shown):
     """What ``repair`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.
@@ -147,7 +198,7 @@ class RepairReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyReport:
+class CopyReport(Shown):
     """What ``copy`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.

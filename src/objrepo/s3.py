@@ -15,7 +15,7 @@ from itertools import chain
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
-from objrepo.base import RepositoryBase
+from objrepo.base import RepositoryBase, log_report
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import is_key, possible_keys
@@ -124,7 +124,9 @@ class S3Repository(RepositoryBase):
         :param live: whether others may be writing at the moment; then only old uploads are aborted.
         :param uploads_older_than: how old, in seconds.
         """
-        return await self._ready().run(self._maintain, dry_run, uploads_older_than if live else 0.0)
+        report = await self._ready().run(self._maintain, dry_run, uploads_older_than if live else 0.0)
+        log_report(self, report)
+        return report
 
     # -- the repository as a whole ------------------------------------------------------------------------------
 

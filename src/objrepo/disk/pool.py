@@ -95,6 +95,11 @@ class Pool:
         self.layout = layout
         self._idle: deque[Lease] = deque()
 
+    @property
+    def idle(self) -> int:
+        """How many leases are kept warm."""
+        return len(self._idle)
+
     def lease(self, checked: bool = True) -> Lease:
         """Lend a lease to a call, which is to leave it as a context manager.
 

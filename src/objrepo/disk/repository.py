@@ -6,11 +6,12 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase
+from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase, log, log_report
 from objrepo.disk import lifecycle
 from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
 from objrepo.disk.group import put_group
@@ -33,6 +34,7 @@ from objrepo.reports import (
     ProgressCallback,
     RepairReport,
     RepairStep,
+    Statistics,
     VerifyReport,
 )
 from objrepo.source import Prefixed, open_source, read_up_to
@@ -142,7 +144,9 @@ class DiskRepository(RepositoryBase):
         from objrepo.disk.maintenance import Plan
 
         plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
-        return await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
+        report = await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
+        log_report(self, report)
+        return report
 
     async def repair(
         self,
@@ -175,7 +179,13 @@ class DiskRepository(RepositoryBase):
         for damaged in {damaged.key: damaged for damaged in report.damaged}.values():
             action = await self._mend(damaged.key, dry_run, source, timeout)
             steps.append(RepairStep(action, damaged.key, damaged.reason))
+        if steps and not dry_run:
+            log.warning("repaired %s: %s", self, ", ".join(f"{step.action} {step.subject}" for step in steps))
         return RepairReport(dry_run, tuple(steps))
+
+    def statistics(self) -> Statistics:
+        """Return what this object is doing at the moment. It may be called at any time, and blocks nothing."""
+        return replace(super().statistics(), idle_connections=self._pool.idle)
 
     async def _mend(
         self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float

@@ -6,7 +6,7 @@ function takes (a lease, a handle, a lock) it gives back itself, so that a calle
 
 from __future__ import annotations
 
-from objrepo.offload.base import ALONE, Inline, Offload
+from objrepo.offload.base import ALONE, Inline, Offload, Traffic
 from objrepo.offload.calls import OperationAbandoned, call_soon, is_abandoned
 from objrepo.offload.own import OwnThreads
 from objrepo.offload.several import Several
@@ -21,6 +21,7 @@ __all__ = (
     "OwnThreads",
     "Several",
     "Threads",
+    "Traffic",
     "call_soon",
     "is_abandoned",
 )

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from objrepo.offload.ahead import Ahead, InTask, WhenAsked
 
-__all__ = ("ALONE", "Inline", "Offload")
+__all__ = ("ALONE", "Inline", "Offload", "Traffic")
 
 T = TypeVar("T")
+
+
+class Traffic(NamedTuple):
+    """What goes through an offload: see :class:`~objrepo.reports.Statistics`."""
+
+    workers_busy: int = 0
+    calls_waiting: int = 0
+    shared_hops: int = 0
+    shared_calls: int = 0
+
 
 ALONE: Final = object()
 """The outcome of a shared call that is to be done in a hop of its own."""
@@ -59,6 +69,10 @@ class Offload(ABC):
         :param alone: called with the item, in a hop of its own, if that is its outcome.
         :param wait: as in :meth:`run`.
         """
+
+    def traffic(self) -> Traffic:
+        """Return how much is going on, and how much went on."""
+        return Traffic()
 
     def ahead(self) -> Ahead[Any]:
         """Return an async context manager for blocking calls that are at work while their caller goes on.

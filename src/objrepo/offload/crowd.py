@@ -63,6 +63,11 @@ class Crowd:
         """Whether nobody waits and no hop is under way."""
         return not self._waiting and not self._flights
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a hop."""
+        return len(self._waiting)
+
     def may_depart(self) -> bool:
         """Take a hop, if there is one to be had."""
         if self._flights >= self._most:

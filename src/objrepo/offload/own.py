@@ -13,6 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from objrepo.offload.base import Traffic
 from objrepo.offload.calls import Call, call_soon
 from objrepo.offload.threads import Threads
 
@@ -47,6 +48,12 @@ class OwnThreads(Threads):
             if team is not None:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(team.end)
+
+    def traffic(self) -> Traffic:
+        """Return how much is going on in all loops, and how much went on."""
+        unfinished = 0 if self._team is None else self._team.unfinished
+        busy = min(unfinished, self.limit)
+        return super().traffic()._replace(workers_busy=busy, calls_waiting=unfinished - busy)
 
     async def _on_worker(self, call: Call[T], unlimited: anyio.CapacityLimiter) -> T:
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -106,13 +113,13 @@ class _Team:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._counting = threading.Lock()
-        self._unfinished = 0
+        self.unfinished = 0
 
     def do(self, job: _Job) -> None:
         """Have a thread do something."""
         with self._counting:
-            self._unfinished += 1
-            if len(self._threads) < min(self._unfinished, self._limit):
+            self.unfinished += 1
+            if len(self._threads) < min(self.unfinished, self._limit):
                 # Who never ends the team does not want to wait for it when the interpreter ends.
                 self._threads.append(threading.Thread(target=self._work, name="objrepo", daemon=True))
                 self._threads[-1].start()
@@ -129,7 +136,7 @@ class _Team:
         while (job := self._jobs.get()) is not None:
             job.do()
             with self._counting:
-                self._unfinished -= 1
+                self.unfinished -= 1
             job.inbox.add(job.ended)
             del job  # it may hold much, and the next one may be long in coming
 

@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from objrepo.offload.base import ALONE, Offload
+from objrepo.offload.base import ALONE, Offload, Traffic
 from objrepo.offload.calls import Call, call_soon
 from objrepo.offload.crowd import Crowd, Member, wait_through
 
@@ -53,6 +53,7 @@ class Threads(Offload):
         # Limiters bind to the loop that first uses them, and trio's do not work elsewhere: one pair for each loop.
         self._lanes: WeakKeyDictionary[Any, _Lane] = WeakKeyDictionary()
         self._left: set[Call[Any]] = set()
+        self._shared_hops = self._shared_calls = 0
 
     async def run(
         self,
@@ -103,6 +104,8 @@ class Threads(Offload):
     ) -> None:
         """Make the hop for a member and for those who wait; the worker itself tells them their outcomes."""
         batch = crowd.board(member)
+        self._shared_hops += 1
+        self._shared_calls += len(batch)
         token = anyio.lowlevel.current_token()
 
         def work() -> list[Any]:
@@ -176,6 +179,18 @@ class Threads(Offload):
                     cancelled = exc
         if cancelled is not None:
             raise cancelled
+
+    def traffic(self) -> Traffic:
+        """Return how much is going on in all loops, and how much went on."""
+        lanes = list(self._lanes.values())
+        limiters = [lane.limiter.statistics() for lane in lanes]
+        crowded = sum(crowd.waiting for lane in lanes for crowd in list(lane.crowds.values()))
+        return Traffic(
+            sum(limiter.borrowed_tokens for limiter in limiters),
+            sum(limiter.tasks_waiting for limiter in limiters) + crowded,
+            self._shared_hops,
+            self._shared_calls,
+        )
 
     def _lane(self) -> _Lane:
         loop = anyio.lowlevel.current_token().native_token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -19,6 +20,7 @@ __all__ = ("Body", "MissingError", "Requests", "client_options", "get_range", "o
 
 T = TypeVar("T")
 
+_log: Final = logging.getLogger("objrepo")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -69,7 +71,8 @@ class Requests:
             try:
                 with _translated(obstore, self._place):
                     return request(obstore, store)
-            except RepositoryUnavailableError:
+            except RepositoryUnavailableError as error:
+                _log.info("sending a request again: %s", error)
                 if time.monotonic() + pause >= end:
                     raise
             time.sleep(pause * random.uniform(0.5, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -26,6 +27,7 @@ from objrepo.reports import (
     Progress,
     ProgressCallback,
     RepositoryInfo,
+    Statistics,
     VerifyReport,
 )
 from objrepo.sending import send_stream
@@ -38,6 +40,8 @@ from objrepo.tiered.named import NamedStream
 __all__ = ("TieredRepository",)
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("objrepo")
 
 _AT_ONCE: Final = 16
 """How many objects `prefetch` has under way at the same time."""
@@ -85,6 +89,7 @@ class TieredRepository:
         self._entering = threading.Lock()
         self._key_format: str | None = None
         self._same_keys = False
+        self._hits = self._misses = 0
 
     def __str__(self) -> str:
         return f"TieredRepository of {self._cache} over {self._origin}"
@@ -172,6 +177,13 @@ class TieredRepository:
     async def key_format(self) -> str:
         """Return what the keys look like."""
         return await self._prepare()
+
+    def statistics(self) -> Statistics:
+        """Return what this object is doing at the moment, its own work and hits and misses of the cache."""
+        traffic = self.offload.traffic()._asdict()
+        return Statistics(
+            location=str(self), users=self._entered, cache_hits=self._hits, cache_misses=self._misses, **traffic
+        )
 
     async def info(self, detailed: bool = False) -> RepositoryInfo:
         """Return the state of the origin."""
@@ -269,7 +281,9 @@ class TieredRepository:
         """Return the whole content of an object, always compared with its key; see :meth:`AsyncRepository.get`."""
         content = await self._get_cached(checked_key(key))
         if content is not None:
+            self._hits += 1
             return content
+        self._misses += 1
         async with self._flights.of(key) as flight:
             if flight.content is None and flight.waited:  # somebody has opened it
                 flight.content = await self._get_cached(key)
@@ -365,7 +379,9 @@ class TieredRepository:
         whole = not offset and length is None
         opened = await self._open_cached(resources, key, offset, length, whole or check)
         if opened is not None:
+            self._hits += 1
             return opened
+        self._misses += 1
         if whole:
             async with self._flights.of(key) as flight:
                 if flight.content is not None:
@@ -456,6 +472,7 @@ class TieredRepository:
                 await self._cache.delete(name)
 
     async def _drop(self, key: str) -> None:
+        _log.warning("%s is damaged in the cache, and fetched again: %s", key, self)
         """Take an object out of the cache."""
         name = await self._name(key)
         if name is not None:
