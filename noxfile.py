@@ -14,6 +14,8 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
+AT_ONCE = ("-n", str((os.cpu_count() or 1) + 1))
+"""In how many processes tests are run: one more than there are processors, as some of them always wait for a disk."""
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -26,7 +28,7 @@ def run_tests(session: nox.Session) -> None:
     """Run the tests, in this process and in its children, under coverage."""
     install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *AT_ONCE, "--dist=worksteal", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
@@ -73,11 +75,21 @@ def crash(session: nox.Session) -> None:
 
 ENGINES = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common", "radosgw": "radosgw"}
 ENGINES |= {"monmaptool": "ceph-base", "faketime": "faketime"}
+ENGINES |= {
+    "pg_dump": "postgresql",
+    "rsync": "rsync",
+    "curl": "curl",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+}
 
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Run the tests that need an object store, on a real one: Ceph, which is installed where that is possible."""
+    """Run the tests that need more than Python, on the real thing, which is installed where that is possible.
+
+    That is Ceph for objects, PostgreSQL and aiida-core for profiles, and Chromium for the page to look at.
+    """
     missing = {package for program, package in ENGINES.items() if shutil.which(program) is None}
     if missing:
         if shutil.which("apt-get") is None or os.geteuid() != 0:
@@ -86,9 +98,9 @@ def engines(session: nox.Session) -> None:
         session.run("apt-get", "update", "--quiet", env=env, external=True)
         install_them = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
         session.run(*install_them, *sorted(missing), env=env, external=True)
-    install(session, "test")
-    session.install("-e", ".[s3]")
-    session.run("pytest", "--engines", "tests/engines", *session.posargs)
+    install(session, "test", "browser")
+    session.install("-e", ".[aiida,s3,serve]")
+    session.run("pytest", "--engines", "tests/engines", *AT_ONCE, "--dist=loadfile", *session.posargs)
 
 
 @nox.session
