@@ -112,15 +112,23 @@ def soak(session: nox.Session) -> None:
         session.run("python", "soak.py", "--plot", str(Path(session.create_tmp(), "soak.png")), *session.posargs)
 
 
+AIIDA_TESTS = (
+    "tests/repository",
+    "tests/orm/nodes",
+    "tests/storage/sqlite_dos",
+    "tests/tools/archive/test_repository.py",
+)
+
+
 @nox.session
 def aiida(session: nox.Session) -> None:
-    """Run aiida-core's tests of repositories over this package's classes: `nox -s aiida -- CHECKOUT`."""
+    """Run aiida-core's tests of repositories and of nodes with files over this package: `nox -s aiida -- CHECKOUT`."""
     if len(session.posargs) != 1:
         session.error("give the path of a checkout of aiida-core: nox -s aiida -- PATH")
     session.install("-e", ".", "aiida-core[tests]")
     env = {"AIIDA_PATH": session.create_tmp(), "PYTHONPATH": str(Path("tests", "aiida_core").absolute())}
     with session.chdir(session.posargs[0]):
-        session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", "tests/repository", env=env)
+        session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", *AIIDA_TESTS, env=env)
 
 
 @nox.session

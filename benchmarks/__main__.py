@@ -14,7 +14,7 @@ from benchmarks.plots import draw
 from benchmarks.promises import check
 
 KINDS = ("single", "together", "bulk", "large", "growth", "imports")
-APART = ("elsewhere", "profiles")
+APART = ("elsewhere", "profiles", "web")
 """Kinds that need more than Python packages; each is asked for by its name, and has a file of figures of its own."""
 
 

@@ -1,6 +1,6 @@
-"""A pytest plugin that puts the documented classes of objrepo in the place of aiida-core's.
+"""A pytest plugin that puts the classes of objrepo in the place of aiida-core's: repository backends and storages.
 
-`nox -s aiida -- PATH` runs aiida-core's own tests of its repository backends, from a checkout at PATH, with it.
+`nox -s aiida -- PATH` runs aiida-core's own tests of repositories and of nodes with files, from a checkout, with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import aiida.repository.backend.abstract
 import aiida.repository.backend.disk_object_store
 import aiida.repository.backend.sandbox
 import aiida.repository.repository
+import aiida.storage.sqlite_dos.backend
 
+import objrepo.aiida.sqlite_dos
 import objrepo.sync
 
 SWAPS = {
@@ -22,6 +24,7 @@ SWAPS = {
         (aiida.repository.backend.sandbox, "SandboxRepositoryBackend"),
     )
 }
+SWAPS[id(aiida.storage.sqlite_dos.backend.SqliteDosStorage)] = objrepo.aiida.sqlite_dos.ObjrepoSqliteDosStorage
 
 
 def pytest_configure():
