@@ -112,6 +112,7 @@ def soak(session: nox.Session) -> None:
         session.run("python", "soak.py", "--plot", str(Path(session.create_tmp(), "soak.png")), *session.posargs)
 
 
+# Without those that want an SSH server on this machine.
 AIIDA_TESTS = (
     "tests/repository",
     "tests/orm/nodes",
@@ -128,7 +129,7 @@ def aiida(session: nox.Session) -> None:
     session.install("-e", ".", "aiida-core[tests]")
     env = {"AIIDA_PATH": session.create_tmp(), "PYTHONPATH": str(Path("tests", "aiida_core").absolute())}
     with session.chdir(session.posargs[0]):
-        session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", *AIIDA_TESTS, env=env)
+        session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", *AIIDA_TESTS, "-k", "not ssh", env=env)
 
 
 @nox.session

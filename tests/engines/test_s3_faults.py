@@ -339,19 +339,19 @@ class TestLargeUploads:
         assert (await repo.maintain(live=False)).steps[0].objects == 1
         assert self.uploads(s3, prefix) == []
 
-    async def test_a_file_that_changes_while_it_is_sent(self, repo, monkeypatch):
+    async def test_a_file_that_changes_while_it_is_sent(self, repo, tmp_path, monkeypatch):
+        path = tmp_path / "file"
+        path.write_bytes(LARGE)
         real = repo._bucket.size
 
-        def size(name):
-            files[0].write(b"changed")
+        def size(name):  # it is asked for between the two times that the file is read
+            with open(path, "r+b") as file:
+                file.write(b"changed")
             return real(name)
 
-        files = []
         monkeypatch.setattr(repo._bucket, "size", size)
-        upload = repo._upload
-        monkeypatch.setattr(repo, "_upload", lambda key, file: (files.append(file), upload(key, file))[1])
         with pytest.raises(OSError, match="has changed while it was read"):
-            await repo.put(LARGE)
+            await repo.put(path)
         monkeypatch.undo()
         assert await listed(repo) == []
 
