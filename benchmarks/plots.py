@@ -24,6 +24,7 @@ PICTURES = {
         "AiiDA: import an archive", "AiiDA: create an archive",
         "AiiDA: read the file of each node, after maintenance", "AiiDA: iterate over the content of all files",
     ),
+    "web": ("web: GET 1 KiB", "web: GET 1 KiB on 32 connections", "web: GET 64 MiB"),
     "starting": ("import", "first byte from a cold process"),
 }  # fmt: skip
 

@@ -312,7 +312,9 @@ class OffloadedStream(ByteReceiveStream):
             straight_on = bool(kept) or self._position == self._chunk_start + len(self._chunk)
             self._ahead = min(self._ahead * 2, _AHEAD_AT_MOST) if straight_on else _AHEAD_AT_LEAST
             start = self._position + len(kept)
-            size = min(max(wanted, self._ahead) - len(kept), self._size - start)
+            # Who asks for much at a time does not wait for hops, and holds no more than was asked for.
+            ahead = self._ahead if wanted < CHUNK_BYTES else 0
+            size = min(max(wanted, ahead) - len(kept), self._size - start)
             data = await self._offload.run(self._handle.read_at, start, size, wait=False)
             self._check_open()
             self._chunk, self._chunk_start = kept + data, self._position
