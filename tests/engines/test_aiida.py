@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -277,3 +279,30 @@ def test_what_is_wrong_is_said_as_aiida_says_it(storages, tmp_path):
     assert "disk-objectstore" in broken(repository_uri=f"file://{tmp_path / 'nowhere'}")
     config.write_text(good)
     profiles.verdi("storage", "info")
+
+
+HOLD = """
+import sys
+from aiida.manage.configuration import get_config
+from aiida.manage.profile_access import ProfileAccessManager
+
+with ProfileAccessManager(get_config().get_profile("mine")).lock():
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_profile_that_is_locked_or_of_an_older_schema(storages, tmp_path):
+    profiles = storages("objrepo.sqlite_dos")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], env=profiles.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == b"there\n"
+        assert "locked" in profiles.verdi("storage", "info", status=1)
+        assert "is in use" in profiles.switch("core.sqlite_dos", status=1)
+        holder.stdin.close()
+    profiles.verdi("storage", "info")
+    with closing(sqlite3.connect(tmp_path / "storage" / "database.sqlite")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'main_0001'")
+        database.commit()
+    assert "verdi storage migrate" in profiles.verdi("storage", "info", status=1)
