@@ -22,7 +22,7 @@ TEST_COMMAND = "pip install nox && nox -s tests"
 SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
 
 
-NEED_ENGINES = {ROOT / "docs" / "buckets.md", ROOT / "docs" / "web.md"}
+NEED_ENGINES = {ROOT / "docs" / name for name in ("aiida.md", "buckets.md", "web.md")}
 """Pages whose code is run where there is an object store: by `tests/engines/test_pages.py`."""
 
 

@@ -17,6 +17,7 @@ from objrepo.observing import Observed, Operation, log_operations
 from objrepo.offload import Inline, OwnThreads, Threads
 from objrepo.otel import telemetry
 from objrepo.reports import DamagedObject, RepositoryInfo, VerifyReport
+from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
 
 SECRET = b"what an object contains"
@@ -185,6 +186,18 @@ class TestStatistics:
 
 
 class TestNotebooks:
+    async def test_a_repr_says_what_a_thing_is(self, repo):
+        key = await repo.put(SECRET)
+        async with repo.open(key) as stream:
+            await stream.read(3)
+            assert repr(stream) == f"<OffloadedStream of {key}, {len(SECRET)} bytes, at 3>"
+        assert repr(stream).endswith("closed>")
+        assert repr(repo) == f"<DiskRepository at {repo.path}>"
+        tiered = TieredRepository(MemoryRepository(), repo, max_bytes=1)
+        assert str(repo) in repr(tiered)
+        assert repr(SyncRepository(repo)) == f"<SyncRepository of {repo}>"
+        assert repr(Threads(3)) == "Threads(3)"
+
     def test_reports_are_tables(self):
         info = RepositoryInfo(location="<b>here</b>", key_format="sha256", objects=1_234_567)
         html = info._repr_html_()

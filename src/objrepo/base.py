@@ -74,6 +74,9 @@ class RepositoryBase(ABC):
     def __str__(self) -> str:
         return f"{type(self).__name__} at {id(self):#x}"
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
     def __init__(self, offload: Offload | None = None) -> None:
         self.offload = Threads() if offload is None else offload
         self._entered = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 from typing import Final, Literal, TypeAlias
 
 __all__ = (
@@ -41,6 +40,8 @@ def _as_html(value: object) -> str:
         shown = "".join(f"<li>{_as_html(each)}</li>" for each in value[:_SHOWN_AT_MOST])
         more = f"<li>and {len(value) - _SHOWN_AT_MOST:,} more</li>" if len(value) > _SHOWN_AT_MOST else ""
         return f"<ul>{shown}{more}</ul>" if value else "none"
+    from html import escape  # notebooks only, and it is not small
+
     return escape(f"{value:,}" if type(value) is int else str(value))
 
 

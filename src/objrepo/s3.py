@@ -112,9 +112,6 @@ class S3Repository(RepositoryBase):
     def __str__(self) -> str:
         return f"S3Repository {self._options.url}"
 
-    def __repr__(self) -> str:
-        return f"<{self}>"
-
     async def maintain(
         self, dry_run: bool = False, live: bool = True, *, uploads_older_than: float = _DAY
     ) -> MaintenanceReport:

@@ -214,6 +214,10 @@ class OffloadedStream(ByteReceiveStream):
         self._key, self._size, self._chunk, self._handle = opened
         self._offload = offload
 
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"at {self._position}"
+        return f"<{type(self).__name__} of {self._key}, {self._size} bytes, {state}>"
+
     @property
     def key(self) -> str:
         """The key of the object."""

@@ -15,4 +15,5 @@ def test_every_block_of_code(language, code, place, gateway, credentials, s3, mo
     monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", credentials["access_key_id"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", credentials["secret_access_key"])
+    monkeypatch.setenv("AIIDA_PATH", str(place))
     run_block(language, code, place)

@@ -55,6 +55,9 @@ class Threads(Offload):
         self._left: set[Call[Any]] = set()
         self._shared_hops = self._shared_calls = 0
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.limit})"
+
     async def run(
         self,
         function: Callable[..., T],

@@ -49,6 +49,9 @@ class SyncRepository(AbstractRepositoryBackend):
     def __str__(self) -> str:
         return f"{type(self).__name__}: {self._repository}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._repository}>"  # which looks at no disk, as `str` may
+
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:

@@ -94,6 +94,9 @@ class TieredRepository:
     def __str__(self) -> str:
         return f"TieredRepository of {self._cache} over {self._origin}"
 
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
     # -- entering and leaving -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
