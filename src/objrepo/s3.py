@@ -21,7 +21,7 @@ from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFou
 from objrepo.keys import is_key, possible_keys
 from objrepo.offload import Offload, OperationAbandoned, OwnThreads, Several, is_abandoned
 from objrepo.protocol import BinaryReader
-from objrepo.remote.bucket import PAGE_NAMES, Bucket, Listing
+from objrepo.remote.bucket import PAGE_NAMES, Bucket, Buffer, Listing
 from objrepo.remote.options import PART_BYTES, S3Options
 from objrepo.remote.ranged import RangedFile
 from objrepo.remote.requests import MissingError
@@ -310,16 +310,16 @@ class S3Repository(RepositoryBase):
             if first is None:
                 return compared(key, "sha256", content)
             starts = range(PART_BYTES, size, PART_BYTES)
-            rest = (partial(self._part, key, start, min(start + PART_BYTES, size)) for start in starts)
-            reads: Iterable[Callable[[], bytes]] = chain([first], rest)
+            rest = (partial(self._buffer, key, start, min(start + PART_BYTES, size)) for start in starts)
+            reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
             hasher = hashlib.sha256()
-            parts = []
+            whole = io.BytesIO()  # gives out what was written to it without a copy, and is filled while parts come in
             for part in self._threads.each(_called, reads):
                 hasher.update(part)
-                parts.append(part)
+                whole.write(part)
         if hasher.hexdigest() != key:
             raise CorruptObjectError(key, f"its content hashes to {hasher.hexdigest()}")
-        return b"".join(parts)
+        return whole.getvalue()
 
     def _get_checked(self, key: str) -> bytes:
         return self._get(key)
@@ -338,8 +338,11 @@ class S3Repository(RepositoryBase):
         return self._kept(OpenedObject(key, size, head, Handle(key, cast("BinaryIO", file), offset, size)))
 
     def _part(self, key: str, start: int, end: int) -> bytes:
+        return bytes(self._buffer(key, start, end))
+
+    def _buffer(self, key: str, start: int, end: int) -> Buffer:
         with self._missing(key):
-            content = self._bucket.get_range(_name(key), start, end).content
+            content = self._bucket.get_buffer(_name(key), start, end)
         if len(content) != end - start:
             raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
         return content
@@ -373,7 +376,7 @@ def _distance(key: str, other: str) -> int:
     return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
 
 
-def _called(function: Callable[[], bytes]) -> bytes:
+def _called(function: Callable[[], Buffer]) -> Buffer:
     return function()
 
 

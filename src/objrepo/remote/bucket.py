@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from objrepo.remote.credentials import credential_options, imported
 from objrepo.remote.options import PART_BYTES, S3Options
 from objrepo.remote.requests import Body, MissingError, Requests, client_options, get_range, open_range
 
-__all__ = ("PAGE_NAMES", "Bucket", "Listing")
+__all__ = ("PAGE_NAMES", "Bucket", "Buffer", "Listing")
 
 PAGE_NAMES: Final = 1000
 """How many names one request lists, or deletes, as the protocol has it."""
 
 _PARTS_AT_MOST: Final = 9000
+
+Buffer: TypeAlias = Any
+"""Bytes in obstore's memory or in Python's: they have a length, and can be hashed and written."""
 
 
 class Bucket:
@@ -40,7 +43,7 @@ class Bucket:
         part = max(PART_BYTES, -(-size // _PARTS_AT_MOST))
         self._send(lambda obstore, store: obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part))
 
-    def get(self, name: str) -> tuple[Body, Callable[[], bytes] | None]:
+    def get(self, name: str) -> tuple[Body, Callable[[], Buffer] | None]:
         """Return the whole of an object with one request, unless it is large.
 
         :return: the content and None; or no content and what reads the first ``PART_BYTES``, which are on their way.
@@ -59,6 +62,13 @@ class Bucket:
         :raises MissingError: if there is no such object.
         """
         return self._send(lambda obstore, store: get_range(obstore, store, name, start, end))
+
+    def get_buffer(self, name: str, start: int, end: int) -> Buffer:
+        """Return the bytes of a part of an object without copying them.
+
+        :raises MissingError: if there is no such object.
+        """
+        return self._send(lambda obstore, store: _buffer(open_range(obstore, store, name, start, end)))
 
     def size(self, name: str) -> int | None:
         """Return the length of an object, None if it is not there."""
@@ -127,11 +137,13 @@ class Listing:
             raise
 
 
-def _beginning(obstore: Any, store: Any, name: str, under_way: list[Any]) -> bytes:
+def _beginning(obstore: Any, store: Any, name: str, under_way: list[Any]) -> Buffer:
     """Return the first part of an object, from a request that is under way or, if that has failed, from a new one."""
-    if not under_way:
-        return get_range(obstore, store, name, 0, PART_BYTES).content
-    content: bytes = under_way.pop().bytes().to_bytes()
+    return _buffer(under_way.pop() if under_way else open_range(obstore, store, name, 0, PART_BYTES))
+
+
+def _buffer(result: Any) -> Buffer:
+    content: Buffer = result.content if isinstance(result, Body) else result.bytes()
     return content
 
 
