@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import ExitStack
 
 import boto3
 import pytest
+from filelock import FileLock
 
 from engines import ceph
 from engines.proxy import proxy_to
@@ -24,7 +26,10 @@ def anyio_backend(request):
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
     assert not ceph.missing_programs(), "Ceph is not installed: `nox -s engines` installs it where it may"
-    with ceph.running(tmp_path_factory.mktemp("ceph") / "node") as gateway:
+    with ExitStack() as resources:
+        # One after the other: two that start at the same time in two processes may find the same free port.
+        with FileLock(tmp_path_factory.getbasetemp().parent / "ceph.lock"):
+            gateway = resources.enter_context(ceph.running(tmp_path_factory.mktemp("ceph") / "node"))
         yield gateway
 
 

@@ -305,4 +305,4 @@ def test_a_profile_that_is_locked_or_of_an_older_schema(storages, tmp_path):
     with closing(sqlite3.connect(tmp_path / "storage" / "database.sqlite")) as database:
         database.execute("UPDATE alembic_version SET version_num = 'main_0001'")
         database.commit()
-    assert "verdi storage migrate" in profiles.verdi("storage", "info", status=1)
+    assert "is incompatible with the required schema" in profiles.verdi("storage", "info", status=1)
