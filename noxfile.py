@@ -100,7 +100,7 @@ def engines(session: nox.Session) -> None:
         session.run(*install_them, *sorted(missing), env=env, external=True)
     install(session, "test", "browser")
     session.install("-e", ".[aiida,s3,serve]")
-    session.run("pytest", "--engines", "tests/engines", *AT_ONCE, "--dist=loadfile", *session.posargs)
+    session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
 
 
 @nox.session

@@ -29,8 +29,19 @@ def gateway(tmp_path_factory):
     with ExitStack() as resources:
         # One after the other: two that start at the same time in two processes may find the same free port.
         with FileLock(tmp_path_factory.getbasetemp().parent / "ceph.lock"):
-            gateway = resources.enter_context(ceph.running(tmp_path_factory.mktemp("ceph") / "node"))
+            gateway = started(resources, tmp_path_factory.mktemp("ceph"))
         yield gateway
+
+
+def started(resources, folder, tries=3):
+    """Start Ceph; again if it does not start, as when somebody has taken its port meanwhile."""
+    for number in range(tries):
+        try:
+            return resources.enter_context(ceph.running(folder / f"node-{number}"))
+        except RuntimeError:
+            if number == tries - 1:
+                raise
+    return None
 
 
 @pytest.fixture(scope="session")
