@@ -73,9 +73,13 @@ def crash(session: nox.Session) -> None:
     session.run("pytest", "tests/test_hostile_keys.py", "--keys", "100000", "--timeout", "3600")
 
 
-ENGINES = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "ceph": "ceph-common", "radosgw": "radosgw"}
-ENGINES |= {"monmaptool": "ceph-base", "faketime": "faketime"}
-ENGINES |= {
+ENGINES = {
+    "ceph-mon": "ceph-mon",
+    "ceph-osd": "ceph-osd",
+    "ceph": "ceph-common",
+    "radosgw": "radosgw",
+    "monmaptool": "ceph-base",
+    "faketime": "faketime",
     "pg_dump": "postgresql",
     "rsync": "rsync",
     "curl": "curl",

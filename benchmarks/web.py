@@ -36,7 +36,7 @@ def run(results: Results, folder: Path) -> None:
     keys = anyio.run(stored, folder)
     kinds = {"objrepo": our_app, "Starlette's FileResponse": file_app, "chunks of 1,024 bytes": chunk_app}
     with ExitStack() as servers:
-        ports = {name: servers.enter_context(served(make, folder)) for name, make in kinds.items()}
+        running = {name: servers.enter_context(served(make, folder)) for name, make in kinds.items()}
         requests, rounds = (500, 3) if results.quick else (2000, 15)
         for work, key, size, count, connections in (
             ("web: GET 1 KiB", keys[0], SMALL, requests, 1),
@@ -44,20 +44,17 @@ def run(results: Results, folder: Path) -> None:
             ("web: GET 64 MiB", keys[1], LARGE, 1, 1),
         ):
             contestants: dict[str, Callable[[int], Awaitable[Any]]] = {
-                name: functools.partial(ask, port, key, size, count, connections) for name, port in ports.items()
+                name: functools.partial(ask, port, key, size, count, connections) for name, (port, _) in running.items()
             }
             anyio.run(async_race, results, work, contestants, 3 if size == LARGE else rounds, count)
         many = 100 if results.quick else 500
-        pids = {name: server.pid for name, server in SERVERS.items()}
-        before = peak(pids["objrepo"])
-        anyio.run(ask, ports["objrepo"], keys[1], LARGE, many, many, 0)
+        port, pid = running["objrepo"]
+        before = peak(pid)
+        anyio.run(ask, port, keys[1], LARGE, many, many, 0)
         print(
-            f"{many} × 64 MiB at once: no error, {peak(pids['objrepo']) - before:.0f} MiB more in the server",
+            f"{many} × 64 MiB at once: no error, {peak(pid) - before:.0f} MiB more in the server",
             flush=True,
         )
-
-
-SERVERS: dict[str, Any] = {}
 
 
 async def stored(folder: Path) -> list[str]:
@@ -102,14 +99,13 @@ def chunk_app(folder: Path) -> Any:
 
 
 @contextmanager
-def served(make: Callable[[Path], Any], folder: Path) -> Iterator[int]:
-    """Run an application in a process of its own; gives its port."""
+def served(make: Callable[[Path], Any], folder: Path) -> Iterator[tuple[int, int]]:
+    """Run an application in a process of its own; gives its port and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(make, folder, port))
     server.start()
-    SERVERS["objrepo" if make is our_app else make.__name__] = server
     try:
         while True:
             try:
@@ -117,7 +113,8 @@ def served(make: Callable[[Path], Any], folder: Path) -> Iterator[int]:
                 break
             except ConnectionRefusedError:
                 time.sleep(0.05)
-        yield port
+        assert server.pid is not None
+        yield port, server.pid
     finally:
         server.terminate()
         server.join()

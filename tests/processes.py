@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import socket
 import sys
 
 _PR_CAPBSET_DROP = 24
@@ -24,6 +25,16 @@ def peak_memory():
     """
     with open("/proc/self/status") as file:
         return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024
+
+
+def free_ports(count=1):
+    """Return ports that nobody listens on at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
 
 
 if __name__ == "__main__":  # run a script, and tell how much memory it needed

@@ -30,6 +30,7 @@ from objrepo.asgi import ObjectApp
 from objrepo.asgi.listing import page_of_keys
 from objrepo.asgi.ranges import Part, parts_asked_for
 from objrepo.testing.fixtures import content_of
+from processes import free_ports
 
 TOKEN = "s3cret"
 WRITER = {"authorization": f"Bearer {TOKEN}"}
@@ -414,9 +415,7 @@ def under_uvicorn(app):
 def under_hypercorn(app):
     """Run an application under hypercorn, on trio; gives its URL."""
     config = hypercorn.config.Config()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config.bind = [f"127.0.0.1:{probe.getsockname()[1]}"]
+    config.bind = [f"127.0.0.1:{free_ports()[0]}"]
     config.graceful_timeout = 2
     config.keep_alive_timeout = 60  # who is still waiting for an answer is not idle
     stop, ready = threading.Event(), threading.Event()

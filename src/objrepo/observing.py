@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -156,12 +156,9 @@ class Observed:
             counted.size = await self._repository.send_object(stream, key, offset, length)
             return counted.size
 
-    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
-        """Read many objects in the order that is fastest; see :meth:`AsyncRepository.stream`."""
-        return self._streamed(keys)
-
     @asynccontextmanager
-    async def _streamed(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+        """Read many objects in the order that is fastest; see :meth:`AsyncRepository.stream`."""
         with self._telling("stream"):
             async with self._repository.stream(keys) as objects:
                 yield objects

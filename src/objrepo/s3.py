@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import operator
 import threading
 import uuid
 from bisect import bisect_right
@@ -314,7 +315,7 @@ class S3Repository(RepositoryBase):
             reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
             hasher = hashlib.sha256()
             whole = io.BytesIO()  # gives out what was written to it without a copy, and is filled while parts come in
-            for part in self._threads.each(_called, reads):
+            for part in self._threads.each(operator.call, reads):
                 hasher.update(part)
                 whole.write(part)
         if hasher.hexdigest() != key:
@@ -374,10 +375,6 @@ def _key(name: str) -> str | None:
 def _distance(key: str, other: str) -> int:
     """Return how far apart two keys are, as a part of 2 ** 64 of all keys."""
     return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
-
-
-def _called(function: Callable[[], Buffer]) -> Buffer:
-    return function()
 
 
 def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:

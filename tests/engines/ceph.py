@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from processes import free_ports
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
 
@@ -112,7 +113,7 @@ class Gateway:
 @contextmanager
 def running(folder: Path) -> Iterator[Gateway]:
     """Run Ceph with its data and logs in a folder, which is not there yet."""
-    mon_port, port = _free_ports(2)
+    mon_port, port = free_ports(2)
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
     for part in ("mon", "osd"):
         folder.joinpath(part).mkdir(parents=True)
@@ -165,12 +166,3 @@ def _started_osd(folder: Path) -> subprocess.Popen[bytes]:
             process = _started(folder, "ceph-osd", "-i", "0", "-f")
     process.kill()
     raise RuntimeError(f"the store does not start; see {folder}/osd.0.log")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import socket
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from processes import free_ports
 
 USER = "postgres"
 
@@ -42,9 +43,7 @@ def found(program):
 def running(folder):
     """Run a server over a new folder, on a free port."""
     folder.mkdir(mode=0o755, parents=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports()
     server = Server(port, "p4ss", folder)
     (folder / "password").write_text(server.password)
     if os.geteuid() == 0:

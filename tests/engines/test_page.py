@@ -106,5 +106,4 @@ def test_uploading(url, browser, tmp_path):
 
 
 def key_of(content):
-
     return hashlib.sha256(content).hexdigest()

@@ -30,6 +30,7 @@ __all__ = ("ObjectApp",)
 _log: Final = logging.getLogger("objrepo.asgi")
 _PAGE_KEYS: Final = 1000
 _SHOWN_KEYS: Final = 100
+_PREVIEW_BYTES: Final = 16 * 1024
 
 
 class ObjectApp:
@@ -166,9 +167,6 @@ class ObjectApp:
         async with self._repository.open(key) as stream:
             head = await stream.read(_PREVIEW_BYTES)
             return _page(object_page(_root_path(request), key, stream.size, head), {"cache-control": "no-cache"})
-
-
-_PREVIEW_BYTES: Final = 16 * 1024
 
 
 def _page(content: tuple[str, str], headers: dict[str, str]) -> Response:

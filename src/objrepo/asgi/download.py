@@ -62,26 +62,24 @@ class Download:
         elif "range" in self._request_headers:
             await self._send_parts(receive, send)
         else:
-            await self._send_whole(receive, send)
+            await self._send_one(200, 0, None, receive, send)
 
-    async def _send_whole(self, receive: Receive, send: Send) -> None:
-        async with self._repository.open(self._key) as stream:
-            await self._start(send, 200, stream.size)
+    async def _send_one(self, status: int, start: int, length: int | None, receive: Receive, send: Send) -> None:
+        async with self._repository.open(self._key, start, length) as stream:
+            await self._start(send, status, stream.size)
             await _unless_left(receive, stream.size, partial(_send_all, stream, send))
 
     async def _send_parts(self, receive: Receive, send: Send) -> None:
         size = await self._repository.size(self._key)
         parts = parts_asked_for(self._request_headers, self._tag, size)
         if parts is None:
-            await self._send_whole(receive, send)
+            await self._send_one(200, 0, None, receive, send)
         elif not parts:
             raise HTTPException(416, headers={"content-range": f"bytes */{size}"})
         elif len(parts) == 1:
             [part] = parts
             self._headers["content-range"] = part.content_range(size)
-            async with self._repository.open(self._key, part.start, part.end - part.start) as stream:
-                await self._start(send, 206, stream.size)
-                await _unless_left(receive, stream.size, partial(_send_all, stream, send))
+            await self._send_one(206, part.start, part.end - part.start, receive, send)
         else:
             await self._send_several(parts, size, receive, send)
 

@@ -15,11 +15,18 @@ from objrepo.protocol import AsyncRepository
 from objrepo.sync.driver import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("as_json", "gracefully", "on_repository", "print_json")
+__all__ = ("as_json", "gracefully", "on_repository", "print_json", "repo_option")
 
 P = ParamSpec("P")
 CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
 
+repo_option = click.option(
+    "--repo",
+    envvar="OBJREPO",
+    default=".objrepo",
+    show_default="$OBJREPO, else ./.objrepo",
+    help="The repository: its folder, or a URL such as zip:PATH.",
+)
 as_json = click.option("--json", "json_wanted", is_flag=True, help="Print JSON, for programs to read.")
 
 
@@ -37,13 +44,7 @@ def gracefully(body: CommandBody[P]) -> Callable[..., int | None]:
 
 
 def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | None]) -> Callable[..., int | None]:
-    @click.option(
-        "--repo",
-        envvar="OBJREPO",
-        default=".objrepo",
-        show_default="$OBJREPO, else ./.objrepo",
-        help="The repository: its folder, or a URL such as zip:PATH.",
-    )
+    @repo_option
     @functools.wraps(body)
     def command(repo: str, *args: P.args, **kwargs: P.kwargs) -> int | None:
         async def whole() -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import click
 
+from objrepo.cli.running import repo_option
 from objrepo.offload import Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.url import open_repository
@@ -21,7 +22,7 @@ __all__ = ("COMMANDS",)
 
 
 @click.command()
-@click.option("--repo", envvar="OBJREPO", default=".objrepo", show_default="$OBJREPO, else ./.objrepo")
+@repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0 for a free one."

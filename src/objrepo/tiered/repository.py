@@ -475,8 +475,8 @@ class TieredRepository:
                 await self._cache.delete(name)
 
     async def _drop(self, key: str) -> None:
+        """Take a damaged object out of the cache."""
         _log.warning("%s is damaged in the cache, and fetched again: %s", key, self)
-        """Take an object out of the cache."""
         name = await self._name(key)
         if name is not None:
             await self.offload.run(self._ledger.strike_out, [key])
