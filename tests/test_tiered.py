@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
@@ -140,6 +141,52 @@ class TestFilling:
                     group.start_soon(one)
             assert results == [content] * 100
             assert origin.asked in (["get"], ["open"])
+
+    @pytest.mark.parametrize("how", [TieredRepository.get, read])
+    async def test_who_hears_late_that_the_cache_has_nothing_does_not_download_again(self, make, origin, how):
+        downloaded = anyio.Event()
+
+        class SlowToAnswer(MemoryRepository):
+            answers = 0
+
+            async def _answer(self):
+                self.answers += 1
+                if self.answers == 1:
+                    await downloaded.wait()
+
+            async def get(self, key, check=False):
+                try:
+                    return await super().get(key, check)
+                except ObjectNotFoundError:
+                    await self._answer()
+                    raise
+
+            @asynccontextmanager
+            async def open(self, key, offset=0, length=None, check=False):
+                async with AsyncExitStack() as resources:
+                    try:
+                        stream = await resources.enter_async_context(super().open(key, offset, length, check))
+                    except ObjectNotFoundError:
+                        await self._answer()
+                        raise
+                    yield stream
+
+        async with make(cache=SlowToAnswer()) as tiered:
+            key = await tiered.put(SMALL)
+            await tiered.key_format()
+            origin.asked.clear()
+            results = []
+
+            async def late():
+                results.append(await how(tiered, key))
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(late)
+                await anyio.wait_all_tasks_blocked()
+                assert await how(tiered, key) == SMALL
+                downloaded.set()
+            assert results == [SMALL]
+            assert len(origin.asked) == 1
 
     async def test_who_waits_goes_on_when_the_first_is_cancelled_or_fails(self, make, origin):
         async with make() as tiered:

@@ -16,12 +16,12 @@ class Flight:
     """A download under way.
 
     :ivar content: what was downloaded, once it is there; None where it went into the cache only.
-    :ivar waited: whether another task was at it before.
+    :ivar outdated: whether a download has ended since the cache was looked at, which may have put the object there.
     """
 
-    def __init__(self, waited: bool, content: bytes | None = None) -> None:
+    def __init__(self, outdated: bool, content: bytes | None = None) -> None:
         self.content = content
-        self.waited = waited
+        self.outdated = outdated
         self._landed: anyio.Event | None = None
 
     async def wait(self) -> None:
@@ -37,30 +37,35 @@ class Flight:
 
 
 class Flights:
-    """The downloads under way, each loop's by itself. Without a loop nobody can wait, and each downloads alone."""
+    """The downloads under way, each loop's by itself. Without a loop nobody can wait, and each downloads alone.
+
+    :ivar landed: how many have ended.
+    """
 
     def __init__(self) -> None:
+        self.landed = 0
         self._under_way: dict[Any, Flight] = {}
 
     @asynccontextmanager
-    async def of(self, key: str) -> AsyncIterator[Flight]:
+    async def of(self, key: str, since: int) -> AsyncIterator[Flight]:
         """Give a flight to who is to download an object, or, once somebody else has, what came of that.
 
         A download that failed, or was cancelled, is the next one's to try: everybody gets an error of their own.
+
+        :param since: what ``landed`` was before the caller looked for the object in the cache.
         """
         place = (_loop(), key)
-        waited = False
         while place[0] is not None and (flight := self._under_way.get(place)) is not None:
-            waited = True
             if flight.content is None:
                 await flight.wait()
             if flight.content is not None:
-                yield Flight(waited, flight.content)
+                yield Flight(False, flight.content)
                 return
-        flight = self._under_way[place] = Flight(waited)
+        flight = self._under_way[place] = Flight(self.landed != since)
         try:
             yield flight
         finally:
+            self.landed += 1
             if self._under_way.get(place) is flight:
                 del self._under_way[place]
             flight.land()

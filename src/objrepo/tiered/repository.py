@@ -282,13 +282,14 @@ class TieredRepository:
 
     async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object, always compared with its key; see :meth:`AsyncRepository.get`."""
+        landed = self._flights.landed
         content = await self._get_cached(checked_key(key))
         if content is not None:
             self._hits += 1
             return content
         self._misses += 1
-        async with self._flights.of(key) as flight:
-            if flight.content is None and flight.waited:  # somebody has opened it
+        async with self._flights.of(key, landed) as flight:
+            if flight.outdated:
                 flight.content = await self._get_cached(key)
             if flight.content is None:
                 flight.content = await self._origin.get(key, check=True)
@@ -380,16 +381,17 @@ class TieredRepository:
         self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
     ) -> ObjectStream:
         whole = not offset and length is None
+        landed = self._flights.landed
         opened = await self._open_cached(resources, key, offset, length, whole or check)
         if opened is not None:
             self._hits += 1
             return opened
         self._misses += 1
         if whole:
-            async with self._flights.of(key) as flight:
+            async with self._flights.of(key, landed) as flight:
                 if flight.content is not None:
                     return self._in_memory(key, flight.content)
-                if flight.waited:
+                if flight.outdated:
                     opened = await self._open_cached(resources, key, 0, None, True)
                 if opened is None:
                     opened = await self._fetch(resources, key, flight)
