@@ -61,6 +61,11 @@ class ArchiveRepository(Backend):
     def __str__(self) -> str:
         return f"ArchiveRepository at {self._place}"
 
+    @property
+    def path(self) -> Path | None:
+        """The file; None if it is on another machine."""
+        return self._path
+
     def _initialise(self, **options: Any) -> None:
         raise self._refused()
 

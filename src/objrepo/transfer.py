@@ -30,6 +30,7 @@ async def copy(
     *,
     delete: bool = False,
     deletions: int | None = None,
+    check: bool = False,
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
 ) -> CopyReport:
@@ -44,15 +45,17 @@ async def copy(
     :param keys: which objects; all of them unless given.
     :param delete: whether to delete from the target what the source does not have; only together with ``deletions``.
     :param deletions: how many objects that will be, as a ``dry_run`` told it.
+    :param check: whether to read back from the target what was stored there, and to compare that too.
     :param dry_run: only count what would be copied and deleted.
     :param progress: told how many objects have been looked at.
     :raises ObjectNotFoundError: if one of the keys is not in the source.
+    :raises CorruptObjectError: if what was stored in the target comes back as something else.
     :raises ValueError: if something else than ``deletions`` objects would be deleted; then nothing is. Or if only some
         keys are to be copied and others deleted.
     """
     if delete and keys is not None:
         raise ValueError("cannot delete what the source does not have when only some keys are copied")
-    work = _Copy(source, target, dry_run, progress)
+    work = _Copy(source, target, check, dry_run, progress)
     await work.prepare(keys)
     await work.run(source.keys() if keys is None else keys)
     surplus = await work.surplus() if delete else []
@@ -70,10 +73,16 @@ class _Copy:
     """One copy under way, and what it has come to."""
 
     def __init__(
-        self, source: AsyncRepository, target: AsyncRepository, dry_run: bool, progress: ProgressCallback | None
+        self,
+        source: AsyncRepository,
+        target: AsyncRepository,
+        check: bool,
+        dry_run: bool,
+        progress: ProgressCallback | None,
     ) -> None:
         self._source = source
         self._target = target
+        self._check = check
         self._dry_run = dry_run
         self._progress = progress
         self._hash: str | None = None
@@ -182,9 +191,11 @@ class _Copy:
                         if size >= BATCH_BYTES:
                             await self._store(batch)
                             batch, size = {}, 0
+            except _BadTargetError:
+                raise
             except CorruptObjectError as error:
                 self._damaged.append(DamagedObject(error.key, error.reason))
-                left.remove(error.key)
+                left = [key for key in left if key != error.key]
             except ObjectNotFoundError as error:
                 if not self._listed:
                     raise
@@ -204,18 +215,44 @@ class _Copy:
         except CorruptObjectError as error:
             self._damaged.append(DamagedObject(key, error.reason))
             return
+        if self._check:
+            await self._read_back_large(key, new)
         self._note({key: new}, size)
 
     async def _store(self, batch: dict[str, bytes]) -> None:
         if batch:
             new = await self._target.put_many(list(batch.values()))
+            if self._check:
+                await self._read_back(dict(zip(new, batch.values(), strict=True)))
             self._note(dict(zip(batch, new, strict=True)), sum(map(len, batch.values())))
+
+    async def _read_back(self, contents: dict[str, bytes]) -> None:
+        async with self._target.stream(contents) as objects:
+            async for key, stream in objects:
+                if await stream.read() != contents[key]:
+                    raise _BadTargetError(key, f"stored in {self._target}, it came back as something else")
+
+    async def _read_back_large(self, key: str, new: str) -> None:
+        if self._hash is None:
+            if await self._target.hash(new) != await self._source.hash(key):
+                raise _BadTargetError(new, f"stored in {self._target}, it came back as something else")
+            return
+        try:
+            async with self._target.open(new, check=True) as stream:
+                async for _ in stream:
+                    pass
+        except CorruptObjectError as error:
+            raise _BadTargetError(new, f"stored in {self._target}, it came back so that {error.reason}") from error
 
     def _note(self, keys: dict[str, str], size: int) -> None:
         self._copied += len(keys)
         self._size += size
         if self._hash is None:
             self._renamed |= keys
+
+
+class _BadTargetError(CorruptObjectError):
+    """What was stored is not what is there: no fault of the source, of which everything else could be copied."""
 
 
 async def pages_of(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 import objrepo
-from objrepo.cli import moving, objects, serving, upkeep
+from objrepo.cli import benching, looking, moving, objects, serving, shells, upkeep
 
 __all__ = ("command", "run")
 
@@ -29,7 +29,7 @@ def command() -> None:
     """
 
 
-for room in (objects, upkeep, moving, serving):
+for room in (objects, looking, upkeep, moving, serving, benching, shells):
     for each in room.COMMANDS:
         command.add_command(each)
 

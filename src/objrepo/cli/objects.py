@@ -1,4 +1,4 @@
-"""The commands about single objects: put, cat, get, has, ls, rm."""
+"""The commands that store, give out and delete objects: put, cat, get, rm."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.cli.progress import reporter
-from objrepo.cli.running import as_json, on_repository, print_json
+from objrepo.cli.running import as_json, on_repository
+from objrepo.cli.shells import KEY
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
 __all__ = ("COMMANDS",)
-
-_HAS_AT_ONCE: Final = 1000
 
 
 @click.command()
@@ -65,7 +64,7 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", type=KEY)
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
 @click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
 @on_repository
@@ -81,7 +80,7 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
 )
@@ -104,46 +103,18 @@ async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) 
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@as_json
-@on_repository
-async def has(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: bool) -> int:
-    """Say of each key whether its object is there; exit with 1 if one is not."""
-    everything = True
-    for start in range(0, len(keys), _HAS_AT_ONCE):
-        some = keys[start : start + _HAS_AT_ONCE]
-        for key, present in zip(some, await repository.has_many(some), strict=True):
-            everything = everything and present
-            if json_wanted:
-                print_json({"key": key, "present": present})
-            else:
-                click.echo(f"{key}  {'yes' if present else 'no'}")
-    return 0 if everything else 1
-
-
-@click.command()
-@click.option("-l", "--long", "sizes", is_flag=True, help="Print the size in bytes of each object too.")
-@as_json
-@on_repository
-async def ls(repository: AsyncRepository, sizes: bool, json_wanted: bool) -> None:
-    """List the keys of all objects."""
-    async for key in repository.keys():
-        size = await repository.size(key) if sizes else None
-        if json_wanted:
-            print_json({"key": key} if size is None else {"key": key, "size": size})
-        else:
-            click.echo(key if size is None else f"{key}  {size}")
-
-
-@click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
 @on_repository
 async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
-    """Delete objects: all of them or, if one is not there, none."""
+    """Delete objects: all of them or, if one is not there, none.
+
+    \b
+    objrepo rm KEY KEY
+    """
     await repository.delete_many(keys)
 
 
-COMMANDS: Final = (put, cat, get, has, ls, rm)
+COMMANDS: Final = (put, cat, get, rm)
 
 
 def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:

@@ -32,10 +32,10 @@ __all__ = ("COMMANDS",)
 )
 @click.option("--max-bytes", type=click.IntRange(1), help="How large an upload may be.")
 def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: int | None) -> None:
-    """Give out objects over HTTP, and take some in from who has the token.
+    """Give out objects over HTTP.
 
-    The token is what --token-file or $OBJREPO_TOKEN says; without one the server is read-only. Ctrl-C ends it when the
-    requests under way are answered, or after ten seconds.
+    Who has the token may store and delete some. The token is what --token-file or $OBJREPO_TOKEN says; without one the
+    server is read-only. Ctrl-C ends it when the requests under way are answered, or after ten seconds.
 
     \b
     objrepo serve --port 8080

@@ -1,4 +1,4 @@
-"""The commands about a repository as a whole: init, info, maintain, verify, repair."""
+"""The commands that make a repository and keep it well: init, maintain, verify, repair."""
 
 from __future__ import annotations
 
@@ -26,25 +26,13 @@ __all__ = ("COMMANDS",)
 @click.option("--compression-algorithm", help="zlib+1, which it is unless given, to zlib+9.")
 @on_repository
 async def init(repository: AsyncRepository, /, **options: Any) -> None:
-    """Make a repository, or do nothing where it is made already."""
+    """Make a repository, or do nothing where it is made already.
+
+    \b
+    objrepo init --repo photos
+    """
     await repository.initialise(**_given(options))
     click.echo(f"repository {await repository.uuid()} at {(await repository.info()).location}")
-
-
-@click.command()
-@click.option("--detailed", is_flag=True, help="Sum up the sizes too, which takes longer.")
-@as_json
-@on_repository
-async def info(repository: AsyncRepository, detailed: bool, json_wanted: bool) -> None:
-    """Print what the repository is and holds."""
-    state = dataclasses.asdict(await repository.info(detailed))
-    if json_wanted:
-        print_json(state)
-        return
-    for name, value in state.items():
-        if value is not None:
-            shown = size_of(value) if "size" in name else f"{value:,}" if isinstance(value, int) else value
-            click.echo(f"{name.replace('_', ' '):<22}{shown}")
 
 
 @click.command()
@@ -61,10 +49,14 @@ async def info(repository: AsyncRepository, detailed: bool, json_wanted: bool) -
 async def maintain(
     repository: AsyncRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
 ) -> None:
-    """Pack loose objects and, with --not-live, rewrite packs and index without holes.
+    """Move small files into packs; free what deletions left.
 
-    Every step that is safe is taken, unless the options say otherwise. Ctrl-C ends the work between two objects or
-    two packs.
+    Every step that is safe is taken, unless the options say otherwise: packing always, rewriting packs and index
+    without holes only with --not-live. Ctrl-C ends the work between two objects or two packs.
+
+    \b
+    objrepo maintain
+    objrepo maintain --not-live --compress
     """
     with reporter() as report:
         if isinstance(repository, DiskRepository):
@@ -82,9 +74,14 @@ async def maintain(
 @as_json
 @on_repository
 async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) -> int:
-    """Read every object back and compare it with its key; exit with 1 if one is damaged.
+    """Read every object back and compare it with its key.
 
-    What was left behind by deletions and by whoever was interrupted is listed, too. It does no harm.
+    What was left behind by deletions and by whoever was interrupted is listed, too. It does no harm. Exit with 1 if an
+    object is damaged.
+
+    \b
+    objrepo verify
+    objrepo verify --repo /mnt/backup --json
     """
     with reporter() as report:
         result = await repository.verify(report, quick)
@@ -115,9 +112,13 @@ async def repair(
     timeout: float,
     json_wanted: bool,
 ) -> int:
-    """Verify, and mend what can be mended by steps that lose nothing; exit with 1 if an object is lost.
+    """Verify, and mend what can be mended.
 
-    Damaged copies go to the folder `quarantine` in the repository.
+    No step loses anything. Damaged copies go to the folder `quarantine` in the repository. Exit with 1 if an object is
+    lost.
+
+    \b
+    objrepo repair --from /mnt/backup
     """
     if not isinstance(repository, DiskRepository):
         raise click.UsageError(f"{repository} cannot be repaired: only a repository on disk can")
@@ -139,4 +140,4 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-COMMANDS: Final = (init, info, maintain, verify, repair)
+COMMANDS: Final = (init, maintain, verify, repair)

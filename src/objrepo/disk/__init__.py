@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from objrepo.disk.repository import DiskInfo, DiskRepository
+from objrepo.disk.repository import DiskInfo, DiskRepository, ObjectLocation
 
-__all__ = ("DiskInfo", "DiskRepository")
+__all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")

@@ -6,11 +6,12 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from objrepo.disk.inside import is_inside
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.pool import Lease
-from objrepo.reports import RepositoryInfo
+from objrepo.reports import RepositoryInfo, Shown
 
-__all__ = ("DiskInfo", "info_of")
+__all__ = ("DiskInfo", "ObjectLocation", "info_of", "location_of")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,40 @@ class DiskInfo(RepositoryInfo):
     packed_size_on_disk: int | None = None
     pack_files_size: int | None = None
     index_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectLocation(Shown):
+    """Where an object of a :class:`DiskRepository` is.
+
+    :ivar key: its key.
+    :ivar size: its bytes.
+    :ivar loose: whether it is in a file of its own; it may be in a pack as well.
+    :ivar pack: the number of the pack that it is in, None if it is in none; likewise the following.
+    :ivar offset: where its bytes begin there.
+    :ivar length: how many bytes it takes there.
+    :ivar compressed: whether these are compressed.
+    """
+
+    key: str
+    size: int
+    loose: bool
+    pack: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    compressed: bool | None = None
+
+
+def location_of(lease: Lease, key: str) -> ObjectLocation | None:
+    """Return where an object is, None if it is not there."""
+    status = is_inside(lease.layout.loose_name(lease.config, key))
+    row = lease.index.row(key)
+    if row is not None:
+        place = {"pack": row.pack_id, "offset": row.offset, "length": row.length}
+        return ObjectLocation(
+            key=key, size=row.size, loose=status is not None, compressed=bool(row.compressed), **place
+        )
+    return None if status is None else ObjectLocation(key=key, size=status.st_size, loose=True)
 
 
 def info_of(lease: Lease, detailed: bool) -> DiskInfo:

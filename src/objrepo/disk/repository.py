@@ -15,7 +15,7 @@ from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase, log, log_repo
 from objrepo.disk import lifecycle
 from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
 from objrepo.disk.group import put_group
-from objrepo.disk.info import DiskInfo, info_of
+from objrepo.disk.info import DiskInfo, ObjectLocation, info_of, location_of
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys
 from objrepo.disk.locks import maintenance_lock
@@ -25,7 +25,7 @@ from objrepo.disk.pool import Lease, Pool
 from objrepo.disk.repair import drop_damaged, has_intact_copy, set_aside, tidy
 from objrepo.disk.verifying import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
-from objrepo.keys import possible_keys
+from objrepo.keys import checked_key, possible_keys
 from objrepo.offload import ALONE, Offload, OperationAbandoned, is_abandoned
 from objrepo.protocol import AsyncRepository, BinaryReader, Source
 from objrepo.reports import (
@@ -40,7 +40,7 @@ from objrepo.reports import (
 from objrepo.source import Prefixed, open_source, read_up_to
 from objrepo.stream import BATCH_BYTES, OpenedObject
 
-__all__ = ("DiskInfo", "DiskRepository")
+__all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")
 
 _DELETE_PATIENCE: Final = 30.0
 """How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
@@ -106,6 +106,13 @@ class DiskRepository(RepositoryBase):
         :param detailed: whether to sum up the sizes too, which takes longer.
         """
         return await self._ready().run(self._info, detailed, wait=False)
+
+    async def locate(self, key: str) -> ObjectLocation:
+        """Return where an object is, in which file. Cancellation leaves it to the worker to end by itself.
+
+        :raises ObjectNotFoundError: if the object is not there.
+        """
+        return await self._ready().run(self._locate, checked_key(key), wait=False)
 
     async def maintain(
         self,
@@ -339,6 +346,13 @@ class DiskRepository(RepositoryBase):
             # Loose ones first: whatever stops this, nothing that was packed as well comes back as it was.
             remove_loose(lease, list(keys))
             lease.index.remove(keys)
+
+    def _locate(self, key: str) -> ObjectLocation:
+        with self._pool.lease() as lease:
+            found = location_of(lease, key) if lease.matches(key) else None
+        if found is None:
+            raise ObjectNotFoundError([key], self)
+        return found
 
     def _info(self, detailed: bool) -> DiskInfo:
         with self._pool.lease() as lease:

@@ -1,27 +1,27 @@
-"""Writing objects into a zip, which an `ArchiveRepository` reads and every other program unpacks."""
+"""Writing objects into an archive: what the caller calls, and the work page by page."""
 
 from __future__ import annotations
 
+import io
 import os
-import tempfile
-import zipfile
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterable, Iterable
+from contextlib import ExitStack, aclosing
+from functools import partial
 from pathlib import Path
-from typing import Final
 
+from objrepo.archive import ArchiveRepository
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
+from objrepo.exporting.formats import Archive, tar_mode
+from objrepo.exporting.places import new_archive, updated_archive
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
+from objrepo.source import feed
 from objrepo.stream import BATCH_BYTES, CHUNK_BYTES
 from objrepo.transfer import pages_of
 
 __all__ = ("export",)
-
-_PIECE: Final = 1024 * 1024
-_UNDATED: Final = (1980, 1, 1, 0, 0, 0)  # the same objects make the same file
 
 
 async def export(
@@ -30,42 +30,69 @@ async def export(
     keys: Iterable[str] | AsyncIterable[str] | None = None,
     *,
     compress: bool = False,
+    update: bool = False,
+    check: bool = False,
     progress: ProgressCallback | None = None,
     offload: Offload | None = None,
 ) -> CopyReport:
-    """Write objects into a new zip, each as a member ``repo/KEY``. The repository is entered by the caller.
+    """Write objects into a zip or a tar, each as a member ``repo/KEY``. The repository is entered by the caller.
 
-    The file has its name once it is whole; until then, and for good if this fails or is cancelled, it is not there.
+    The file has its name once it is whole and on the disk. Until then, and for good if this fails or is cancelled, it
+    is not there; with ``update`` what was written by then stays under another name, and the next call goes on there.
     Objects are compared with their keys where these are hashes; what is damaged is told and left out.
 
-    :param path: the file, which must not be there yet.
+    :param path: the file; a tar if it ends in ``.tar``, ``.tar.gz``, ``.tgz``, ``.tar.bz2`` or ``.tar.xz``, else a zip.
     :param keys: which objects; all of them unless given.
-    :param compress: whether to deflate them.
+    :param compress: whether to deflate them in a zip; how a tar is compressed its name says.
+    :param update: whether the file may be there: a zip, of which everything stays, and which the objects are added to
+        that it does not have. It is replaced at once when the new one is whole, and needs the space of both.
+    :param check: whether to read a zip back as a whole, and to compare all of it, before it has its name.
     :param progress: told how many objects have been looked at.
     :param offload: where the file is written; a worker thread unless given.
-    :raises FileExistsError: if the file is there.
+    :return: what was written; ``copied`` and ``size`` are of what the file did not have.
+    :raises FileExistsError: if the file is there, without ``update``.
     :raises ObjectNotFoundError: if one of the keys is not in the source.
+    :raises CorruptObjectError: if what was written cannot be read back.
+    :raises RepositoryBusyError: if somebody else is updating the same file.
+    :raises ValueError: if a tar is to be compressed otherwise than its name says, updated, or checked.
     """
+    path = Path(path)
+    if tar_mode(path.name) is not None and (compress or update or check):
+        raise ValueError(f"{path} is a tar, which its name compresses, and which is neither updated nor checked")
     key_format = await source.key_format()
     total = (await source.info()).objects if keys is None else None
     seen = 0
     offload = Threads(1) if offload is None else offload
-    with _new_zip(Path(path), compress) as (archive, keep):
-        work = _Export(source, key_format, archive, offload)
+    opened = ExitStack()
+    try:
+        opening = updated_archive(path, compress) if update else new_archive(path, compress)
+        place = await offload.run(lambda: opened.enter_context(opening))
+        work = _Export(source, key_format, place.archive, offload)
         async with aclosing(pages_of(source.keys() if keys is None else keys)) as pages:
             async for page in pages:
                 await work.write(page, listed=keys is None)
                 seen += len(page)
                 if progress is not None:
                     progress(Progress("export", seen, total, "objects"))
-        await offload.run(keep)
+        await offload.run(place.finish)
+        if check:
+            await _read_back(place.path, progress, offload)
+        await offload.run(place.publish)
+    finally:
+        await offload.finish(opened.close)
     return work.report(seen)
+
+
+async def _read_back(path: Path, progress: ProgressCallback | None, offload: Offload) -> None:
+    async with ArchiveRepository(path, offload) as archive:
+        for damaged in (await archive.verify(progress)).damaged:
+            raise CorruptObjectError(damaged.key, f"written to {path}, it was read back as something else")
 
 
 class _Export:
     """One export under way, and what it has come to."""
 
-    def __init__(self, source: AsyncRepository, key_format: str, archive: zipfile.ZipFile, offload: Offload) -> None:
+    def __init__(self, source: AsyncRepository, key_format: str, archive: Archive, offload: Offload) -> None:
         self._source = source
         self._key_format = key_format
         self._archive = archive
@@ -74,11 +101,11 @@ class _Export:
         self._damaged: list[DamagedObject] = []
 
     async def write(self, page: list[str], listed: bool) -> None:
-        """Write some objects.
+        """Write those of some objects that are not there yet.
 
         :param listed: whether they come from a listing, so that one which is not there was deleted since.
         """
-        left = dict.fromkeys(page)
+        left = dict.fromkeys(key for key in page if key not in self._archive.known)
         while left:
             try:
                 await self._write(left)
@@ -121,56 +148,19 @@ class _Export:
     def _write_each(self, batch: dict[str, bytes]) -> None:
         for key, content in batch.items():
             try:
-                self._archive.writestr(self._member(key), compared(key, self._key_format, content))
+                compared(key, self._key_format, content)
             except CorruptObjectError as error:
                 self._damaged.append(DamagedObject(key, error.reason))
             else:
+                self._archive.add(key, len(content), io.BytesIO(content))
                 self._written += 1
                 self._size += len(content)
 
     async def _write_large(self, key: str, size: int) -> None:
         async with self._source.open(key, check=True) as stream:
-            while await stream.read(_PIECE):  # what is in the zip cannot be taken out, so it is found out before
+            async for _ in stream:  # what is in the archive cannot be taken out, so it is found out before
                 pass
-        member = self._member(key)
-        member.file_size = size  # so that what is larger than 4 GiB is written as that
         async with self._source.open(key, check=True) as stream:
-            with self._archive.open(member, "w") as file:
-                while piece := await stream.read(_PIECE):
-                    await self._offload.run(file.write, piece)
+            await feed(self._offload, stream, partial(self._archive.add, key, size))
         self._written += 1
         self._size += size
-
-    def _member(self, key: str) -> zipfile.ZipInfo:
-        member = zipfile.ZipInfo(f"repo/{key}", _UNDATED)
-        member.compress_type = self._archive.compression
-        member.external_attr = 0o644 << 16
-        return member
-
-
-@contextmanager
-def _new_zip(path: Path, compress: bool) -> Iterator[tuple[zipfile.ZipFile, Callable[[], None]]]:
-    """Make a zip that is gone when this is left, and what gives it its name before that; this one blocks."""
-    if path.exists():
-        raise FileExistsError(17, "there is a file of that name already", str(path))
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED) as archive:
-
-                def keep() -> None:
-                    archive.close()
-                    file.flush()
-                    os.fsync(file.fileno())
-                    partial.chmod(0o666 & ~_umask())
-                    os.link(partial, path)  # not over one that has come meanwhile
-
-                yield archive, keep
-        finally:
-            partial.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,0 +1,309 @@
+"""Backups and exports: archives that grow, that go on where they were interrupted, and that are read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import anyio
+import pytest
+
+from objrepo import (
+    ArchiveRepository,
+    CorruptObjectError,
+    DiskRepository,
+    MemoryRepository,
+    RepositoryBusyError,
+    SandboxRepository,
+    copy,
+    export,
+)
+from objrepo.exporting.formats import Zip
+from objrepo.testing.fixtures import content_of
+from test_cli import OBJREPO, folder, objrepo_  # noqa: F401  (fixtures)
+
+CONTENTS = [b"", b"small", b"zeros" * 1000, content_of(200_000), content_of(3_000_000)]
+
+
+class Counted(MemoryRepository):
+    """A repository that counts which objects are read of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def stream(self, keys):
+        self.read += keys
+        return super().stream(keys)
+
+
+@pytest.fixture
+async def repo():
+    async with Counted() as repo:
+        yield repo
+
+
+async def content_in(path):
+    async with ArchiveRepository(path) as archive:
+        assert (await archive.verify()).ok
+        return {key: await archive.get(key) async for key in archive.keys()}
+
+
+class TestAnArchiveThatGrows:
+    async def test_only_what_is_new_is_read_and_added(self, repo, tmp_path):
+        path = tmp_path / "backup.zip"
+        keys = await repo.put_many(CONTENTS[:3])
+        assert (await export(repo, path, update=True, check=True)).copied == 3
+        before = path.read_bytes()
+        keys += await repo.put_many(CONTENTS[3:])
+        repo.read.clear()
+        report = await export(repo, path, update=True, check=True)
+        assert (report.objects, report.copied, report.size) == (5, 2, 3_200_000)
+        assert sorted(repo.read) == sorted(keys[3:])
+        assert path.read_bytes().startswith(before[: before.index(b"PK\1\2")]), "what was there stays where it was"
+        assert await content_in(path) == dict(zip(keys, CONTENTS, strict=True))
+        repo.read.clear()
+        assert (await export(repo, path, update=True)).copied == 0
+        assert repo.read == []
+
+    async def test_what_was_deleted_since_and_what_is_no_object_stays(self, repo, tmp_path):
+        path = tmp_path / "some.aiida"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("metadata.json", "{}")
+            archive.mkdir("repo")
+        key = await repo.put(b"first")
+        await export(repo, path, update=True, compress=True)
+        await repo.delete(key)
+        new = await repo.put(b"second")
+        await export(repo, path, update=True)
+        assert await content_in(path) == {key: b"first", new: b"second"}
+        with zipfile.ZipFile(path) as archive:
+            assert archive.read("metadata.json") == b"{}"
+            assert archive.testzip() is None
+
+    @pytest.mark.parametrize("when", range(4))
+    async def test_what_was_interrupted_goes_on(self, repo, tmp_path, when):
+        path = tmp_path / "backup.zip"
+        keys = await repo.put_many(b"%d" % number * 3000 for number in range(3500))
+
+        def stop(progress):
+            if progress.done > when * 1000:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            await export(repo, path, update=True, progress=stop)
+        assert not path.exists()
+        repo.read.clear()
+        report = await export(repo, path, update=True, check=True)
+        assert report.copied == 3500 - min(when * 1000 + 1000, 3500)
+        assert len(repo.read) == report.copied
+        assert sorted(await content_in(path)) == sorted(keys)
+        assert sorted(os.listdir(tmp_path)) == [".backup.zip.partial.lock", "backup.zip"]
+
+    async def test_what_is_left_may_be_torn_anywhere(self, repo, tmp_path):
+        path = tmp_path / "backup.zip"
+        await repo.put_many(CONTENTS)
+        await export(repo, tmp_path / "whole.zip")
+        whole = (tmp_path / "whole.zip").read_bytes()
+        expected = await content_in(tmp_path / "whole.zip")
+        chance = random.Random(1)
+        for _ in range(40):
+            torn = bytearray(whole[: chance.randrange(len(whole))])
+            if torn and chance.random() < 0.7:
+                start = chance.randrange(len(torn))
+                torn[start : start + chance.randrange(100)] = b"\0" * chance.randrange(100)
+            (tmp_path / ".backup.zip.partial").write_bytes(torn)
+            await export(repo, path, update=True, check=True)
+            assert await content_in(path) == expected
+            path.unlink()
+
+    async def test_an_object_of_which_only_a_part_was_written_is_written_again(self, repo, tmp_path):
+        """As the end of a member was written properly, its checksum is right; its content is not that of its key."""
+        key = await repo.put(CONTENTS[-1])
+        with zipfile.ZipFile(tmp_path / ".backup.zip.partial", "w") as archive:
+            archive.writestr(f"repo/{key}", CONTENTS[-1][:1_000_000])
+        await export(repo, tmp_path / "backup.zip", update=True)
+        assert await content_in(tmp_path / "backup.zip") == {key: CONTENTS[-1]}
+
+    async def test_what_cannot_be_read_back_does_not_take_the_place_of_what_can(self, repo, tmp_path, monkeypatch):
+        path = tmp_path / "backup.zip"
+        key = await repo.put(b"good")
+        await export(repo, path, update=True, check=True)
+        new = await repo.put(b"bad")
+        real = Zip.add
+        monkeypatch.setattr(Zip, "add", lambda self, key, size, reader: real(self, key, size, io.BytesIO(b"BAD")))
+        with pytest.raises(CorruptObjectError, match=new):
+            await export(repo, path, update=True, check=True)
+        monkeypatch.undo()
+        assert await content_in(path) == {key: b"good"}
+        await export(repo, path, update=True, check=True)
+        assert await content_in(path) == {key: b"good", new: b"bad"}
+
+    async def test_one_at_a_time(self, repo, tmp_path):
+        path = tmp_path / "backup.zip"
+        await repo.put(b"content")
+        under_way, go_on = anyio.Event(), anyio.Event()
+
+        class Slow(Counted):
+            async def keys(self):
+                under_way.set()
+                await go_on.wait()
+                async for key in super().keys():
+                    yield key
+
+        async with Slow() as slow, anyio.create_task_group() as group:
+            group.start_soon(lambda: export(slow, path, update=True))
+            await under_way.wait()
+            with pytest.raises(RepositoryBusyError, match="written by somebody else"):
+                await export(repo, path, update=True)
+            go_on.set()
+        assert (await export(repo, path, update=True)).copied == 1
+
+    async def test_keys_that_are_no_hashes_start_again(self, tmp_path):
+        path = tmp_path / "some.zip"
+        async with SandboxRepository() as repo:
+            await repo.initialise()
+            keys = await repo.put_many([b"1", b"2"])
+            with pytest.raises(KeyError):
+                await export(repo, path, update=True, progress=lambda progress: {}["stop"])
+            assert (await export(repo, path, update=True)).copied == 2
+            await repo.put(b"3")
+            assert (await export(repo, path, update=True)).copied == 1
+        with zipfile.ZipFile(path) as archive:
+            assert {f"repo/{key}" for key in keys} < set(archive.namelist())
+
+    async def test_something_else_of_that_name(self, repo, tmp_path):
+        await repo.put(b"content")
+        (tmp_path / "thesis.zip").write_bytes(b"no zip at all")
+        with pytest.raises(zipfile.BadZipFile):
+            await export(repo, tmp_path / "thesis.zip", update=True)
+        assert (tmp_path / "thesis.zip").read_bytes() == b"no zip at all"
+
+
+class TestTars:
+    @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"])
+    async def test_every_object_is_a_member(self, repo, tmp_path, suffix):
+        path = tmp_path / f"some{suffix}"
+        keys = await repo.put_many(CONTENTS)
+        assert (await export(repo, path)).copied == len(CONTENTS)
+        with tarfile.open(path) as archive:
+            there = {name: archive.extractfile(name).read() for name in archive.getnames()}
+        assert there == {f"repo/{key}": content for key, content in zip(keys, CONTENTS, strict=True)}
+        with pytest.raises(FileExistsError):
+            await export(repo, path)
+
+    async def test_what_is_not_done_with_tars(self, repo, tmp_path):
+        for options in ({"compress": True}, {"update": True}, {"check": True}):
+            with pytest.raises(ValueError, match="is a tar"):
+                await export(repo, tmp_path / "some.tar", **options)
+        assert os.listdir(tmp_path) == []
+
+
+class Forgetful(MemoryRepository):
+    """A repository that keeps something else than what it was given."""
+
+    def _open(self, key, offset=0, length=None):
+        opened = super()._open(key, offset, length)
+        return opened._replace(head=b"\0" * len(opened.head))
+
+
+class TestCopiesThatAreReadBack:
+    @pytest.mark.parametrize("content", [b"small", content_of(3_000_000)], ids=len)
+    async def test_what_comes_back_different_is_an_error(self, repo, content):
+        key = await repo.put(content)
+        async with Forgetful() as target:
+            with pytest.raises(CorruptObjectError, match=key):
+                await copy(repo, target, check=True)
+
+    @pytest.mark.parametrize("make", [MemoryRepository, SandboxRepository])
+    async def test_what_comes_back_as_it_was_is_none(self, repo, make):
+        await repo.put_many(CONTENTS)
+        async with make() as target:
+            await target.initialise()
+            assert (await copy(repo, target, check=True)).copied == len(CONTENTS)
+            assert sorted([await target.get(key) async for key in target.keys()]) == sorted(CONTENTS)
+
+
+class TestTheCommands:
+    def test_there_and_back(self, folder, objrepo_):  # noqa: F811
+        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
+        for target in ("backup", "backup.zip", "disk:other%20backup"):
+            assert objrepo_("backup", target)[:2] == (0, b"3 objects, 3 new (3 bytes), read back, 0 damaged\n")
+            report = json.loads(objrepo_("backup", target, "--json")[1])
+            assert (report["objects"], report["copied"]) == (3, 0)
+        shutil.rmtree(folder / ".objrepo")
+        status, out, _ = objrepo_("restore", "backup.zip", keys[0])
+        assert (status, out) == (0, b"1 objects, 1 restored (1 byte), 0 damaged\n")
+        for source, restored in (("backup.zip", 2), ("backup", 0), ("other backup", 0)):
+            report = json.loads(objrepo_("restore", source, "--json")[1])
+            assert (report["copied"], report["damaged"]) == (restored, [])
+        assert sorted(objrepo_("ls")[1].decode().split()) == sorted(keys)
+
+    def test_what_is_damaged_is_told_and_not_in_the_backup(self, folder, objrepo_):  # noqa: F811
+        good, bad = (objrepo_("put", "-", stdin=content)[1].split()[0].decode() for content in (b"good", b"bad"))
+        path = folder / ".objrepo" / "loose" / bad[:2] / bad[2:]
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+        for target in ("backup", "backup.zip"):
+            status, out, _ = objrepo_("backup", target)
+            assert (status, out.decode().split("  ")[0]) == (1, bad)
+            assert objrepo_("ls", "--repo", target)[1].decode().split() == [good]
+
+    def test_misuse(self, folder, objrepo_):  # noqa: F811
+        objrepo_("init")
+        for arguments, reason in (
+            (("backup", "https://host/some.zip"), "not on this machine"),
+            (("backup", "backup", "--compress"), "--compress is for archives"),
+            (("sync", ".objrepo", "sandbox:"), "do not know the same objects"),
+        ):
+            status, _, err = objrepo_(*arguments)
+            assert (status, reason in err) == (2, True)
+        for arguments in (("backup", "backup"), ("restore", "nothing"), ("sync", "nothing", "backup")):
+            status, _, err = objrepo_(*arguments, env={"OBJREPO": "nowhere"}.items())
+            assert (status, len(err.splitlines())) == (1, 1)
+            assert not (folder / "backup").exists(), "without a source nothing is made"
+            assert not (folder / "nowhere").exists()
+
+    def test_sync(self, objrepo_):  # noqa: F811
+        one = objrepo_("put", "-", stdin=b"1")[1].split()[0].decode()
+        two = objrepo_("put", "-", "--repo", "other", stdin=b"22")[1].split()[0].decode()
+        lines = ["1 objects to other (1 byte)", "1 objects to .objrepo (2 bytes)"]
+        assert objrepo_("sync", ".objrepo", "other")[1].decode().splitlines() == lines
+        for repo in (".objrepo", "other"):
+            assert sorted(objrepo_("ls", "--repo", repo)[1].decode().split()) == sorted([one, two])
+        done = json.loads(objrepo_("sync", ".objrepo", "other", "--json")[1])
+        assert (done["there"]["copied"], done["back"]["copied"]) == (0, 0)
+
+    @pytest.mark.parametrize("target", ["backup", "backup.zip"])
+    def test_killed_again_and_again(self, tmp_path, target):
+        async def fill():
+            async with DiskRepository(tmp_path / ".objrepo") as repo:
+                await repo.initialise()
+                return await repo.put_many(b"%d" % number * 20_000 for number in range(4000))
+
+        keys = anyio.run(fill)
+        command = [*OBJREPO, "backup", target, "--json"]
+        kills = 0
+        for wait in (0.4, 0.6, 0.8, 0.8, 0.8, 0.8):
+            with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                time.sleep(wait)
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+        assert kills, "some were in time"
+        last = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+        assert json.loads(last.stdout)["objects"] == 4000
+        verified = [sys.executable, "-m", "objrepo", "verify", "--repo", target]
+        assert subprocess.run(verified, cwd=tmp_path, capture_output=True, check=True).stdout.startswith(
+            b"4,000 objects"
+        )
+        listed = subprocess.run([*OBJREPO, "ls", "--repo", target], cwd=tmp_path, capture_output=True, check=True)
+        assert sorted(listed.stdout.decode().split()) == sorted(keys)
