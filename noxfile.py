@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "architecture", "types", "tests", "docs", "dist"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
 AT_ONCE = ("-n", str((os.cpu_count() or 1) + 1))
@@ -51,6 +51,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def architecture(session: nox.Session) -> None:
+    """Check that each room imports only from the floors below it, as `tool.importlinter` in `pyproject.toml` says."""
+    install(session, "architecture")
+    session.run("lint-imports")
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on the Python at hand; pytest's own options come after `--`."""
     run_tests(session)
@@ -58,6 +65,38 @@ def tests(session: nox.Session) -> None:
 
 for python in PYTHONS:  # `nox -s tests-3.13`
     nox.session(python=python, name=f"tests-{python}")(run_tests)
+
+
+@nox.session(name="tests-oldest")
+def tests_oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest release of each dependency, and of those of the extras, that is allowed."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = [project["optional-dependencies"][name] for name in ("cli", "s3", "asgi", "serve", "fsspec", "otel")]
+    bounds = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
+    tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
+    session.install("-e", ".[cli]", *(bound.replace(">=", "==") for bound in bounds), *tools)
+    session.run("pytest", *AT_ONCE, "--dist=worksteal", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Draw the pictures, and build the documentation into `.docs`; a warning or a link that leads nowhere is an error."""
+    install(session, "docs")
+    session.run("python", "docs/pictures/draw.py", "--to", str(Path(session.create_tmp())))
+    session.run("sphinx-build", "--fail-on-warning", "--nitpicky", "--fresh-env", "-b", "html", "docs", ".docs")
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Build the wheel and the sdist, look into both, and do with each what the README says, as somebody who has only them."""
+    session.install("build", "check-wheel-contents", "twine")
+    folder = Path(session.create_tmp(), "dist")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder), ".")
+    built = [str(path) for path in sorted(folder.iterdir())]
+    session.run("twine", "check", "--strict", *built)
+    session.run("check-wheel-contents", *(path for path in built if path.endswith(".whl")))
+    session.run("python", "tests/dist/check.py", *built)
 
 
 @nox.session

@@ -48,54 +48,55 @@ def main(folder: Path) -> None:
     keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
     container.close()
     backend = DiskObjectStoreRepositoryBackend(container)
-    pool = backend._repository._pool
+    with backend._repository._pool.lease() as lease:
+        table("get 1 KiB, packed", steps_of_a_get(backend, lease, keys), 5000)
+        table("put 1 KiB alone", steps_of_a_put(backend, folder / "file"), 200)
+        table("put 256 × 1 KiB as a group", steps_of_a_group(lease, keys), 60)
+
+
+def steps_of_a_get(backend, lease, keys) -> dict[str, Callable[[], Any]]:
+    """Name what a get does, alone and together."""
     draw = iter(random.Random(1).choices(keys, k=10**6)).__next__
-    with pool.lease() as lease:
-        descriptor = lease.packs.descriptor(0)[0]
-        table(
-            "get 1 KiB, packed",
-            {
-                "check the key": lambda: is_key(draw(), "sha256"),
-                "look up the row (SQLite takes and gives back a lock)": lambda: lease.index.raw_row(draw()),
-                "compare the open pack with its name (`stat`)": lambda: lease.packs.descriptor(0),
-                "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
-                "row, comparison and `pread` together": lambda: read_at_once(lease, draw()),
-                "with a lease taken and given back": lambda: backend._repository._get(draw()),
-                "with the coroutine driven: `get_object_content`": lambda: backend.get_object_content(draw()),
-            },
-            5000,
-        )
-        content = os.urandom(1024)
+    descriptor = lease.packs.descriptor(0)[0]
+    return {
+        "check the key": lambda: is_key(draw(), "sha256"),
+        "look up the row (SQLite takes and gives back a lock)": lambda: lease.index.raw_row(draw()),
+        "compare the open pack with its name (`stat`)": lambda: lease.packs.descriptor(0),
+        "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
+        "row, comparison and `pread` together": lambda: read_at_once(lease, draw()),
+        "with a lease taken and given back": lambda: backend._repository._get(draw()),
+        "with the coroutine driven: `get_object_content`": lambda: backend.get_object_content(draw()),
+    }
 
-        def written(flush: bool) -> None:
-            with open(folder / "file", "wb") as file:
-                file.write(content)
-                if flush:
-                    flush_file(file)
 
-        table(
-            "put 1 KiB alone",
-            {
-                "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
-                "write a file": lambda: written(False),
-                "write a file and flush it": lambda: written(True),
-                "`put`: file, its folder and the folder above flushed": lambda: backend._repository._put_content(
-                    memoryview(os.urandom(1024))
-                ),
-            },
-            200,
-        )
-        table(
-            "put 256 × 1 KiB as a group",
-            {
-                "SHA-256 of all": lambda: [hashlib.sha256(content).hexdigest() for _ in range(256)],
-                "ask the index which are there": lambda: lease.index.present(keys[:256]),
-                "all of it: hash, ask, append, flush, commit": lambda: put_group(
-                    lease, [os.urandom(1024) for _ in range(256)]
-                ),
-            },
-            60,
-        )
+def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
+    """Name what a lone put does."""
+    content = os.urandom(1024)
+
+    def written(flush: bool) -> None:
+        with open(path, "wb") as file:
+            file.write(content)
+            if flush:
+                flush_file(file)
+
+    return {
+        "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
+        "write a file": lambda: written(False),
+        "write a file and flush it": lambda: written(True),
+        "`put`: file, its folder and the folder above flushed": lambda: backend._repository._put_alone(
+            memoryview(os.urandom(1024))
+        ),
+    }
+
+
+def steps_of_a_group(lease, keys) -> dict[str, Callable[[], Any]]:
+    """Name what a group of puts does."""
+    content = os.urandom(1024)
+    return {
+        "SHA-256 of all": lambda: [hashlib.sha256(content).hexdigest() for _ in range(256)],
+        "ask the index which are there": lambda: lease.index.present(keys[:256]),
+        "all of it: hash, ask, append, flush, commit": lambda: put_group(lease, [os.urandom(1024) for _ in range(256)]),
+    }
 
 
 if __name__ == "__main__":

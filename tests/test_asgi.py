@@ -1,4 +1,4 @@
-"""The web door: conditions, ranges, uploads and refusals, asked right here; real servers, and clients that leave."""
+"""The web door, a long list: conditions, ranges, uploads, refusals; real servers, and clients that leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line, as a person and as a script use it: in processes of its own, on real files and terminals."""
+"""The command line, a long list: as a person and a script use it, in processes of its own, on real files."""
 
 from __future__ import annotations
 

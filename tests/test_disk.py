@@ -1,4 +1,4 @@
-"""`DiskRepository`: a container that AiiDA, `dostore` and others read and write at the same time."""
+"""`DiskRepository`, a long list: a container that AiiDA, `dostore` and others read and write at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks that are full, fail or lie: one clear error, nothing acknowledged that is not there, nothing else harmed."""
+"""Disks that are full, fail or lie, a long list: one clear error, nothing acknowledged that is not there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quick ways of the disk: rows and bytes without SQLAlchemy, bulk reads, group commit; and what goes wrong."""
+"""The quick ways of the disk, a long list: rows and bytes without SQLAlchemy, bulk, groups, and their faults."""
 
 from __future__ import annotations
 

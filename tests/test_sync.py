@@ -1,4 +1,4 @@
-"""The facade: the documented interface, for callers without a loop, in one, in threads and in children."""
+"""The facade, a long list: the documented interface, without a loop, in one, in threads and in children."""
 
 from __future__ import annotations
 

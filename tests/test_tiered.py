@@ -1,4 +1,4 @@
-"""A cache in front of an origin: what it keeps, what it fetches, and what it does when either is in trouble."""
+"""A cache in front of an origin, a long list: what it keeps, fetches, and does when either is in trouble."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def make(tmp_path, origin):
 
 
 async def cached(tiered):
-    async with tiered._cache as cache:
+    async with tiered._cache.repository as cache:
         return sorted([key async for key in cache.keys()]) if await cache.is_initialised() else []
 
 
@@ -264,7 +264,7 @@ class TestBounds:
             assert keys[1] not in there
             for key in keys:
                 await tiered.get(key)
-                assert tiered._ledger.total == 1000 * len(await cached(tiered)) <= 10_000
+                assert tiered._cache.ledger.total == 1000 * len(await cached(tiered)) <= 10_000
         async with make(max_bytes=3000) as tiered:
             await tiered.get(keys[0])
             assert len(await cached(tiered)) <= 3, "it is smaller now"
@@ -301,8 +301,8 @@ class TestBounds:
             assert await tiered.get(keys[0]) == SMALL
             await tiered.maintain(dry_run=True)
             await tiered.maintain()
-            assert tiered._ledger.total == len(SMALL) + len(LARGE) + 5
-            assert set(tiered._ledger.keys()) == {*keys, other}
+            assert tiered._cache.ledger.total == len(SMALL) + len(LARGE) + 5
+            assert set(tiered._cache.ledger.keys()) == {*keys, other}
 
     async def test_a_cache_in_memory(self, make, origin):
         cache = MemoryRepository()
@@ -350,7 +350,7 @@ class TestTrouble:
                     with pytest.raises(CorruptObjectError):
                         await read(tiered, key)
                 assert await how(tiered, key) == content
-                assert (await tiered._cache.verify()).ok
+                assert (await tiered._cache.repository.verify()).ok
 
     async def test_what_is_damaged_at_the_origin_is_not_kept(self, make, origin):
         async with make() as tiered:
@@ -363,7 +363,7 @@ class TestTrouble:
             report = await tiered.prefetch(keys)
             assert {item.key for item in report.damaged} == set(keys[:2])
             assert await cached(tiered) == [keys[2]]
-            assert tiered._ledger.total == 4
+            assert tiered._cache.ledger.total == 4
 
     async def test_a_cache_that_cannot_be_written_to(self, make, monkeypatch):
         async with make() as tiered:
@@ -372,11 +372,11 @@ class TestTrouble:
             async def full(source):
                 raise OSError(28, "No space left on device")
 
-            monkeypatch.setattr(tiered._cache, "put", full)
+            monkeypatch.setattr(tiered._cache.repository, "put", full)
             for key, content in zip(keys, (SMALL, LARGE), strict=True):
                 assert await tiered.get(key) == content
                 assert await read(tiered, key) == content
-            assert tiered._ledger.total == 0
+            assert tiered._cache.ledger.total == 0
 
     async def test_what_is_deleted_is_gone_from_both(self, make):
         async with make() as tiered:
@@ -399,8 +399,8 @@ class TestTrouble:
             assert origin.asked == []
             await tiered.get(keys[2])
             assert len(await cached(tiered)) == 1
-            name = tiered._ledger.name(keys[2])
-            tiered._cache.folder.joinpath(name).write_bytes(b"damaged")
+            name = tiered._cache.ledger.name(keys[2])
+            tiered._cache.repository.folder.joinpath(name).write_bytes(b"damaged")
             assert await tiered.get(keys[2]) == LARGE[1:]
 
 
@@ -441,7 +441,7 @@ anyio.run(main)
                 await tiered.maintain()
                 keys = [key async for key in cache.keys()]
                 assert 0 < len(keys) <= 60
-                assert sorted(tiered._ledger.keys()) == sorted(keys)
+                assert sorted(tiered._cache.ledger.keys()) == sorted(keys)
             assert (await cache.verify()).ok
 
 

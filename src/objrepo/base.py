@@ -5,23 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
-from weakref import WeakSet
 
 from anyio.abc import ByteSendStream
 
-from objrepo.checking import checked, compared, digest, verify
-from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError, RepositoryError
-from objrepo.keys import checked_key, is_key
-from objrepo.offload import ALONE, Inline, Offload, OperationAbandoned, Several, Threads, is_abandoned
-from objrepo.protocol import BinaryReader, ObjectStream, ObjectWriter, Source
+from objrepo.blocking import BlockingFunctions
+from objrepo.errors import RepositoryClosedError
+from objrepo.keys import checked_key
+from objrepo.offload import Inline, Offload, Threads
+from objrepo.protocol import ObjectStream, ObjectWriter, Source
 from objrepo.reports import (
     DamagedObject,
-    Leftover,
     MaintenanceReport,
     Progress,
     ProgressCallback,
@@ -30,17 +27,14 @@ from objrepo.reports import (
     VerifyReport,
 )
 from objrepo.sending import send_stream
-from objrepo.source import checked_source, feed, open_source
+from objrepo.source import checked_source, feed
 from objrepo.storing import store_many
 from objrepo.stream import (
-    BATCH_BYTES,
     BATCH_OBJECTS,
-    Handle,
     ObjectIterator,
     OffloadedStream,
     OpenedObject,
     checked_range,
-    close_all,
 )
 from objrepo.writer import Writer
 
@@ -51,9 +45,6 @@ T = TypeVar("T")
 log: Final = logging.getLogger("objrepo")
 """What an operator needs is told at INFO and above: what was made, deleted, maintained, erased, found to be damaged."""
 
-_OPENED_AT_ONCE: Final = 64
-"""How many objects are opened together, of which each may bring 256 KiB."""
-
 PAGE_KEYS: Final = 1000
 """About how many keys a listing fetches with one hop."""
 
@@ -61,12 +52,8 @@ GROUPED_BYTES: Final = 64 * 1024
 """Objects of up to this size, in memory already, may be stored together with others."""
 
 
-class RepositoryBase(ABC):
-    """A repository whose work is done by blocking functions; subclasses fill in those that are abstract here.
-
-    The blocking functions run on worker threads, several at a time, and may be left by their caller before they end:
-    what one of them takes, it gives back itself. They check the keys that they are given: what cannot be a key is
-    simply not there.
+class RepositoryBase(BlockingFunctions):
+    """A repository whose work is done by blocking functions; subclasses fill in those that are abstract.
 
     :param offload: where they run; a :class:`~objrepo.offload.Threads` of its own unless given.
     """
@@ -78,66 +65,10 @@ class RepositoryBase(ABC):
         return f"<{self}>"
 
     def __init__(self, offload: Offload | None = None) -> None:
+        super().__init__()
         self.offload = Threads() if offload is None else offload
         self._entered = 0
         self._entering = threading.Lock()
-        self._handles: WeakSet[Handle] = WeakSet()
-
-    # -- what a backend fills in; every function blocks --------------------------------------------------------
-
-    @abstractmethod
-    def _initialise(self, **options: Any) -> None: ...
-
-    @abstractmethod
-    def _is_initialised(self) -> bool: ...
-
-    @abstractmethod
-    def _key_format(self) -> str: ...
-
-    @abstractmethod
-    def _put(self, reader: BinaryReader) -> str:
-        """Store what the reader gives and return its key; if reading raises, leave nothing and let it out."""
-
-    @abstractmethod
-    def _has(self, keys: Sequence[object]) -> list[bool]:
-        """Say of each key whether its object is there. Anything may be among them."""
-
-    @abstractmethod
-    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
-        """Open a range of an object; it goes through :meth:`_kept`.
-
-        :raises ObjectNotFoundError: if the object is not there.
-        """
-
-    @abstractmethod
-    def _list(self, cursor: Any) -> tuple[list[str], Any]:
-        """Return some keys and what to call this with for more: first None, and None when there are no more."""
-
-    @abstractmethod
-    def _delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, which are well-formed keys; if one is missing, raise and delete nothing.
-
-        :raises ObjectNotFoundError: naming every missing key.
-        """
-
-    @abstractmethod
-    def _info(self, detailed: bool) -> RepositoryInfo: ...
-
-    @abstractmethod
-    def _erase(self) -> None: ...
-
-    def _uuid(self) -> str | None:
-        return None
-
-    def _close(self) -> None:  # noqa: B027  (most backends hold nothing)
-        """Give up what was held between two calls, when the last user leaves."""
-
-    _groups_puts = False
-    """Whether small objects that are put at the same moment are better stored together, by ``_put_each``."""
-
-    _several: Several | None = None
-    """What reads and stores several objects at the same time within one hop; None where these are better taken one
-    after the other, and together with those of others, as from a disk."""
 
     # -- entering and leaving ----------------------------------------------------------------------------------
 
@@ -153,13 +84,6 @@ class RepositoryBase(ABC):
             self._entered -= 1
             last = not self._entered
         await self.offload.finish(self._leave if last else _nothing)
-
-    def _leave(self) -> None:
-        for handle in tuple(self._handles):
-            handle.close()
-        if self._several is not None:
-            self._several.close()
-        self._close()
 
     def _ready(self) -> Offload:
         if self._entered < 1:
@@ -332,141 +256,6 @@ class RepositoryBase(ABC):
             open_objects=len(self._handles),
             **self.offload.traffic()._asdict(),
         )
-
-    # -- blocking functions made of those that the backend filled in; it may have quicker ones --------------------
-
-    def _put_all(self, sources: Sequence[Source]) -> list[str]:
-        if self._several is not None:
-            return list(self._several.each(self._put_alone, sources))
-        keys = []
-        for source in sources:
-            if is_abandoned():
-                raise OperationAbandoned
-            keys.append(self._put_alone(source))
-        return keys
-
-    def _put_alone(self, source: Source) -> str:
-        with open_source(source) as reader:
-            return self._put(reader)
-
-    def _put_each(self, sources: list[memoryview | os.PathLike[str]]) -> list[Any]:
-        """Store what is in memory and small, and small files; return the key of each, ``ALONE``, or an error."""
-        return [ALONE] * len(sources)
-
-    def _get_each(self, keys: list[str]) -> list[Any]:
-        """Return the content of each small object, ``ALONE`` for a large one, an error for one that cannot be read."""
-        outcomes: list[Any] = []
-        for key in keys:
-            try:
-                with closing(self._open(key)) as opened:
-                    outcomes.append(opened.head if opened.handle is None else ALONE)
-            except (RepositoryError, OSError) as error:
-                outcomes.append(error)
-        return outcomes
-
-    def _get_each_checked(self, keys: list[str]) -> list[Any]:
-        key_format = self._key_format()
-        outcomes = self._get_each(keys)
-        for number, (key, content) in enumerate(zip(keys, outcomes, strict=True)):
-            if isinstance(content, bytes):
-                try:
-                    compared(key, key_format, content)
-                except CorruptObjectError as error:
-                    outcomes[number] = error
-        return outcomes
-
-    def _get_checked(self, key: str) -> bytes:
-        return compared(key, self._key_format(), self._get(key))
-
-    def _open_checked(self, key: str, offset: int, length: int | None) -> OpenedObject:
-        opened = self._open(key, offset, length)
-        try:
-            return checked(opened, self._key_format())
-        except BaseException:
-            opened.close()
-            raise
-
-    def _has_one(self, key: object) -> bool:
-        return self._has([key])[0]
-
-    def _require(self, keys: Sequence[str]) -> None:
-        missing = [key for key, found in zip(keys, self._has(keys), strict=True) if not found]
-        if missing:
-            raise ObjectNotFoundError(missing, self)
-
-    def _kept(self, opened: OpenedObject) -> OpenedObject:
-        """Note an open handle, so that leaving the repository closes it."""
-        if opened.handle is not None:
-            self._handles.add(opened.handle)
-        return opened
-
-    def _get(self, key: str) -> bytes:
-        opened = self._open(key)
-        try:
-            if opened.handle is None:
-                return opened.head
-            start = len(opened.head)
-            return opened.head + opened.handle.read_at(start, opened.size - start)
-        finally:
-            opened.close()
-
-    def _size(self, key: str) -> int:
-        opened = self._open(key)
-        opened.close()
-        return opened.size
-
-    def _hash(self, key: str) -> str:
-        if self._key_format() == "sha256":
-            self._require([key])
-            return key
-        return digest(self._open(key), "sha256")[0]
-
-    def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        key_format = self._key_format()
-        if self._several is None:
-            return verify(keys, key_format, self._open, quick)
-        reports = list(self._several.each(lambda key: verify([key], key_format, self._open, quick), keys))
-        damaged = [item for report in reports for item in report.damaged]
-        return VerifyReport(sum(r.objects for r in reports), sum(r.size for r in reports), tuple(damaged))
-
-    def _leftovers(self) -> tuple[Leftover, ...]:
-        return ()
-
-    def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
-        """Return objects in the order in which reading them is fastest, and what opens some of them.
-
-        :raises ObjectNotFoundError: naming every key whose object is not there.
-        """
-        self._require(keys)
-        return keys, self._open_batch
-
-    def _delete_checked(self, keys: Sequence[str]) -> None:
-        key_format = self._key_format()
-        if not all(is_key(key, key_format) for key in keys):
-            self._require(keys)
-        self._delete(keys)
-
-    def _open_batch(self, keys: Sequence[str]) -> list[OpenedObject]:
-        """Open objects until there is enough for one hop, or one is too large to be held whole."""
-        batch: list[OpenedObject] = []
-        opening: Iterable[OpenedObject] = map(self._open, keys)
-        if self._several is not None:
-            opening = self._several.each(self._open, keys[:_OPENED_AT_ONCE])
-        try:
-            size = 0
-            for opened in opening:
-                batch.append(opened)
-                size += len(opened.head)
-                if self._several is None and (opened.handle is not None or size >= BATCH_BYTES or is_abandoned()):
-                    break
-        except (RepositoryError, OSError):
-            if not batch:
-                raise
-            # What was opened is good. The error comes again when its object is the first.
-        except BaseException:
-            close_all(batch)
-            raise
-        return batch
 
 
 def _nothing() -> None:

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Final
 
 from objrepo.offload import Offload
+from objrepo.offload.ahead import Ahead
 from objrepo.protocol import Source
 from objrepo.reports import Progress, ProgressCallback
 from objrepo.source import checked_source, closing_generator, is_async_source, size_in_memory
@@ -32,24 +33,8 @@ async def store_many(
     :raises: what a source, or storing one, raises; what came before it is stored.
     """
     total = len(sources) if isinstance(sources, Sized) else None
-    keys: list[str] = []
-    batch: list[Source] = []
-    size = 0
-
-    def note(stored: list[str]) -> None:
-        keys.extend(stored)
-        if stored and progress is not None:
-            progress(Progress("put_many", len(keys), total, "objects"))
-
-    async with offload.ahead() as storing, aclosing(_async_iter(sources)) as each:
-
-        async def store() -> None:
-            nonlocal batch, size
-            note(await storing.result() or [])
-            if batch:
-                storing.start(put_all, batch)
-                batch, size = [], 0
-
+    async with offload.ahead() as worker, aclosing(_async_iter(sources)) as each:
+        work = _Storing(worker, put_all, total, progress)
         failure: Exception | None = None
         while failure is None:
             try:
@@ -60,19 +45,60 @@ async def store_many(
                 failure = error
                 continue
             if is_async_source(source):
-                await store()
-                await store()
-                note([await put(source)])
-                continue
-            batch.append(source)
-            size += size_in_memory(source)
-            if len(batch) >= _BATCH_SOURCES or size >= BATCH_BYTES:
-                await store()
-        await store()
-        await store()
+                await work.finish()
+                work.note([await put(source)])
+            else:
+                await work.add(source)
+        await work.finish()
         if failure is not None:
             raise failure
-    return keys
+    return work.keys
+
+
+class _Storing:
+    """Sources that are gathered while those before them are stored.
+
+    :ivar keys: of what is stored by now.
+    """
+
+    def __init__(
+        self,
+        worker: Ahead[list[str]],
+        put_all: Callable[[Sequence[Source]], list[str]],
+        total: int | None,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self.keys: list[str] = []
+        self._worker = worker
+        self._put_all = put_all
+        self._total = total
+        self._progress = progress
+        self._batch: list[Source] = []
+        self._size = 0
+
+    async def add(self, source: Source) -> None:
+        """Have a source stored, together with others."""
+        self._batch.append(source)
+        self._size += size_in_memory(source)
+        if len(self._batch) >= _BATCH_SOURCES or self._size >= BATCH_BYTES:
+            await self._store()
+
+    async def finish(self) -> None:
+        """Have everything stored that was added."""
+        await self._store()
+        await self._store()
+
+    def note(self, stored: list[str]) -> None:
+        """Take down what was stored."""
+        self.keys.extend(stored)
+        if stored and self._progress is not None:
+            self._progress(Progress("put_many", len(self.keys), self._total, "objects"))
+
+    async def _store(self) -> None:
+        self.note(await self._worker.result() or [])
+        if self._batch:
+            self._worker.start(self._put_all, self._batch)
+            self._batch, self._size = [], 0
 
 
 async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:

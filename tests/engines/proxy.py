@@ -59,81 +59,89 @@ class Proxy:
         self.faults = next_fault
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.proxy = Proxy(f"http://127.0.0.1:{self.server_port}")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = 1 << 16
+
+    def setup(self) -> None:
+        super().setup()
+        self.upstream = http.client.HTTPConnection(*self.server.upstream, timeout=60)
+
+    def finish(self) -> None:
+        self.upstream.close()
+        with suppress(OSError):
+            super().finish()
+
+    def handle(self) -> None:
+        with suppress(OSError):  # the client has gone
+            super().handle()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def handle_any(self) -> None:
+        self.server.proxy.requests.append((self.command, self.path))
+        fault = self.server.proxy.faults(self.command, self.path) or Fault()
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if fault.hang:
+            time.sleep(fault.hang)
+        if fault.answer is not None:
+            return self.answer(fault.answer, [], b"<Error><Code>SlowDown</Code></Error>", fault)
+        try:
+            if fault.meanwhile is not None and self.command in ("PUT", "POST"):
+                fault.meanwhile()
+            self.upstream.request(self.command, self.path, body, dict(self.headers))
+            response = self.upstream.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException):
+            self.upstream.close()
+            self.close_connection = True
+            return None
+        return self.answer(response.status, response.getheaders(), content, fault)
+
+    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: Fault) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        length = {name.lower(): value for name, value in headers}.get("content-length")
+        self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(content)))
+        self.end_headers()
+        if fault.flip is not None and fault.flip < len(content):
+            content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
+        half = len(content) // 2
+        if fault.meanwhile is not None and self.command == "GET":
+            self.wfile.write(content[:half])
+            self.wfile.flush()
+            fault.meanwhile()
+            self.close_connection = True
+            return
+        self.wfile.write(content if fault.cut is None else content[: fault.cut])
+        if fault.cut is not None:
+            self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+
+
 @contextmanager
 def proxy_to(host: str, port: int) -> Iterator[Proxy]:
     """Run a proxy in front of a server."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-        wbufsize = 1 << 16
-
-        def setup(self) -> None:
-            super().setup()
-            self.upstream = http.client.HTTPConnection(host, port, timeout=60)
-
-        def finish(self) -> None:
-            self.upstream.close()
-            with suppress(OSError):
-                super().finish()
-
-        def handle(self) -> None:
-            with suppress(OSError):  # the client has gone
-                super().handle()
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-        def handle_any(self) -> None:
-            proxy.requests.append((self.command, self.path))
-            fault = proxy.faults(self.command, self.path) or Fault()
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if fault.hang:
-                time.sleep(fault.hang)
-            if fault.answer is not None:
-                return self.answer(fault.answer, [], b"<Error><Code>SlowDown</Code></Error>", fault)
-            try:
-                if fault.meanwhile is not None and self.command in ("PUT", "POST"):
-                    fault.meanwhile()
-                self.upstream.request(self.command, self.path, body, dict(self.headers))
-                response = self.upstream.getresponse()
-                content = response.read()
-            except (OSError, http.client.HTTPException):
-                self.upstream.close()
-                self.close_connection = True
-                return None
-            return self.answer(response.status, response.getheaders(), content, fault)
-
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes, fault: Fault) -> None:
-            self.send_response_only(status)
-            for name, value in headers:
-                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
-                    self.send_header(name, value)
-            length = {name.lower(): value for name, value in headers}.get("content-length")
-            self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(content)))
-            self.end_headers()
-            if fault.flip is not None and fault.flip < len(content):
-                content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
-            half = len(content) // 2
-            if fault.meanwhile is not None and self.command == "GET":
-                self.wfile.write(content[:half])
-                self.wfile.flush()
-                fault.meanwhile()
-                self.close_connection = True
-                return
-            self.wfile.write(content if fault.cut is None else content[: fault.cut])
-            if fault.cut is not None:
-                self.close_connection = True
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        proxy = Proxy(f"http://127.0.0.1:{server.server_port}")
+    with _Server((host, port)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield proxy
+            yield server.proxy
         finally:
             server.shutdown()
             thread.join()

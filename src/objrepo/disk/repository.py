@@ -9,31 +9,27 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from objrepo.base import GROUPED_BYTES, PAGE_KEYS, RepositoryBase, log, log_report
+from objrepo.base import GROUPED_BYTES, PAGE_KEYS, log_report
 from objrepo.disk import lifecycle
 from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
 from objrepo.disk.group import put_group
 from objrepo.disk.info import DiskInfo, ObjectLocation, info_of, location_of
-from objrepo.disk.layout import Layout
 from objrepo.disk.listing import Cursor, list_keys
 from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
+from objrepo.disk.mending import Repairable
 from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
-from objrepo.disk.pool import Lease, Pool
-from objrepo.disk.repair import drop_damaged, has_intact_copy, set_aside, tidy
 from objrepo.disk.verifying import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import checked_key, possible_keys
 from objrepo.offload import ALONE, Offload, OperationAbandoned, is_abandoned
-from objrepo.protocol import AsyncRepository, BinaryReader, Source
+from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import (
     Leftover,
     MaintenanceReport,
     ProgressCallback,
-    RepairReport,
-    RepairStep,
     Statistics,
     VerifyReport,
 )
@@ -46,7 +42,7 @@ _DELETE_PATIENCE: Final = 30.0
 """How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
 
 
-class DiskRepository(RepositoryBase):
+class DiskRepository(Repairable):
     """Keeps objects in a folder that is a ``disk_objectstore.Container``, under the hash of their content.
 
     AiiDA, ``dostore`` and other processes may read and write the same folder at any time. A ``put`` returns when the
@@ -57,9 +53,7 @@ class DiskRepository(RepositoryBase):
     """
 
     def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
-        super().__init__(offload)
-        self._layout = Layout(Path(path).absolute())
-        self._pool = Pool(self._layout)
+        super().__init__(Path(path).absolute(), offload)
 
     def __str__(self) -> str:
         return f"DiskRepository at {self._layout.folder}"
@@ -155,66 +149,9 @@ class DiskRepository(RepositoryBase):
         log_report(self, report)
         return report
 
-    async def repair(
-        self,
-        dry_run: bool = False,
-        live: bool = True,
-        *,
-        source: AsyncRepository | None = None,
-        timeout: float = 0,
-        progress: ProgressCallback | None = None,
-    ) -> RepairReport:
-        """Verify, and mend what can be mended by steps that lose nothing.
-
-        A damaged copy goes to the folder ``quarantine`` in the repository. If another copy is intact (loose beside
-        packed, or the other way) the object is restored by that; if it is in ``source``, it is put again from there;
-        else it is gone. Cancellation is waited for, and ends the work between two objects.
-
-        :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository. If not, temporary files and locks that were left over
-            are removed and an interrupted repack is finished, too.
-        :param source: another repository with the same kind of keys, which damaged objects are taken from.
-        :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
-        :param progress: told of each stretch of objects that was verified.
-        :raises ValueError: if the source has other keys.
-        :raises RepositoryBusyError: if a packer is at work.
-        """
-        if source is not None and await source.key_format() != await self.key_format():
-            raise ValueError(f"cannot repair from {source}: its keys are {await source.key_format()}")
-        steps = await self._ready().run(self._tidy, dry_run, live, timeout)
-        report = await self.verify(progress)
-        for damaged in {damaged.key: damaged for damaged in report.damaged}.values():
-            action = await self._mend(damaged.key, dry_run, source, timeout)
-            steps.append(RepairStep(action, damaged.key, damaged.reason))
-        if steps and not dry_run:
-            log.warning("repaired %s: %s", self, ", ".join(f"{step.action} {step.subject}" for step in steps))
-        return RepairReport(dry_run, tuple(steps))
-
     def statistics(self) -> Statistics:
         """Return what this object is doing at the moment. It may be called at any time, and blocks nothing."""
         return replace(super().statistics(), idle_connections=self._pool.idle)
-
-    async def _mend(
-        self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float
-    ) -> Literal["restored", "refilled", "quarantined"]:
-        run = self._ready().run
-        if await (run(self._looking, key) if dry_run else run(self._maintaining, set_aside, key, timeout)):
-            action: Literal["restored", "refilled", "quarantined"] = "restored"
-        else:
-            action = "refilled" if source is not None and await self._refill(key, dry_run, source) else "quarantined"
-        if not dry_run:
-            await run(self._maintaining, drop_damaged, key, timeout)
-        return action
-
-    async def _refill(self, key: str, dry_run: bool, source: AsyncRepository) -> bool:
-        """Put an object again from another repository, if it has it as it should be."""
-        try:
-            if dry_run:
-                return await source.has(key)
-            async with source.open(key, check=True) as stream:
-                return await self.put(stream) == key
-        except RepositoryError:
-            return False
 
     def _initialise(self, **options: Any) -> None:
         if options["clear"]:
@@ -376,24 +313,6 @@ class DiskRepository(RepositoryBase):
     def _leftovers(self) -> tuple[Leftover, ...]:
         with self._pool.lease() as lease:
             return find_leftovers(lease)
-
-    def _tidy(self, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
-        with self._pool.lease() as lease:
-            locks = [
-                RepairStep("removed", str(path), "a lock that was left over") for path in lease.layout.pack_locks()
-            ]
-            if dry_run:
-                return [] if live else locks + tidy(lease, dry_run=True)
-            with maintenance_lock(lease.layout, timeout, break_locks=not live):
-                return [] if live else locks + tidy(lease, dry_run=False)
-
-    def _looking(self, key: str) -> bool:
-        with self._pool.lease() as lease:
-            return has_intact_copy(lease, key)
-
-    def _maintaining(self, function: Callable[[Lease, str], bool], key: str, timeout: float) -> bool:
-        with self._pool.lease() as lease, maintenance_lock(lease.layout, timeout):
-            return function(lease, key)
 
     def _erase(self) -> None:
         self._pool.close()

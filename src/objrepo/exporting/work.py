@@ -59,27 +59,38 @@ async def export(
     path = Path(path)
     if tar_mode(path.name) is not None and (compress or update or check):
         raise ValueError(f"{path} is a tar, which its name compresses, and which is neither updated nor checked")
-    key_format = await source.key_format()
-    total = (await source.info()).objects if keys is None else None
-    seen = 0
+    opening = updated_archive(path, compress) if update else new_archive(path, compress)
     offload = Threads(1) if offload is None else offload
+    await source.key_format()  # without a source nothing is made
     opened = ExitStack()
     try:
-        opening = updated_archive(path, compress) if update else new_archive(path, compress)
         place = await offload.run(lambda: opened.enter_context(opening))
-        work = _Export(source, key_format, place.archive, offload)
-        async with aclosing(pages_of(source.keys() if keys is None else keys)) as pages:
-            async for page in pages:
-                await work.write(page, listed=keys is None)
-                seen += len(page)
-                if progress is not None:
-                    progress(Progress("export", seen, total, "objects"))
+        report = await _fill(place.archive, source, keys, progress, offload)
         await offload.run(place.finish)
         if check:
             await _read_back(place.path, progress, offload)
         await offload.run(place.publish)
     finally:
         await offload.finish(opened.close)
+    return report
+
+
+async def _fill(
+    archive: Archive,
+    source: AsyncRepository,
+    keys: Iterable[str] | AsyncIterable[str] | None,
+    progress: ProgressCallback | None,
+    offload: Offload,
+) -> CopyReport:
+    work = _Export(source, await source.key_format(), archive, offload)
+    total = (await source.info()).objects if keys is None else None
+    seen = 0
+    async with aclosing(pages_of(source.keys() if keys is None else keys)) as pages:
+        async for page in pages:
+            await work.write(page, listed=keys is None)
+            seen += len(page)
+            if progress is not None:
+                progress(Progress("export", seen, total, "objects"))
     return work.report(seen)
 
 

@@ -2,49 +2,39 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import anyio
 from anyio.abc import ByteSendStream
 
-from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
-from objrepo.keys import checked_key, is_key
+from objrepo.keys import checked_key
 from objrepo.offload import Inline, Offload, Threads
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
 from objrepo.reports import (
     CopyReport,
     DamagedObject,
     MaintenanceReport,
-    Progress,
     ProgressCallback,
     RepositoryInfo,
     Statistics,
     VerifyReport,
 )
 from objrepo.sending import send_stream
-from objrepo.source import closing_generator
 from objrepo.stream import CHUNK_BYTES, OffloadedStream, OpenedObject, checked_range
+from objrepo.tiered.cache import Cache
 from objrepo.tiered.flights import Flight, Flights
 from objrepo.tiered.ledger import Ledger
-from objrepo.tiered.named import NamedStream
+from objrepo.tiered.prefetch import Prefetch
 
 __all__ = ("TieredRepository",)
 
 T = TypeVar("T")
-
-_log: Final = logging.getLogger("objrepo")
-
-_AT_ONCE: Final = 16
-"""How many objects `prefetch` has under way at the same time."""
 
 
 class TieredRepository:
@@ -77,22 +67,20 @@ class TieredRepository:
             raise TypeError(f"max_bytes must be an int, not {type(max_bytes).__name__}")
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        self._cache = cache
         self._origin = origin
         folder = getattr(cache, "path", None)
         path = Path(f"{folder}.ledger") if ledger is None and isinstance(folder, Path) else ledger
-        self._ledger = Ledger(None if path is None else Path(path).absolute(), max_bytes)
+        ledger_file = Ledger(None if path is None else Path(path).absolute(), max_bytes)
         inline = all(isinstance(getattr(each, "offload", None), Inline) for each in (cache, origin))
         self.offload: Offload = Inline() if inline else Threads(4)
+        self._cache = Cache(cache, origin, ledger_file, self.offload)
         self._flights = Flights()
         self._entered = 0
         self._entering = threading.Lock()
-        self._key_format: str | None = None
-        self._same_keys = False
         self._hits = self._misses = 0
 
     def __str__(self) -> str:
-        return f"TieredRepository of {self._cache} over {self._origin}"
+        return f"TieredRepository of {self._cache.repository} over {self._origin}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
@@ -102,7 +90,7 @@ class TieredRepository:
     async def __aenter__(self) -> Self:
         await self._origin.__aenter__()
         try:
-            await self._cache.__aenter__()
+            await self._cache.repository.__aenter__()
         except BaseException:
             await self._origin.__aexit__(None, None, None)
             raise
@@ -118,56 +106,19 @@ class TieredRepository:
             last = not self._entered
         try:
             if last:
-                self._key_format = None
-                await self.offload.finish(self._ledger.close)
+                await self._cache.close()
         finally:
             try:
-                await self._cache.__aexit__(exc_type, exc, traceback)
+                await self._cache.repository.__aexit__(exc_type, exc, traceback)
             finally:
                 await self._origin.__aexit__(exc_type, exc, traceback)
-
-    async def _prepare(self) -> str:
-        """Find out, once, how both know objects, and return how the origin does; also while that is not to be had."""
-        if self._key_format is not None:
-            return self._key_format
-        cached_format = await self._prepare_cache()
-        known = await self.offload.run(self._ledger.fact, "key_format")
-        key_format = known or await self._origin.key_format()
-        if known is None:
-            uuid = await self._origin.uuid()
-            await self.offload.run(lambda: self._ledger.write_facts(key_format=key_format, uuid=uuid))
-        self._same_keys = key_format == cached_format != "uuid4"
-        if known is None and self._same_keys:
-            await self._take_stock()
-        self._key_format = key_format
-        return key_format
-
-    async def _prepare_cache(self) -> str:
-        if not await self._cache.is_initialised():
-            await self._origin.key_format()  # a cache without an origin is none
-            await self._cache.initialise()
-        return await self._cache.key_format()
-
-    async def _take_stock(self) -> None:
-        """Write down what is in the cache, and strike out what is not there."""
-        gone = set(await self.offload.run(self._ledger.keys))
-        keys = self._cache.keys()
-        async with closing_generator(keys):
-            async for key in keys:
-                if key in gone:
-                    gone.discard(key)
-                    continue
-                with suppress(ObjectNotFoundError):
-                    await self.offload.run(self._ledger.enter, key, key, await self._cache.size(key))
-        await self.offload.run(self._ledger.strike_out, gone)
-        await self._make_space(0)
 
     # -- the repository as a whole ----------------------------------------------------------------------------------
 
     async def initialise(self, *args: Any, **options: Any) -> None:
         """Make the origin, with its options, and the cache; see :meth:`AsyncRepository.initialise`."""
         await self._origin.initialise(*args, **options)
-        await self._prepare()
+        await self._cache.prepare()
 
     async def is_initialised(self) -> bool:
         """Say whether the origin exists."""
@@ -179,7 +130,7 @@ class TieredRepository:
 
     async def key_format(self) -> str:
         """Return what the keys look like."""
-        return await self._prepare()
+        return await self._cache.prepare()
 
     def statistics(self) -> Statistics:
         """Return what this object is doing at the moment, its own work and hits and misses of the cache."""
@@ -195,9 +146,9 @@ class TieredRepository:
     async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
         """Maintain the origin, with its options, and compare what is in the cache with its ledger."""
         report = await self._origin.maintain(dry_run, live, *args, **options)
-        await self._prepare()
-        if self._same_keys and not dry_run:
-            await self._take_stock()
+        await self._cache.prepare()
+        if not dry_run:
+            await self._cache.take_stock()
         return report
 
     async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
@@ -208,8 +159,6 @@ class TieredRepository:
         """Erase the origin, the cache and its ledger."""
         await self._origin.erase()
         await self._cache.erase()
-        await self.offload.run(self._ledger.remove)
-        self._key_format = None
 
     def keys(self) -> AsyncIterator[str]:
         """Iterate over the keys of the origin; see :meth:`AsyncRepository.keys`."""
@@ -239,9 +188,9 @@ class TieredRepository:
         """Delete objects from both, from the origin first; see :meth:`AsyncRepository.delete_many`."""
         wanted = list(keys)
         await self._origin.delete_many(wanted)
-        await self._prepare()
+        await self._cache.prepare()
         for key in dict.fromkeys(wanted):
-            await self._drop(key)
+            await self._cache.remove(key)
 
     # -- looking: in the cache, and then at the origin ----------------------------------------------------------------
 
@@ -252,10 +201,10 @@ class TieredRepository:
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         """Say of each key whether its object is there; see :meth:`has`."""
         wanted: list[Any] = list(keys)
-        await self._prepare()
+        await self._cache.prepare()
         found = set()
-        if self._same_keys:
-            near = await self._cache.has_many(wanted)
+        if self._cache.same_keys:
+            near = await self._cache.repository.has_many(wanted)
             found = {key for key, there in zip(wanted, near, strict=True) if there}
         asked = [key for key in wanted if isinstance(key, str) and key not in found]
         if asked:
@@ -272,10 +221,10 @@ class TieredRepository:
         return await self._ask(key, lambda repository, name: repository.hash(name))
 
     async def _ask(self, key: str, question: Callable[[AsyncRepository, str], Awaitable[T]]) -> T:
-        name = await self._name(checked_key(key))
+        name = await self._cache.name(checked_key(key))
         if name is not None:
             with suppress(ObjectNotFoundError, CorruptObjectError):
-                return await question(self._cache, name)
+                return await question(self._cache.repository, name)
         return await question(self._origin, key)
 
     # -- reading: from the cache, which is filled on the way -----------------------------------------------------------
@@ -283,18 +232,18 @@ class TieredRepository:
     async def get(self, key: str, check: bool = False) -> bytes:
         """Return the whole content of an object, always compared with its key; see :meth:`AsyncRepository.get`."""
         landed = self._flights.landed
-        content = await self._get_cached(checked_key(key))
+        content = await self._cache.get(checked_key(key))
         if content is not None:
             self._hits += 1
             return content
         self._misses += 1
         async with self._flights.of(key, landed) as flight:
             if flight.outdated:
-                flight.content = await self._get_cached(key)
+                flight.content = await self._cache.get(key)
             if flight.content is None:
                 flight.content = await self._origin.get(key, check=True)
                 flight.land()
-                await self._keep(key, flight.content, len(flight.content))
+                await self._cache.keep(key, flight.content, len(flight.content))
             return flight.content
 
     @asynccontextmanager
@@ -313,7 +262,7 @@ class TieredRepository:
                 yield stream
             except CorruptObjectError as error:
                 if error.key == key:
-                    await self._drop(key)
+                    await self._cache.drop(key)
                 raise
 
     async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
@@ -343,33 +292,13 @@ class TieredRepository:
         :raises ObjectNotFoundError: if one of the keys is not there.
         """
         wanted = list(dict.fromkeys(checked_key(key) for key in keys))
-        await self._prepare()
-        work = _Prefetch(len(wanted), progress)
-        if isinstance(self.offload, Inline):
-            for key in wanted:
-                work.note(await self._prefetch_one(key))
-            return work.report()
-        left = iter(wanted)
-
-        async def fetch() -> None:
-            for key in left:
-                try:
-                    work.note(await self._prefetch_one(key))
-                except Exception as error:  # noqa: BLE001  (the first one is raised below, on its own)
-                    work.failures.append(error)
-                    group.cancel_scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            for _ in range(min(_AT_ONCE, len(wanted))):
-                group.start_soon(fetch)
-        if work.failures:
-            raise work.failures[0]
-        return work.report()
+        await self._cache.prepare()
+        return await Prefetch(self._prefetch_one, progress).run(wanted, not isinstance(self.offload, Inline))
 
     async def _prefetch_one(self, key: str) -> int | DamagedObject | None:
         """Return the size of what was fetched, None for what is there, or what is wrong with the object."""
-        name = await self._name(key)
-        if name is not None and await self._cache.has(name):
+        name = await self._cache.name(key)
+        if name is not None and await self._cache.repository.has(name):
             return None
         try:
             async with AsyncExitStack() as resources:
@@ -382,7 +311,7 @@ class TieredRepository:
     ) -> ObjectStream:
         whole = not offset and length is None
         landed = self._flights.landed
-        opened = await self._open_cached(resources, key, offset, length, whole or check)
+        opened = await self._cache.open(resources, key, offset, length, whole or check)
         if opened is not None:
             self._hits += 1
             return opened
@@ -392,109 +321,30 @@ class TieredRepository:
                 if flight.content is not None:
                     return self._in_memory(key, flight.content)
                 if flight.outdated:
-                    opened = await self._open_cached(resources, key, 0, None, True)
+                    opened = await self._cache.open(resources, key, 0, None, True)
                 if opened is None:
                     opened = await self._fetch(resources, key, flight)
         if opened is not None:
             return opened
         return await resources.enter_async_context(self._origin.open(key, offset, length, whole or check))
 
-    async def _get_cached(self, key: str) -> bytes | None:
-        name = await self._name(key)
-        if name is None:
-            return None
-        try:
-            content = await self._cache.get(name, check=True)
-            if not self._same_keys:
-                await self._compare(key, content)
-        except ObjectNotFoundError:
-            return None
-        except CorruptObjectError:
-            await self._drop(key)
-            return None
-        self._ledger.note(key)
-        return content
-
-    async def _open_cached(
-        self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
-    ) -> ObjectStream | None:
-        name = await self._name(key)
-        if name is None:
-            return None
-        try:
-            stream = await resources.enter_async_context(self._cache.open(name, offset, length, check))
-        except ObjectNotFoundError:
-            return None
-        except CorruptObjectError:
-            await self._drop(key)
-            return None
-        self._ledger.note(key)
-        return stream if name == key else NamedStream(key, stream)
-
     async def _fetch(self, resources: AsyncExitStack, key: str, flight: Flight) -> ObjectStream | None:
         """Bring an object into the cache and open it there; None if that cannot keep it."""
         async with self._origin.open(key, check=True) as stream:
             size = stream.size
-            if size > self._ledger.max_bytes:
+            if self._cache.is_too_small_for(size):
                 return None
             if size <= CHUNK_BYTES:
                 content = flight.content = await stream.read()
                 flight.land()
-                await self._keep(key, content, size)
+                await self._cache.keep(key, content, size)
                 return self._in_memory(key, content)
-            if not await self._keep(key, stream, size):
+            if not await self._cache.keep(key, stream, size):
                 return None
-        return await self._open_cached(resources, key, 0, None, True)
+        return await self._cache.open(resources, key, 0, None, True)
 
     def _in_memory(self, key: str, content: bytes) -> ObjectStream:
         return OffloadedStream(OpenedObject(key, len(content), content, None), self.offload)
-
-    async def _keep(self, key: str, source: bytes | ObjectStream, size: int) -> bool:
-        """Put an object into the cache; return whether it is there now. The cache is allowed to fail."""
-        if size > self._ledger.max_bytes:
-            return False
-        # As a file, so that it is kept in one of its own, which frees its bytes at once when it is deleted.
-        content: Source = io.BytesIO(source) if isinstance(source, bytes) else source
-        try:
-            await self._make_space(size)
-            if self._same_keys:  # written down first: what a crash leaves in the cache is in the book
-                await self.offload.run(self._ledger.enter, key, key, size)
-                await self._cache.put(content)
-            else:
-                name = await self._cache.put(content)
-                await self.offload.run(self._ledger.enter, key, name, size)
-        except CorruptObjectError:  # at the origin
-            await self.offload.run(self._ledger.strike_out, [key])
-            raise
-        except OSError:
-            await self.offload.run(self._ledger.strike_out, [key])
-            return False
-        return True
-
-    async def _make_space(self, size: int) -> None:
-        for name in await self.offload.run(self._ledger.make_space, size):
-            with suppress(ObjectNotFoundError):  # another process was quicker
-                await self._cache.delete(name)
-
-    async def _drop(self, key: str) -> None:
-        """Take a damaged object out of the cache."""
-        _log.warning("%s is damaged in the cache, and fetched again: %s", key, self)
-        name = await self._name(key)
-        if name is not None:
-            await self.offload.run(self._ledger.strike_out, [key])
-            with suppress(ObjectNotFoundError):
-                await self._cache.delete(name)
-
-    async def _name(self, key: str) -> str | None:
-        """Return by which name the cache knows an object, if it has it; None if it certainly does not."""
-        key_format = await self._prepare()
-        if not is_key(key, key_format):
-            return None
-        return key if self._same_keys else await self.offload.run(self._ledger.name, key)
-
-    async def _compare(self, key: str, content: bytes) -> None:
-        assert self._key_format is not None, "it was found out before anything was read"
-        await self.offload.run(compared, key, self._key_format, content)
 
 
 class _Objects:
@@ -520,31 +370,6 @@ class _Objects:
     async def aclose(self) -> None:
         self._closed = True
         await self._resources.aclose()
-
-
-class _Prefetch:
-    """What a prefetch has come to."""
-
-    def __init__(self, total: int, progress: ProgressCallback | None) -> None:
-        self._total = total
-        self._progress = progress
-        self._done = self._fetched = self._size = 0
-        self._damaged: list[DamagedObject] = []
-        self.failures: list[Exception] = []
-
-    def note(self, outcome: int | DamagedObject | None) -> None:
-        self._done += 1
-        if isinstance(outcome, DamagedObject):
-            self._damaged.append(outcome)
-        elif outcome is not None:
-            self._fetched += 1
-            self._size += outcome
-        if self._progress is not None:
-            self._progress(Progress("prefetch", self._done, self._total, "objects"))
-
-    def report(self) -> CopyReport:
-        damaged = tuple(self._damaged)
-        return CopyReport(objects=self._done, copied=self._fetched, size=self._size, damaged=damaged)
 
 
 if TYPE_CHECKING:

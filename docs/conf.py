@@ -1,0 +1,36 @@
+"""How the documentation is built: `nox -s docs`."""
+
+from __future__ import annotations
+
+import objrepo
+
+project = "objrepo"
+author = "The objrepo developers"
+copyright = author  # noqa: A001  (Sphinx's word)
+release = version = objrepo.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
+html_theme = "furo"
+html_title = f"objrepo {release}"
+exclude_patterns = ["examples", "benchmarks"]
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+
+# Names of other packages lead nowhere from here; those of this one must lead somewhere.
+nitpick_ignore_regex = [(r"py:.*", r"(?!objrepo\.).*")]
+
+
+def lead_to_the_protocol(app, what, name, obj, options, lines):
+    """Have what docstrings call `AsyncRepository` be a link to where it is described."""
+    for number, line in enumerate(lines):
+        lines[number] = line.replace("`AsyncRepository", "`~objrepo.AsyncRepository")
+
+
+def setup(app):
+    """Tell Sphinx of it."""
+    app.connect("autodoc-process-docstring", lead_to_the_protocol)
