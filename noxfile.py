@@ -80,7 +80,7 @@ def tests_oldest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Draw the pictures, and build the documentation into `.docs`; a warning or a link that leads nowhere is an error."""
+    """Draw the pictures, and build the pages into `.docs`; a warning, or a link to nowhere, is an error."""
     install(session, "docs")
     session.run("python", "docs/pictures/draw.py", "--to", str(Path(session.create_tmp())))
     session.run("sphinx-build", "--fail-on-warning", "--nitpicky", "--fresh-env", "-b", "html", "docs", ".docs")
@@ -88,7 +88,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def dist(session: nox.Session) -> None:
-    """Build the wheel and the sdist, look into both, and do with each what the README says, as somebody who has only them."""
+    """Build wheel and sdist, look into both, and do with each what the README says, in fresh environments."""
     session.install("build", "check-wheel-contents", "twine")
     folder = Path(session.create_tmp(), "dist")
     shutil.rmtree(folder, ignore_errors=True)

@@ -19,10 +19,13 @@ myst_enable_extensions = ["colon_fence"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 
 # Names of other packages lead nowhere from here; those of this one must lead somewhere.
-nitpick_ignore_regex = [(r"py:.*", r"(?!objrepo\.).*")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!objrepo\.).*"),
+    (r"py:.*", r"objrepo\.[\w.]*\.(T|BinaryReader|Traffic|Ahead|OpenedObject|SandboxFolder)"),
+]
 
 
 def lead_to_the_protocol(app, what, name, obj, options, lines):

@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
 
+import objrepo
 from objrepo.testing import RepositoryContract
 
 ROOT = Path(__file__).parent.parent
@@ -152,6 +154,23 @@ class TestExamples:
         assert out.startswith(f"{1024**3} bytes through two pipes: ")
         assert int(peak) < 64 * 1024**2
 
+    @pytest.mark.parametrize("loop", ["asyncio", "trio"])
+    def test_snapshots(self, place, loop):
+        """The program of the tutorial."""
+        program = [sys.executable, "-W", "error", EXAMPLES / f"snapshots_{loop}.py"]
+        (place / "photos" / "sea").mkdir(parents=True)
+        for number in range(50):
+            (place / "photos" / "sea" / f"{number}.txt").write_bytes(b"%d" % number * 20_000)
+        first = run([*program, "take", "photos"], place).strip()
+        (place / "photos" / "new.txt").write_text("new")
+        second = run([*program, "take", "photos"], place).strip()
+        assert len(run([*program, "show", first], place).splitlines()) == 50
+        assert "3 new.txt" in run([*program, "show", second], place)
+        run([*program, "restore", second, "back"], place)
+        run(["diff", "-r", "photos", "back"], place)
+        failed = subprocess.run([*program, "restore", "0" * 64, "x"], cwd=place, capture_output=True, text=True)
+        assert (failed.returncode, failed.stderr.startswith("there is no such snapshot")) == (1, True)
+
     def test_backup_script(self, place):
         out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], place)
         assert out.splitlines()[-1].endswith("bytes in 1 objects")
@@ -175,12 +194,32 @@ class TestFolderRepository(RepositoryContract):
         assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 60
 
 
-def test_the_performance_page_is_written_from_the_figures():
+def test_the_pages_with_figures_are_written_from_them():
     sys.path.insert(0, str(ROOT))
     try:
+        from benchmarks import comparison
         from benchmarks.page import page
     finally:
         sys.path.remove(str(ROOT))
     report = json.loads((ROOT / "docs" / "benchmarks" / "results.json").read_text())
     assert (ROOT / "docs" / "performance.md").read_text() == page(report), "run: python -m benchmarks.page"
+    text = comparison.PAGE.read_text()
+    assert text == comparison.page(report, text), "run: python -m benchmarks.comparison"
     assert not report["quick"], "figures are those of a whole run"
+
+
+def test_the_page_of_errors_lists_every_message():
+    spec = importlib.util.spec_from_file_location("messages", ROOT / "docs" / "messages.py")
+    messages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(messages)
+    page = messages.PAGE.read_text()
+    assert page.endswith(messages.section()), "run: python docs/messages.py"
+    names = {name for name in objrepo.__all__ if name.endswith("Error")}
+    assert names == set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
+
+
+def test_pictures_are_drawn_from_the_contract():
+    rooms = (ROOT / "docs" / "pictures" / "rooms.svg").read_text()
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    for room in " | ".join(contract["layers"][1:]).split(" | "):
+        assert f">{room}<" in rooms, "run: python docs/pictures/draw.py"

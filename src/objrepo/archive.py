@@ -146,7 +146,7 @@ class ArchiveRepository(Backend):
             return self._read
 
     def _refused(self) -> ReadOnlyError:
-        return ReadOnlyError(f"{self} can only be read")
+        return ReadOnlyError(f"{self} can only be read; copy it into another repository first")
 
 
 def _start_of(key: str, file: BinaryIO, member: zipfile.ZipInfo) -> int:

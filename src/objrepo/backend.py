@@ -17,7 +17,7 @@ __all__ = ("Backend", "page_of")
 class Backend(RepositoryBase):
     """A repository of objects that can be opened as files. Keys that reach its functions are well-formed.
 
-    The rules are those of :class:`~objrepo.base.RepositoryBase`, whose functions are to be filled in too.
+    The rules are those of :class:`~objrepo.blocking.BlockingFunctions`, which are to be filled in too.
     """
 
     @abstractmethod

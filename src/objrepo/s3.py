@@ -211,9 +211,13 @@ class S3Repository(RepositoryBase):
                 except ValueError:
                     marker = None
                 if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
-                    raise RepositoryError(f"{_MARKER} in {self._options.url} is of another format than {_FORMAT}")
+                    raise RepositoryError(
+                        f"{_MARKER} in {self._options.url} is not of format {_FORMAT}: use a release that knows it"
+                    )
                 if marker.get("key_format") != "sha256":
-                    raise RepositoryError(f"{self._options.url} has keys of an unknown format")
+                    raise RepositoryError(
+                        f"{self._options.url} has keys of an unknown format: use a release that knows it"
+                    )
                 self._marker = marker
             return self._marker
 
@@ -391,4 +395,4 @@ def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
         hasher.update(chunk)
         yield chunk
     if hasher.hexdigest() != key:
-        raise OSError(f"what was to be stored as {key} has changed while it was read")
+        raise OSError(f"what was to be stored as {key} has changed while it was read; store it again")

@@ -73,7 +73,9 @@ class Handle:
         try:
             with self._reading:
                 if self.closed:
-                    raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+                    raise RepositoryClosedError(
+                        f"the stream of object {self._key!r} is closed: read inside its `async with`"
+                    )
                 return self._read(position, size)
         finally:
             if self.closed:  # looked at after the lock is free, so that one of the two always closes
@@ -95,7 +97,9 @@ class Handle:
         """
         with self._reading:
             if self.closed:
-                raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+                raise RepositoryClosedError(
+                    f"the stream of object {self._key!r} is closed: read inside its `async with`"
+                )
             try:
                 return os.dup(self._file.fileno()), self._start
             except (AttributeError, io.UnsupportedOperation):
@@ -291,7 +295,7 @@ class OffloadedStream(ByteReceiveStream):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RepositoryClosedError(f"the stream of object {self._key!r} is closed")
+            raise RepositoryClosedError(f"the stream of object {self._key!r} is closed: read inside its `async with`")
 
     def _in_chunk(self) -> int:
         """Return how many of the bytes from here on are in memory."""
@@ -364,7 +368,7 @@ class ObjectIterator:
 
     async def _fill(self) -> None:
         if self._closed:
-            raise RepositoryClosedError("the stream of objects is closed")
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
         if self._stream is not None:
             self._stream.close()
             self._stream = None

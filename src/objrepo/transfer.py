@@ -230,12 +230,16 @@ class _Copy:
         async with self._target.stream(contents) as objects:
             async for key, stream in objects:
                 if await stream.read() != contents[key]:
-                    raise _BadTargetError(key, f"stored in {self._target}, it came back as something else")
+                    raise _BadTargetError(
+                        key, f"stored in {self._target}, it came back as something else; check what it is stored on"
+                    )
 
     async def _read_back_large(self, key: str, new: str) -> None:
         if self._hash is None:
             if await self._target.hash(new) != await self._source.hash(key):
-                raise _BadTargetError(new, f"stored in {self._target}, it came back as something else")
+                raise _BadTargetError(
+                    new, f"stored in {self._target}, it came back as something else; check what it is stored on"
+                )
             return
         try:
             async with self._target.open(new, check=True) as stream:

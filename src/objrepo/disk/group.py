@@ -58,7 +58,9 @@ def put_group(lease: Lease, contents: Sequence[Buffer]) -> list[str]:
             if lease.packs.identity(pack_id) == _identity(pack):
                 return keys
             lease.index.take_back(rows)
-    raise RepositoryError(f"somebody keeps on replacing the packs of {lease.layout.folder} while they are written")
+    raise RepositoryError(
+        f"somebody keeps on replacing the packs of {lease.layout.folder} while they are written; try again later"
+    )
 
 
 @contextmanager

@@ -238,8 +238,10 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         if "locked" in str(error) or "busy" in str(error):
-            raise RepositoryBusyError(f"the index {path} is locked by another process: {error}") from error
+            raise RepositoryBusyError(
+                f"the index {path} is locked by another process: {error}; try again later"
+            ) from error
         path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
         raise RepositoryError(f"the index {path} cannot be used: {error}") from error
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite cites what is no text
-        raise RepositoryError(f"the index {path} is damaged: {error}") from error
+        raise RepositoryError(f"the index {path} is damaged: {error}; bring it back from a backup") from error

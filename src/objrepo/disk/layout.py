@@ -99,7 +99,9 @@ class Layout:
             config = Config(*(values[name] for name in Config.__dataclass_fields__))
             config.check()
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise RepositoryError(f"the configuration {self.config_file} is damaged: {error!r}") from error
+            raise RepositoryError(
+                f"the configuration {self.config_file} is damaged: {error!r}; bring it back from a backup"
+            ) from error
         if version != CONTAINER_VERSION:
             raise RepositoryError(
                 f"{self.folder} has the format {version!r} of a container, this objrepo knows format "

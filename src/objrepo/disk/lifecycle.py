@@ -65,13 +65,16 @@ def _check_agreement(layout: Layout, options: dict[str, Any]) -> None:
     for name, value in options.items():
         present = getattr(config, name)
         if present != value:
-            raise ValueError(f"the repository at {layout.folder} has {name}={present!r}, it cannot become {value!r}")
+            raise ValueError(
+                f"the repository at {layout.folder} has {name}={present!r}, it cannot become {value!r}; "
+                "make another one, and copy the objects there"
+            )
 
 
 def _check_free(layout: Layout) -> None:
     folder = layout.folder
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot make a repository at {folder}: it is a file")
+        raise NotADirectoryError(f"cannot make a repository at {folder}: it is a file; choose a folder")
     if folder.exists() and any(folder.iterdir()) and not layout.config_file.exists():
         raise FileExistsError(
             f"cannot make a repository at {folder}: the folder holds other files; choose an empty one"

@@ -44,7 +44,8 @@ def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = Fals
         if is_abandoned():
             raise OperationAbandoned from None
         raise RepositoryBusyError(
-            f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock})"
+            f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock}); "
+            "try again later"
         ) from None
     with lock:
         for path in layout.pack_locks():
@@ -86,7 +87,8 @@ def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
         _make(path, layout.sandbox)
     except FileExistsError:
         raise RepositoryBusyError(
-            f"another program is writing to pack {pack_id}, or was killed while it did: {path} exists"
+            f"another program is writing to pack {pack_id}, or was killed while it did: {path} exists; "
+            "if nobody is packing, `objrepo repair --exclusive` removes it"
         ) from None
     try:
         yield

@@ -78,7 +78,9 @@ def store_errors(layout: Layout) -> Iterator[None]:
     except SQLAlchemyError as error:
         cause = error.__cause__ or error
         if "locked" in str(cause):
-            raise RepositoryBusyError(f"the index {layout.index_file} is locked by another process") from error
+            raise RepositoryBusyError(
+                f"the index {layout.index_file} is locked by another process; try again later"
+            ) from error
         raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from error
 
 

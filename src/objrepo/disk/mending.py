@@ -58,7 +58,9 @@ class Repairable(RepositoryBase):
         :raises RepositoryBusyError: if a packer is at work.
         """
         if source is not None and await source.key_format() != await self.key_format():
-            raise ValueError(f"cannot repair from {source}: its keys are {await source.key_format()}")
+            raise ValueError(
+                f"cannot repair from {source}: its keys are {await source.key_format()}, not {await self.key_format()}"
+            )
         steps = await self._ready().run(self._tidy, dry_run, live, timeout)
         report = await self.verify(progress)
         for damaged in {damaged.key: damaged for damaged in report.damaged}.values():

@@ -218,7 +218,7 @@ def _descriptors(lease: Lease, row: Row) -> Iterator[tuple[Row, int]]:
                 current = again
                 continue
         yield current, descriptor
-    raise CorruptObjectError(row.key, f"its pack changed {_TRIES} times while it was being opened")
+    raise CorruptObjectError(row.key, f"its pack changed {_TRIES} times while it was being opened; try again")
 
 
 def _in_file(lease: Lease, row: Row, file: io.FileIO) -> BinaryIO:

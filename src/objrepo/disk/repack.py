@@ -149,6 +149,6 @@ def _locked(lease: Lease, pack_id: int) -> Iterator[None]:
             stack.enter_context(pack_lock(lease.layout, pack_id))
         elif not stack.enter_context(own_pack_lock(lease.layout.folder, pack_id, _PATIENCE)):
             raise RepositoryBusyError(
-                f"somebody is writing to pack {pack_id} of the repository at {lease.layout.folder}"
+                f"somebody is writing to pack {pack_id} of the repository at {lease.layout.folder}; try again later"
             )
         yield

@@ -96,7 +96,9 @@ def updated_archive(path: Path, compress: bool) -> Iterator[Place]:
             finally:
                 archive.close()
     except filelock.Timeout:
-        raise RepositoryBusyError(f"{path} is being written by somebody else (lock {partial}.lock)") from None
+        raise RepositoryBusyError(
+            f"{path} is being written by somebody else (lock {partial}.lock); try again later"
+        ) from None
 
 
 def _open_to_go_on(path: Path) -> BinaryIO:

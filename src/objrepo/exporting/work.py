@@ -97,7 +97,9 @@ async def _fill(
 async def _read_back(path: Path, progress: ProgressCallback | None, offload: Offload) -> None:
     async with ArchiveRepository(path, offload) as archive:
         for damaged in (await archive.verify(progress)).damaged:
-            raise CorruptObjectError(damaged.key, f"written to {path}, it was read back as something else")
+            raise CorruptObjectError(
+                damaged.key, f"written to {path}, it came back as something else; check what it is stored on"
+            )
 
 
 class _Export:

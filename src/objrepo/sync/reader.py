@@ -75,5 +75,5 @@ class ObjectFile(io.RawIOBase):
 
     def _closed_already(self) -> bool:
         if self.closed:
-            raise RepositoryClosedError(f"the stream of object {self.name!r} is closed")
+            raise RepositoryClosedError(f"the stream of object {self.name!r} is closed: read inside its `with`")
         return False

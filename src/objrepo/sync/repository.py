@@ -179,7 +179,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def iter_object_streams(self, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
         """Iterate over objects in the order that is fastest; one that is given twice comes once.
 
-        :return: an iterator over keys and ``io.BufferedReader``s, each closed by the next step.
+        :return: an iterator over keys and readers (``io.BufferedReader``), each closed by the next step.
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key, before the first object.
         """
         driver = self._driver

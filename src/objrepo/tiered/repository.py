@@ -361,7 +361,7 @@ class _Objects:
 
     async def __anext__(self) -> tuple[str, ObjectStream]:
         if self._closed:
-            raise RepositoryClosedError("the stream of objects is closed")
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
         await self._resources.aclose()
         for key in self._left:
             return key, await self._resources.enter_async_context(self._repository.open(key))

@@ -1,0 +1,67 @@
+"""Snapshots of a folder, on trio: `take FOLDER`, `show SNAPSHOT`, `restore SNAPSHOT FOLDER`."""
+
+import json
+import sys
+from pathlib import Path
+
+import trio
+
+from objrepo import DiskRepository, ObjectNotFoundError
+
+AT_ONCE = 20
+
+
+def files_in(folder):
+    """Find all files of a folder. It asks the disk, so it is called on a worker thread."""
+    return sorted(path for path in Path(folder).rglob("*") if path.is_file())
+
+
+async def take(repo, folder):
+    """Store every file of a folder, and then which name has which key; return the key of that."""
+    paths = await trio.to_thread.run_sync(files_in, folder)
+    keys = await repo.put_many(paths)
+    names = [str(path.relative_to(folder)) for path in paths]
+    snapshot = json.dumps(dict(zip(names, keys, strict=True)), indent=1)
+    return await repo.put(snapshot.encode())
+
+
+async def files_of(repo, snapshot):
+    """Return which name has which key."""
+    return json.loads(await repo.get(snapshot))
+
+
+async def restore(repo, snapshot, folder):
+    """Write the files of a snapshot into a folder, some of them at the same time."""
+    slots = trio.CapacityLimiter(AT_ONCE)
+
+    async def write(name, key):
+        target = trio.Path(folder, name)
+        await target.parent.mkdir(parents=True, exist_ok=True)
+        async with slots, repo.open(key) as stream, await trio.open_file(target, "wb") as file:
+            async for chunk in stream:
+                await file.write(chunk)
+
+    files = await files_of(repo, snapshot)
+    async with trio.open_nursery() as nursery:
+        for name, key in files.items():
+            nursery.start_soon(write, name, key)
+
+
+async def main(command, *arguments):
+    """Do what the command line says."""
+    async with DiskRepository("snapshots") as repo:
+        await repo.initialise()
+        if command == "take":
+            print(await take(repo, *arguments))
+        elif command == "show":
+            for name, key in (await files_of(repo, *arguments)).items():
+                print(key[:12], await repo.size(key), name)
+        elif command == "restore":
+            await restore(repo, *arguments)
+
+
+if __name__ == "__main__":
+    try:
+        trio.run(main, *sys.argv[1:])
+    except ObjectNotFoundError as error:
+        sys.exit(f"there is no such snapshot: {error}")
