@@ -18,10 +18,10 @@ AT_ONCE = ("-n", str((os.cpu_count() or 1) + 1))
 """In how many processes tests are run: one more than there are processors, as some of them always wait for a disk."""
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install the package with its command line, and groups of tools (which the pip of an older Python cannot)."""
+def install(session: nox.Session, *groups: str, extras: str = "cli") -> None:
+    """Install the package with extras, and groups of tools (which the pip of an older Python cannot)."""
     tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups)
-    session.install("-e", ".[cli]", *tools)
+    session.install("-e", f".[{extras}]", *tools)
 
 
 def run_tests(session: nox.Session) -> None:
@@ -81,7 +81,7 @@ def tests_oldest(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Draw the pictures, and build the pages into `.docs`; a warning, or a link to nowhere, is an error."""
-    install(session, "docs")
+    install(session, "docs", extras="cli,asgi,fsspec,otel")
     session.run("python", "docs/pictures/draw.py", "--to", str(Path(session.create_tmp())))
     session.run("sphinx-build", "--fail-on-warning", "--nitpicky", "--fresh-env", "-b", "html", "docs", ".docs")
 
@@ -141,8 +141,7 @@ def engines(session: nox.Session) -> None:
         session.run("apt-get", "update", "--quiet", env=env, external=True)
         install_them = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
         session.run(*install_them, *sorted(missing), env=env, external=True)
-    install(session, "test", "browser")
-    session.install("-e", ".[aiida,s3,serve]")
+    install(session, "test", "browser", extras="cli,aiida,s3,serve")
     session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
 
 
@@ -178,6 +177,5 @@ def aiida(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Race against the peers; `-- --quick` for less than two minutes, `-- single` for one kind of work."""
-    session.install("-e", ".[cli]", "--quiet")
-    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "bench"))
+    install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs, env={"AIIDA_PATH": session.create_tmp()})

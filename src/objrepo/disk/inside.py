@@ -54,7 +54,8 @@ def is_inside(path: str) -> os.stat_result | None:
 def refused(path: object) -> DetourError:
     """Return the error for what is no regular file or folder of the container's own."""
     return DetourError(
-        f"{path} is a symbolic link or no regular file: it is not followed out of the repository; keep the whole repository where it leads"
+        f"{path} is a symbolic link or no regular file: it is not followed out of the repository; "
+        "keep the whole repository where it leads"
     )
 
 
