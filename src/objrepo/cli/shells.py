@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -23,7 +23,13 @@ _LOOKED_AT: Final = 100_000
 """After how many keys a completion gives up: nobody waits longer for one."""
 
 
-class _Key(click.ParamType[str]):
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str]
+else:
+    _ParamType = click.ParamType  # not generic in all releases
+
+
+class _Key(_ParamType):
     """A key, which a shell completes from those that there are."""
 
     name = "key"
