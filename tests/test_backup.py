@@ -107,7 +107,7 @@ class TestAnArchiveThatGrows:
         assert report.copied == 3500 - min(when * 1000 + 1000, 3500)
         assert len(repo.read) == report.copied
         assert sorted(await content_in(path)) == sorted(keys)
-        assert sorted(os.listdir(tmp_path)) == [".backup.zip.partial.lock", "backup.zip"]
+        assert set(os.listdir(tmp_path)) <= {".backup.zip.partial.lock", "backup.zip"}
 
     async def test_what_is_left_may_be_torn_anywhere(self, repo, tmp_path):
         path = tmp_path / "backup.zip"
