@@ -16,6 +16,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
 
+DOORS = {
+    "aiida": ["verdi", "plugin", "list", "aiida.storage", "objrepo.sqlite_dos"],
+    "cli": ["objrepo", "du", "--help"],
+    "fsspec": ["python", "-c", "import fsspec; fsspec.filesystem('objrepo', repository='.')"],
+    "otel": ["python", "-c", "from objrepo.otel import telemetry; telemetry()"],
+    "s3": ["python", "-c", "from objrepo import S3Repository; import obstore, botocore; S3Repository('photos')"],
+    "serve": ["python", "-c", "from objrepo.asgi import ObjectApp; import uvicorn; import objrepo.cli.serving"],
+}
+"""What shows that an extra has brought what it is for."""
+
 
 def main(paths: list[Path]) -> None:
     """Check both files."""
@@ -26,6 +36,8 @@ def main(paths: list[Path]) -> None:
     with tempfile.TemporaryDirectory(prefix="objrepo-dist-") as place:
         use_wheel(wheel, Path(place, "wheel"))
         use_sdist(sdist, Path(place, "sdist"))
+        for extras in extras_of_the_pages():
+            use_extras(wheel, extras, Path(place, extras))
     print("both are as they should be")
 
 
@@ -93,6 +105,20 @@ def use_sdist(sdist: Path, place: Path) -> None:
     key = re.search(r"^([0-9a-f]{64})  README.md$", out, re.MULTILINE)
     assert key is not None
     assert run(["objrepo", "cat", key[1]], source, environment) == (source / "README.md").read_text()
+
+
+def extras_of_the_pages() -> list[str]:
+    """Find what the pages tell to install."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    return sorted({extras for page in pages for extras in re.findall(r"pip install 'objrepo\[(.*?)\]'", page.read_text())})
+
+
+def use_extras(wheel: Path, extras: str, place: Path) -> None:
+    """Install the wheel with extras, and go through the door that each of them opens."""
+    environment = fresh_environment(place)
+    run(["pip", "install", "--quiet", f"{wheel}[{extras}]"], place, environment)
+    for extra in extras.split(","):
+        run(DOORS[extra], place, environment)
 
 
 def fresh_environment(place: Path) -> dict[str, str]:
