@@ -383,8 +383,8 @@ class TestInterrupted:
 
     def test_maintain(self, folder, objrepo_):
         (folder / "files").mkdir()
-        for number in range(3000):
-            (folder / "files" / str(number)).write_bytes(b"%d" % number * 5000)
+        for number in range(1000, 2000):
+            (folder / "files" / str(number)).write_bytes(b"%d" % number * 20_000)  # too large to be packed at once
         assert objrepo_("put", "files")[0] == 0
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with self.start("maintain", "--not-live", cwd=folder, **pipes) as process:
@@ -393,9 +393,9 @@ class TestInterrupted:
                 time.sleep(0.001)
             assert self.interrupt(process) == 130
             assert process.stderr.read().strip() == b""
-        assert objrepo_("verify")[1].startswith(b"3,000 objects")
+        assert objrepo_("verify")[1].startswith(b"1,000 objects")
         assert objrepo_("maintain", "--not-live")[0] == 0, "no lock and no half-written pack stands in the way"
-        assert objrepo_("verify")[1].startswith(b"3,000 objects")
+        assert objrepo_("verify")[1].startswith(b"1,000 objects")
 
 
 class TestTerminal:
@@ -424,12 +424,12 @@ class TestTerminal:
 
     def test_bars(self, folder):
         for number in range(30):
-            (folder / f"{number}.txt").write_bytes(b"%d" % number)
+            (folder / f"{number}.txt").write_bytes(b"%2d" % number * 50_000)  # too large to be packed at once
         out, shown = self.at_a_terminal(["put", "."], folder)
         assert len(out.splitlines()) == 30
         assert "30 of 30 objects" in shown
         out, shown = self.at_a_terminal(["maintain"], folder)
         assert out.startswith(b"pack_loose")
         assert "pack_loose" in shown
-        assert "50 bytes of 50 bytes" in shown
+        assert "3.0 MB of 3.0 MB" in shown
         assert "verify" in self.at_a_terminal(["verify"], folder)[1]

@@ -19,7 +19,7 @@ from anyio.abc import ByteSendStream
 from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo, VerifyReport
-from objrepo.source import checked_source, size_in_memory
+from objrepo.source import checked_source
 
 __all__ = ("Hook", "Observed", "Operation", "log_operations")
 
@@ -103,7 +103,8 @@ class Observed:
         """Store one object; of sources that are not in memory the hook is not told the size."""
         with self._telling("put") as counted:
             key = await self._repository.put(source)
-            counted.size = size_in_memory(checked_source(source)) or None
+            plain = checked_source(source)
+            counted.size = plain.nbytes if isinstance(plain, memoryview) else None
             return key
 
     async def put_many(

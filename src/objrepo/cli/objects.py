@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -20,6 +21,9 @@ from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
 __all__ = ("COMMANDS",)
+
+_FILES_AT_ONCE: Final = 200
+"""How many files are open together: systems allow a process 256 at least."""
 
 
 @click.command()
@@ -45,22 +49,54 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
         _tell(error)
 
     own = repository.path if isinstance(repository, DiskRepository) else None
+    done = 0
     with reporter() as report:
         total = None
         if sys.stderr.isatty():
             total = sum(1 for _ in _files(paths, own, _ignore))
-        for done, path in enumerate(_files(paths, own, fail), 1):
-            try:
-                source = sys.stdin.buffer if path == "-" else open(path, "rb", buffering=0)  # noqa: SIM115
-            except OSError as error:
-                fail(error)
-                continue
-            with source:
-                key = await repository.put(source)
-            report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
+        for batch in _batches(_files(paths, own, fail)):
+            for path, key in await _store(repository, batch, fail):
+                report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
+            done += len(batch)
             if total is not None:
                 report(Progress("put", done, max(done, total), "objects"))
     return 1 if failed else 0
+
+
+def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
+    """Give files some at a time; what may have to be waited for, such as a pipe, comes alone."""
+    batch: list[str] = []
+    for path in paths:
+        alone = path == "-" or not os.path.isfile(path)  # noqa: PTH113
+        if batch and (alone or len(batch) == _FILES_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(path)
+        if alone:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _store(
+    repository: AsyncRepository, paths: list[str], fail: Callable[[object], None]
+) -> list[tuple[str, str]]:
+    """Store files together; return the path and the key of each that can be opened."""
+    opened: list[tuple[str, Any]] = []
+    with ExitStack() as closing:
+        for path in paths:
+            try:
+                file = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb", buffering=0))
+            except OSError as error:
+                fail(error)
+            else:
+                opened.append((path, file))
+        if len(opened) == 1:  # alone it is put where AiiDA does, in a file of its own
+            keys = [await repository.put(opened[0][1])]
+        else:
+            keys = await repository.put_many([file for _, file in opened])
+    return [(path, key) for (path, _), key in zip(opened, keys, strict=True)]
 
 
 @click.command()
