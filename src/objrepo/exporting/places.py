@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import struct
 import tempfile
 import zipfile
@@ -42,10 +41,11 @@ class Place:
         self._publish = publish
 
     def finish(self) -> None:
-        """End the archive, and see to it that it is on the disk."""
+        """End the archive, see to it that it is on the disk, and close the file: not every system renames open ones."""
         self.archive.close()
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._file.close()
         self.path.chmod(0o666 & ~_umask())  # temporary files are made for their owner only
 
     def publish(self) -> None:
@@ -69,6 +69,7 @@ def new_archive(path: Path, compress: bool) -> Iterator[Place]:
             try:
                 archive.close()
             finally:
+                file.close()
                 partial.unlink(missing_ok=True)
 
 
@@ -118,7 +119,10 @@ def _begun(file: BinaryIO, path: Path) -> tuple[list[zipfile.ZipInfo], int]:
     file.seek(0)
     file.truncate()
     with open(path, "rb") as old_file:
-        shutil.copyfileobj(old_file, file, _PIECE)
+        while piece := old_file.read(_PIECE):
+            if is_abandoned():
+                raise OperationAbandoned
+            file.write(piece)
     return there, end
 
 
