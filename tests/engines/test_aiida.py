@@ -306,17 +306,3 @@ def test_a_profile_that_is_locked_or_of_an_older_schema(storages, tmp_path):
         database.execute("UPDATE alembic_version SET version_num = 'main_0001'")
         database.commit()
     assert "is incompatible with the required schema" in profiles.verdi("storage", "info", status=1)
-
-
-@pytest.mark.timeout(300)
-def test_a_provenance_of_ten_thousand_nodes_with_files(tmp_path, storages):
-    profiles = storages("objrepo.sqlite_dos")
-    script = Path(__file__).with_name("provenance.py")
-    profiles.run(sys.executable, script, "fill")
-    profiles.verdi("storage", "maintain", "--force")
-    profiles.run(sys.executable, script, "check")
-    profiles.verdi("archive", "create", "--all", tmp_path / "all.aiida")
-    other = Profiles(tmp_path / "other")
-    other.setup("objrepo.sqlite_dos", filepath=tmp_path / "other storage")
-    other.verdi("archive", "import", tmp_path / "all.aiida")
-    other.run(sys.executable, script, "check")

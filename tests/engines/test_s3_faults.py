@@ -121,7 +121,7 @@ class TestRefused:
     async def test_a_marker_of_another_format(self, bucket, s3, prefix, content):
         s3.put_object(Bucket=BUCKET, Key=f"{prefix}/objrepo.json", Body=content)
         async with bucket() as repo:
-            with pytest.raises(RepositoryError, match="of another format"):
+            with pytest.raises(RepositoryError, match="is not of format 1"):
                 await repo.put(b"content")
 
     async def test_a_clock_that_is_off(self, bucket, repo, gateway, credentials, prefix):
@@ -265,8 +265,8 @@ class TestTheGatewayDies:
         async with patient.open(key, check=True) as stream:
             assert b"".join([chunk async for chunk in stream]) == LARGE
 
-    async def test_in_a_listing(self, patient, proxy, death):
-        keys = await patient.put_many(b"%d" % number for number in range(2500))
+    async def test_in_a_listing(self, repo, patient, proxy, death):
+        keys = await repo.put_many(b"%d" % number for number in range(2500))
         proxy.fail(None, Fault(meanwhile=death), method="GET")
         assert await listed(patient) == sorted(keys)
 
