@@ -11,6 +11,8 @@ release = version = objrepo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_title = f"objrepo {release}"
 exclude_patterns = ["examples", "benchmarks"]
 

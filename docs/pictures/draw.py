@@ -62,11 +62,11 @@ def draw_rooms(path: Path) -> None:
             if room in FLOORS:
                 name, flow = FLOORS[room]
                 axis.text(1.45, y, name, ha="right", va="center", weight="bold", size=10)
-                axis.text(9.0, y, flow, ha="left", va="center", size=9)
-    for x, start, end, words in ((8.4, len(rows) + 0.4, 0.6, "calls"), (8.75, 0.6, len(rows) + 0.4, "bytes")):
+                axis.text(9.2, y, flow, ha="left", va="center", size=9)
+    for x, start, end, words in ((8.4, len(rows) + 0.4, 0.6, "calls"), (8.9, 0.6, len(rows) + 0.4, "bytes")):
         axis.annotate("", (x, end), (x, start), arrowprops={"arrowstyle": "->", "color": BLUE, "lw": 1.5})
         axis.text(x, len(rows) + 0.55, words, ha="center", size=8, color=BLUE)
-    finish(figure, axis, path, (0, 11.6), (0.4, len(rows) + 1))
+    finish(figure, axis, path, (0, 11.8), (0.4, len(rows) + 1))
 
 
 def draw_life(path: Path, steps: list[tuple[str, str]]) -> None:
