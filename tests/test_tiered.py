@@ -144,7 +144,7 @@ class TestFilling:
 
     @pytest.mark.parametrize("how", [TieredRepository.get, read])
     async def test_who_hears_late_that_the_cache_has_nothing_does_not_download_again(self, make, origin, how):
-        downloaded = anyio.Event()
+        asked, downloaded = anyio.Event(), anyio.Event()
 
         class SlowToAnswer(MemoryRepository):
             answers = 0
@@ -152,6 +152,7 @@ class TestFilling:
             async def _answer(self):
                 self.answers += 1
                 if self.answers == 1:
+                    asked.set()
                     await downloaded.wait()
 
             async def get(self, key, check=False):
@@ -182,7 +183,7 @@ class TestFilling:
 
             async with anyio.create_task_group() as group:
                 group.start_soon(late)
-                await anyio.wait_all_tasks_blocked()
+                await asked.wait()
                 assert await how(tiered, key) == SMALL
                 downloaded.set()
             assert results == [SMALL]
