@@ -263,6 +263,7 @@ class TestTheCommands:
         for arguments, reason in (
             (("backup", "https://host/some.zip"), "not on this machine"),
             (("backup", "backup", "--compress"), "--compress is for archives"),
+            (("backup", "backup.tar.gz"), "could not grow"),
             (("sync", ".objrepo", "sandbox:"), "do not know the same objects"),
         ):
             status, _, err = objrepo_(*arguments)

@@ -164,6 +164,7 @@ class TestCompletion:
         assert self.completed(objrepo_, "cat", "nokey") == []
         assert self.completed(objrepo_, "cat", "--repo", "nowhere", keys[0][:3]) == []
         assert self.completed(objrepo_, "cat", "--repo", "s3://bucket", "a") == [], "no network for a completion"
+        assert self.completed(objrepo_, "cat", "--repo", "no-scheme:", "a") == []
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_the_scripts(self, objrepo_, shell):  # noqa: F811

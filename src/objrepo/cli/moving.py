@@ -13,6 +13,7 @@ from objrepo.archive import ArchiveRepository
 from objrepo.cli.progress import reporter, size_of
 from objrepo.cli.running import as_json, gracefully, print_json
 from objrepo.exporting import export as export_objects
+from objrepo.exporting import is_tar
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
@@ -114,6 +115,8 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
     objrepo backup photos.zip
     objrepo backup s3://my-bucket/photos
     """
+    if is_tar(target):
+        raise click.UsageError(f"{target} could not grow: back up to a zip or a folder, or use `objrepo export`")
     opened = open_repository(target)
     with reporter() as report:
         if isinstance(opened, ArchiveRepository):

@@ -37,10 +37,10 @@ class _Key(_ParamType):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
         del param
-        repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
-        if not isinstance(repository, DiskRepository | ArchiveRepository):
-            return []
         try:
+            repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
+            if not isinstance(repository, DiskRepository | ArchiveRepository):
+                return []
             return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
         except (RepositoryError, OSError, ValueError):
             return []

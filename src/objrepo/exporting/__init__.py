@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from objrepo.exporting.formats import is_tar
 from objrepo.exporting.work import export
 
-__all__ = ("export",)
+__all__ = ("export", "is_tar")

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final, Protocol
 from objrepo.protocol import BinaryReader
 from objrepo.source import read_up_to
 
-__all__ = ("ATTRIBUTES", "FOLDER", "Archive", "Tar", "Zip", "tar_mode")
+__all__ = ("ATTRIBUTES", "FOLDER", "Archive", "Tar", "Zip", "is_tar", "tar_mode")
 
 FOLDER: Final = "repo/"
 """The folder of the objects in an archive, as in those of AiiDA."""
@@ -100,6 +100,11 @@ class _Whole:
 
     def read(self, size: int) -> bytes:
         return read_up_to(self._reader, size)
+
+
+def is_tar(name: str) -> bool:
+    """Say whether a file of this name is written as a tar."""
+    return tar_mode(name) is not None
 
 
 def tar_mode(name: str) -> str | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from objrepo.archive import ArchiveRepository
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
-from objrepo.exporting.formats import Archive, tar_mode
+from objrepo.exporting.formats import Archive, is_tar
 from objrepo.exporting.places import new_archive, updated_archive
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository
@@ -57,7 +57,7 @@ async def export(
     :raises ValueError: if a tar is to be compressed otherwise than its name says, updated, or checked.
     """
     path = Path(path)
-    if tar_mode(path.name) is not None and (compress or update or check):
+    if is_tar(path.name) and (compress or update or check):
         raise ValueError(f"{path} is a tar, which its name compresses, and which is neither updated nor checked")
     opening = updated_archive(path, compress) if update else new_archive(path, compress)
     offload = Threads(1) if offload is None else offload
