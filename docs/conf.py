@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import objrepo
 
 project = "objrepo"
@@ -21,6 +23,7 @@ myst_enable_extensions = ["colon_fence"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("Source", "ProgressCallback", "Hook")}
 autodoc_default_options = {"members": True}
 
 # Names of other packages lead nowhere from here; those of this one must lead somewhere.
@@ -36,6 +39,14 @@ def lead_to_the_protocol(app, what, name, obj, options, lines):
         lines[number] = line.replace("`AsyncRepository", "`~objrepo.AsyncRepository")
 
 
+def keep_hyphens(app, ctx, lines):
+    """Have options of commands be code, in which two hyphens stay two."""
+    for number, line in enumerate(lines):
+        if "`" not in line:
+            lines[number] = re.sub(r"(?<!\S)--[\w-]+", r"``\g<0>``", line)
+
+
 def setup(app):
-    """Tell Sphinx of it."""
+    """Tell Sphinx of them."""
+    app.connect("sphinx-click-process-description", keep_hyphens)
     app.connect("autodoc-process-docstring", lead_to_the_protocol)
