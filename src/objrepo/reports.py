@@ -238,7 +238,7 @@ class Progress:
     step: str
     done: int
     total: int | None
-    unit: Literal["objects", "bytes"]
+    unit: Literal["objects", "bytes", "steps"]
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], object]

@@ -84,7 +84,7 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
                 await work.once()
                 turns.append((time.perf_counter() - start) / work.times)
             rows.append({"work": work.name, "size": work.size, "seconds": statistics.median(turns)})
-            report(Progress("bench", number, len(works), "objects"))
+            report(Progress("bench", number, len(works), "steps"))
     return rows
 
 
