@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -72,6 +71,8 @@ def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
 
 
 async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list[dict[str, Any]]:
+    from statistics import median  # of all commands this one only needs it
+
     rows = []
     async with DiskRepository(folder / "repository") as repository:
         await repository.initialise()
@@ -83,7 +84,7 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
                 start = time.perf_counter()
                 await work.once()
                 turns.append((time.perf_counter() - start) / work.times)
-            rows.append({"work": work.name, "size": work.size, "seconds": statistics.median(turns)})
+            rows.append({"work": work.name, "size": work.size, "seconds": median(turns)})
             report(Progress("bench", number, len(works), "steps"))
     return rows
 
