@@ -264,7 +264,7 @@ class TestTheCommands:
             (("backup", "https://host/some.zip"), "not on this machine"),
             (("backup", "backup", "--compress"), "--compress is for archives"),
             (("backup", "backup.tar.gz"), "could not grow"),
-            (("sync", ".objrepo", "sandbox:"), "do not know the same objects"),
+            (("sync", ".objrepo", "sandbox:"), "has other keys in"),
         ):
             status, _, err = objrepo_(*arguments)
             assert (status, reason in err) == (2, True)
@@ -273,6 +273,23 @@ class TestTheCommands:
             assert (status, len(err.splitlines())) == (1, 1)
             assert not (folder / "backup").exists(), "without a source nothing is made"
             assert not (folder / "nowhere").exists()
+
+    def test_keys_stay_what_they_are(self, folder, objrepo_):  # noqa: F811
+        objrepo_("init", "--hash-type", "sha1")
+        key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
+        assert objrepo_("backup", "backup")[0] == 0
+        assert objrepo_("restore", "backup", "--repo", "again")[0] == 0
+        assert objrepo_("sync", "again", "third")[0] == 0
+        assert objrepo_("copy", "again", "fourth")[0] == 0
+        for repo in ("backup", "again", "third", "fourth"):
+            assert objrepo_("cat", key, "--repo", repo)[1] == b"content"
+        assert objrepo_("init", "--repo", "other")[0] == 0
+        for arguments in (("backup", "backup.zip"), ("backup", "other"), ("backup", "sandbox:")):
+            status, _, err = objrepo_(*arguments)
+            assert (status, "sha1" in err) == (2, True)
+        status, _, err = objrepo_("restore", "other")
+        assert (status, "sha256" in err) == (2, True)
+        assert not (folder / "backup.zip").exists()
 
     def test_sync(self, objrepo_):  # noqa: F811
         one = objrepo_("put", "-", stdin=b"1")[1].split()[0].decode()

@@ -12,6 +12,7 @@ import click
 from objrepo.archive import ArchiveRepository
 from objrepo.cli.progress import reporter, size_of
 from objrepo.cli.running import as_json, gracefully, print_json
+from objrepo.disk import DiskRepository
 from objrepo.exporting import export as export_objects
 from objrepo.exporting import is_tar
 from objrepo.protocol import AsyncRepository
@@ -80,8 +81,7 @@ def sync(first: str, second: str, json_wanted: bool) -> int:
     async def whole() -> int:
         async with open_repository(first) as one, open_repository(second) as other:
             await _make(other, of=one)
-            if await one.key_format() != await other.key_format() or await one.key_format() == "uuid4":
-                raise click.UsageError(f"{one} and {other} do not know the same objects by the same keys: use copy")
+            await _require_the_same_keys(one, other)
             with reporter() as report:
                 there = await copy_objects(one, other, progress=report)
                 back = await copy_objects(other, one, progress=report)
@@ -122,12 +122,17 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
         if isinstance(opened, ArchiveRepository):
             if opened.path is None:
                 raise click.UsageError(f"{target} is not on this machine: archives are written here only")
+            if await repo.key_format() != "sha256":
+                raise click.UsageError(
+                    f"a zip has keys of sha256, and {repo} of {await repo.key_format()}: take a folder"
+                )
             done = await export_objects(repo, opened.path, compress=compress, update=True, check=True, progress=report)
         else:
             if compress:
                 raise click.UsageError("--compress is for archives: compress a repository by `objrepo maintain`")
             async with opened as second:
                 await _make(second, of=repo)
+                await _require_the_same_keys(repo, second)
                 done = await copy_objects(repo, second, check=True, progress=report)
     return _tell(done, f"{done.objects:,} objects, {done.copied:,} new ({size_of(done.size)}), read back", json_wanted)
 
@@ -150,6 +155,7 @@ async def restore(repo: AsyncRepository, source: str, keys: tuple[str, ...], jso
     """
     async with open_repository(source) as first:
         await _make(repo, of=first)
+        await _require_the_same_keys(first, repo)
         with reporter() as report:
             done = await copy_objects(first, repo, keys or None, check=True, progress=report)
     return _tell(done, f"{done.objects:,} objects, {done.copied:,} restored ({size_of(done.size)})", json_wanted)
@@ -178,10 +184,22 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
 
 
 async def _make(repository: AsyncRepository, of: AsyncRepository) -> None:
-    """Make a repository that is not there yet, once it is certain that the other one is."""
-    await of.key_format()
-    if not await repository.is_initialised():
+    """Make a repository that is not there yet, once it is certain that the other one is, with keys of the same kind."""
+    key_format = await of.key_format()
+    if await repository.is_initialised():
+        return
+    if isinstance(repository, DiskRepository) and key_format != "uuid4":
+        await repository.initialise(hash_type=key_format)
+    else:
         await repository.initialise()
+
+
+async def _require_the_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
+    kinds = await one.key_format(), await other.key_format()
+    if kinds[0] != kinds[1] or "uuid4" in kinds:
+        raise click.UsageError(
+            f"the same object has other keys in {one} ({kinds[0]}) and in {other} ({kinds[1]}): use `objrepo copy`"
+        )
 
 
 def _tell(done: CopyReport, line: str, json_wanted: bool) -> int:
