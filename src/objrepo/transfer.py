@@ -230,16 +230,17 @@ class _Copy:
         async with self._target.stream(contents) as objects:
             async for key, stream in objects:
                 if await stream.read() != contents[key]:
-                    raise _BadTargetError(
-                        key, f"stored in {self._target}, it came back as something else; check what it is stored on"
-                    )
+                    raise self._came_back_different(key)
+
+    def _came_back_different(self, key: str) -> CorruptObjectError:
+        return _BadTargetError(
+            key, f"stored in {self._target}, it came back as something else; check what it is stored on"
+        )
 
     async def _read_back_large(self, key: str, new: str) -> None:
         if self._hash is None:
             if await self._target.hash(new) != await self._source.hash(key):
-                raise _BadTargetError(
-                    new, f"stored in {self._target}, it came back as something else; check what it is stored on"
-                )
+                raise self._came_back_different(new)
             return
         try:
             async with self._target.open(new, check=True) as stream:

@@ -74,9 +74,11 @@ async def stat(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: 
     objrepo stat KEY
     """
     for number, key in enumerate(keys):
-        facts: dict[str, Any] = {"key": key, "size": await repository.size(key), "sha256": await repository.hash(key)}
         if isinstance(repository, DiskRepository):
-            facts |= dataclasses.asdict(await repository.locate(key))
+            place = dataclasses.asdict(await repository.locate(key))
+        else:
+            place = {"size": await repository.size(key)}
+        facts = {"key": key, "size": place["size"], "sha256": await repository.hash(key)} | place
         if json_wanted:
             print_json(facts)
             continue

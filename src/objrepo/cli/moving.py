@@ -9,12 +9,9 @@ from typing import Final
 import anyio
 import click
 
-from objrepo.archive import ArchiveRepository
 from objrepo.cli.progress import reporter, size_of
 from objrepo.cli.running import as_json, gracefully, print_json
 from objrepo.disk import DiskRepository
-from objrepo.exporting import export as export_objects
-from objrepo.exporting import is_tar
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
@@ -115,6 +112,10 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
     objrepo backup photos.zip
     objrepo backup s3://my-bucket/photos
     """
+    from objrepo.archive import ArchiveRepository
+    from objrepo.exporting import export as export_objects
+    from objrepo.exporting import is_tar
+
     if is_tar(target):
         raise click.UsageError(f"{target} could not grow: back up to a zip or a folder, or use `objrepo export`")
     opened = open_repository(target)
@@ -122,10 +123,9 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
         if isinstance(opened, ArchiveRepository):
             if opened.path is None:
                 raise click.UsageError(f"{target} is not on this machine: archives are written here only")
-            if await repo.key_format() != "sha256":
-                raise click.UsageError(
-                    f"a zip has keys of sha256, and {repo} of {await repo.key_format()}: take a folder"
-                )
+            key_format = await repo.key_format()
+            if key_format != "sha256":
+                raise click.UsageError(f"a zip has keys of sha256, and {repo} of {key_format}: take a folder")
             done = await export_objects(repo, opened.path, compress=compress, update=True, check=True, progress=report)
         else:
             if compress:
@@ -178,6 +178,8 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
     objrepo export photos.zip
     objrepo export photos.tar.gz KEY KEY
     """
+    from objrepo.exporting import export as export_objects
+
     with reporter() as report:
         done = await export_objects(repo, file, keys or None, compress=compress, progress=report)
     return _tell(done, f"{done.copied:,} objects exported ({size_of(done.size)})", json_wanted)

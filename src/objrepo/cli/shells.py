@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from objrepo.archive import ArchiveRepository
 from objrepo.disk import DiskRepository
 from objrepo.errors import RepositoryError
 from objrepo.offload import Inline
@@ -36,6 +35,8 @@ class _Key(_ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
+        from objrepo.archive import ArchiveRepository
+
         del param
         try:
             repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())

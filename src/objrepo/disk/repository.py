@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from objrepo.base import GROUPED_BYTES, PAGE_KEYS, log_report
 from objrepo.disk import lifecycle
@@ -21,6 +21,7 @@ from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.mending import Repairable
 from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
+from objrepo.disk.pool import Lease
 from objrepo.disk.verifying import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import checked_key, possible_keys
@@ -37,6 +38,8 @@ from objrepo.source import Prefixed, open_source, read_up_to
 from objrepo.stream import BATCH_BYTES, OpenedObject
 
 __all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")
+
+T = TypeVar("T")
 
 _DELETE_PATIENCE: Final = 30.0
 """How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
@@ -252,11 +255,14 @@ class DiskRepository(Repairable):
         return self._kept(opened)
 
     def _size(self, key: str) -> int:
+        return self._found(key, find_size)
+
+    def _found(self, key: str, look: Callable[[Lease, str], T | None]) -> T:
         with self._pool.lease() as lease:
-            size = find_size(lease, key) if lease.matches(key) else None
-        if size is None:
+            found = look(lease, key) if lease.matches(key) else None
+        if found is None:
             raise ObjectNotFoundError([key], self)
-        return size
+        return found
 
     def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
         with self._pool.lease() as lease:
@@ -285,11 +291,7 @@ class DiskRepository(Repairable):
             lease.index.remove(keys)
 
     def _locate(self, key: str) -> ObjectLocation:
-        with self._pool.lease() as lease:
-            found = location_of(lease, key) if lease.matches(key) else None
-        if found is None:
-            raise ObjectNotFoundError([key], self)
-        return found
+        return self._found(key, location_of)
 
     def _info(self, detailed: bool) -> DiskInfo:
         with self._pool.lease() as lease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -32,13 +33,14 @@ class Place:
 
     :ivar archive: what objects are added to.
     :ivar path: the file that it is in until it has its name.
+    :ivar publish: gives it that, once it is finished.
     """
 
-    def __init__(self, archive: Archive, file: BinaryIO, path: Path, publish: Callable[[], None]) -> None:
+    def __init__(self, archive: Archive, file: BinaryIO, path: Path, publish: Callable[[], object]) -> None:
         self.archive = archive
         self.path = path
+        self.publish = publish
         self._file = file
-        self._publish = publish
 
     def finish(self) -> None:
         """End the archive, see to it that it is on the disk, and close the file: not every system renames open ones."""
@@ -48,16 +50,11 @@ class Place:
         self._file.close()
         self.path.chmod(0o666 & ~_umask())  # temporary files are made for their owner only
 
-    def publish(self) -> None:
-        """Give the file its name, once it is finished."""
-        self._publish()
-
 
 @contextmanager
 def new_archive(path: Path, compress: bool) -> Iterator[Place]:
     """Make an archive that is not there yet; if it was not published when this is left, nothing of it stays."""
-    if path.exists():
-        raise FileExistsError(17, "there is a file of that name already", str(path))
+    _require_free(path)
     mode = tar_mode(path.name)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as temporary:
         file = cast("BinaryIO", temporary)
@@ -93,7 +90,7 @@ def updated_archive(path: Path, compress: bool) -> Iterator[Place]:
             file.seek(end)
             archive = Zip(file, compress, members)
             try:
-                yield Place(archive, file, partial, lambda: _replace(partial, path))
+                yield Place(archive, file, partial, lambda: partial.replace(path))
             finally:
                 archive.close()
     except filelock.Timeout:
@@ -182,10 +179,6 @@ def _member_at(file: BinaryIO, position: int) -> zipfile.ZipInfo | None:
     return member
 
 
-def _replace(partial: Path, path: Path) -> None:
-    partial.replace(path)
-
-
 def _name(partial: Path, path: Path) -> None:
     """Give a file its name, unless another has come meanwhile."""
     try:
@@ -193,9 +186,13 @@ def _name(partial: Path, path: Path) -> None:
     except FileExistsError:
         raise
     except (OSError, AttributeError, NotImplementedError):  # a file system without links
-        if path.exists():
-            raise FileExistsError(17, "there is a file of that name already", str(path)) from None
+        _require_free(path)
         partial.replace(path)
+
+
+def _require_free(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(errno.EEXIST, "there is a file of that name already", str(path))
 
 
 def _umask() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from objrepo.checking import compared
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
@@ -17,6 +18,8 @@ from objrepo.tiered.ledger import Ledger
 from objrepo.tiered.named import NamedStream
 
 __all__ = ("Cache",)
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("objrepo")
 
@@ -98,37 +101,40 @@ class Cache:
 
     async def get(self, key: str) -> bytes | None:
         """Return the content of an object, None if it is not there as it should be."""
-        name = await self.name(key)
-        if name is None:
-            return None
-        try:
+
+        async def read(name: str) -> bytes:
             content = await self.repository.get(name, check=True)
             if not self.same_keys:
                 await self._offload.run(compared, key, await self.prepare(), content)
-        except ObjectNotFoundError:
-            return None
-        except CorruptObjectError:
-            await self.drop(key)
-            return None
-        self.ledger.note(key)
-        return content
+            return content
+
+        return await self._used(key, read)
 
     async def open(
         self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
     ) -> ObjectStream | None:
         """Open an object until the resources are closed; None if it is not there as it should be."""
+
+        async def enter(name: str) -> ObjectStream:
+            stream = await resources.enter_async_context(self.repository.open(name, offset, length, check))
+            return stream if name == key else NamedStream(key, stream)
+
+        return await self._used(key, enter)
+
+    async def _used(self, key: str, use: Callable[[str], Awaitable[T]]) -> T | None:
+        """Use an object by the name that it has here, and note that; None if it is not there as it should be."""
         name = await self.name(key)
         if name is None:
             return None
         try:
-            stream = await resources.enter_async_context(self.repository.open(name, offset, length, check))
+            found = await use(name)
         except ObjectNotFoundError:
             return None
         except CorruptObjectError:
             await self.drop(key)
             return None
         self.ledger.note(key)
-        return stream if name == key else NamedStream(key, stream)
+        return found
 
     def is_too_small_for(self, size: int) -> bool:
         """Say whether an object is larger than the whole cache."""
