@@ -9,7 +9,7 @@ from benchmarks.contestants import Aiida, Facade, SqliteBlobs, WarmContainer
 from benchmarks.harness import Results, race
 from objrepo import DiskRepository
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 OBJECTS = 10_000
 

@@ -25,7 +25,7 @@ from obstore.store import S3Store
 from benchmarks.harness import Results, async_race
 from benchmarks.packs import race_packs
 from benchmarks.together import LOOPS, together
-from objrepo import DiskRepository, S3Repository, TieredRepository, copy
+from objrepo import CachedRepository, DiskRepository, S3Repository, copy
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from engines import ceph
@@ -51,7 +51,7 @@ def run(results: Results, folder: Path) -> None:
     anyio.run(copies, results, folder)
 
 
-class Place:
+class StagedFile:
     """Where the bucket is, and the clients that speak to it."""
 
     def __init__(self, gateway: ceph.Gateway) -> None:
@@ -78,10 +78,10 @@ class Place:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Place]:
+def started(folder: Path) -> Iterator[StagedFile]:
     """Run Ceph, with what it keeps in memory."""
     with ceph.running(folder / "ceph") as gateway:
-        yield Place(gateway)
+        yield StagedFile(gateway)
 
 
 def path_of(key: str) -> str:
@@ -89,7 +89,7 @@ def path_of(key: str) -> str:
     return f"{key[:2]}/{key[2:]}"
 
 
-async def gets_at_once(results: Results, place: Place, loop: str) -> None:
+async def gets_at_once(results: Results, place: StagedFile, loop: str) -> None:
     """Race at a thousand gets at once, and at a thousand puts."""
     prefix = f"at-once-{loop}"
     store = place.store(prefix)
@@ -121,7 +121,7 @@ async def gets_at_once(results: Results, place: Place, loop: str) -> None:
             await async_race(results, f"Ceph: {TASKS} × get 1 KiB at once, {loop}", contestants, rounds, TASKS)
 
 
-async def large_objects(results: Results, place: Place) -> None:
+async def large_objects(results: Results, place: StagedFile) -> None:
     """Race at getting and putting one large object."""
     store = place.store("large")
     content = os.urandom(LARGE)
@@ -161,7 +161,7 @@ async def large_objects(results: Results, place: Place) -> None:
         await repo.erase()
 
 
-async def requests(results: Results, place: Place) -> None:
+async def requests(results: Results, place: StagedFile) -> None:
     """Count the requests of each operation, and take its time without the counter."""
     with proxy_to(place.gateway.host, place.gateway.port) as proxy:
         async with place.repository("counted") as repo, place.repository("counted", proxy.url) as counted:
@@ -221,7 +221,7 @@ async def stream(repo: S3Repository, keys: list[str]) -> None:
             await each.read()
 
 
-async def growth(results: Results, place: Place) -> None:
+async def growth(results: Results, place: StagedFile) -> None:
     """Look at the same operations while there is more and more in the bucket."""
     async with place.repository("growth", concurrency=64) as repo:
         await repo.initialise()
@@ -252,7 +252,7 @@ async def cached_reads(results: Results, folder: Path, loop: str) -> None:
     async with (
         DiskRepository(folder / "origin") as origin,
         DiskRepository(folder / "cache") as cache,
-        TieredRepository(cache, origin, max_bytes=10**9) as tiered,
+        CachedRepository(cache, origin, max_bytes=10**9) as tiered,
     ):
         await origin.initialise()
         keys = await tiered.put_many(os.urandom(SMALL) for _ in range(TASKS))

@@ -13,7 +13,7 @@ from benchmarks.contestants import Facade
 from benchmarks.harness import Results, race
 from objrepo import DiskRepository
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 LISTING = """
 import anyio, json, re, sys

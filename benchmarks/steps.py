@@ -15,9 +15,9 @@ from typing import Any
 from disk_objectstore import Container
 
 from benchmarks.harness import show
-from objrepo.disk.durable import flush_file
-from objrepo.disk.group import put_group
-from objrepo.disk.objects import read_at_once
+from objrepo.disk.fsync import fsync_file
+from objrepo.disk.group_commit import put_group
+from objrepo.disk.reader import read_at_once
 from objrepo.keys import is_key
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
@@ -77,7 +77,7 @@ def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
         with open(path, "wb") as file:
             file.write(content)
             if flush:
-                flush_file(file)
+                fsync_file(file)
 
     return {
         "SHA-256": lambda: hashlib.sha256(content).hexdigest(),

@@ -28,7 +28,7 @@ from starlette.routing import Mount
 from objrepo import DiskRepository, MemoryRepository, RepositoryUnavailableError, SandboxRepository
 from objrepo.asgi import ObjectApp
 from objrepo.asgi.listing import page_of_keys
-from objrepo.asgi.ranges import Part, parts_asked_for
+from objrepo.asgi.ranges import Part, parse_ranges
 from objrepo.testing.fixtures import content_of
 from processes import free_ports
 
@@ -204,9 +204,9 @@ class TestRanges:
         assert (await client.get(f"/{key}", headers=headers)).status_code == status
 
     def test_a_part_says_where_it_is(self):
-        assert parts_asked_for({"range": "bytes=2-"}, "", 5) == [Part(2, 5)]
+        assert parse_ranges({"range": "bytes=2-"}, "", 5) == [Part(2, 5)]
         assert Part(2, 5).content_range(5) == "bytes 2-4/5"
-        assert parts_asked_for({"range": "bytes=0-"}, "", 0) == []
+        assert parse_ranges({"range": "bytes=0-"}, "", 0) == []
 
 
 class TestUploads:

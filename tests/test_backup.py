@@ -27,7 +27,7 @@ from objrepo import (
     copy,
     export,
 )
-from objrepo.exporting.formats import Zip
+from objrepo.export.writers import Zip
 from objrepo.testing.fixtures import content_of
 from test_cli import OBJREPO, folder, objrepo_  # noqa: F401  (fixtures)
 

@@ -22,8 +22,8 @@ from objrepo import (
     SandboxRepository,
 )
 from objrepo.offload import Inline, Threads
-from objrepo.source import PIPE_BYTES
-from objrepo.stream import CHUNK_BYTES, Handle, open_range
+from objrepo.sources import PIPE_BYTES
+from objrepo.streams import CHUNK_BYTES, RangeHandle, open_range
 from objrepo.testing.fixtures import content_of
 from processes import drop_powers
 
@@ -183,7 +183,7 @@ class TestPipe:
 
     @pytest.mark.parametrize("kind", [DiskRepository, SandboxRepository, MemoryRepository])
     def test_without_a_loop_it_is_gathered_first(self, tmp_path, kind):
-        from objrepo.sync.driver import InPlace
+        from objrepo.sync.runner import InPlace
 
         async def source():
             for _ in range(30):
@@ -228,7 +228,7 @@ class TestHandle:
             return super().read(min(size, 3))
 
     def test_a_file_that_gives_little_at_a_time(self):
-        handle = Handle("key", self.Dripping(content_of(100)), 10, 50)
+        handle = RangeHandle("key", self.Dripping(content_of(100)), 10, 50)
         assert handle.read_at(5, 45) == content_of(100)[15:60]
         handle.close()
 
@@ -248,7 +248,7 @@ class TestHandle:
                 return super().read(size)
 
         file = Slow(content_of(100))
-        handle = Handle("key", file, 0, 100)
+        handle = RangeHandle("key", file, 0, 100)
         results = []
         reader = threading.Thread(target=lambda: results.append(handle.read_at(0, 100)))
         reader.start()
@@ -303,7 +303,7 @@ PEAK = f"""
 import sys, anyio, objrepo, pathlib
 sys.path.insert(0, {os.path.dirname(__file__)!r})
 from processes import peak_memory
-from objrepo.disk.container import SafeContainer  # what the first use imports, is not what is measured
+from objrepo.disk.container import PatchedContainer  # what the first use imports, is not what is measured
 MEBIBYTE = {MEBIBYTE}
 
 async def chunks():

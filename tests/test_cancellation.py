@@ -13,7 +13,7 @@ import pytest
 from disk_objectstore import Container
 
 from objrepo import DiskRepository
-from objrepo.offload.calls import Call
+from objrepo.offload.work_item import Call
 from objrepo.testing.fixtures import content_of
 from test_lanes import open_files
 

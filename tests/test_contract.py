@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from objrepo import DiskRepository, MemoryRepository, S3Repository, SandboxRepository, TieredRepository
-from objrepo.observing import Observed
+from objrepo import CachedRepository, DiskRepository, MemoryRepository, S3Repository, SandboxRepository
+from objrepo.instrumentation import InstrumentedRepository
 from objrepo.testing import RepositoryContract
 
 
@@ -30,7 +30,7 @@ class TestMemory(RepositoryContract):
 class TestObserved(RepositoryContract):
     @pytest.fixture
     def repository(self):
-        return Observed(MemoryRepository(), lambda operation: None)
+        return InstrumentedRepository(MemoryRepository(), lambda operation: None)
 
 
 class TestS3(RepositoryContract):
@@ -46,11 +46,11 @@ class TestTiered(RepositoryContract):
 
     @pytest.fixture
     def repository(self, tmp_path):
-        return TieredRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=2_500_000)
+        return CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=2_500_000)
 
 
 class TestTieredWithOtherKeys(RepositoryContract):
     @pytest.fixture
     def repository(self, tmp_path):
         cache, origin = SandboxRepository(tmp_path / "cache"), DiskRepository(tmp_path / "origin")
-        return TieredRepository(cache, origin, max_bytes=10_000_000)
+        return CachedRepository(cache, origin, max_bytes=10_000_000)

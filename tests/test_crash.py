@@ -15,7 +15,7 @@ import pytest
 from objrepo import DiskRepository, RepositoryError
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 CRASH = Path(__file__).parent / "crash"
 sys.path.insert(0, str(CRASH))
@@ -67,18 +67,18 @@ def test_that_what_looks_would_find_something():
     script = """
 import sys
 import stops
-from objrepo.disk import group
-real = group._append
+from objrepo.disk import group_commit
+real = group_commit._append
 def append(pack, pack_id, objects):
     start = pack.seek(0, 2)
     sizes = [len(content) for content in objects.values()]
     rows = [(k, 0, s, start + sum(sizes[:n]), s, pack_id) for n, (k, s) in enumerate(zip(objects, sizes))]
-    group.Lease = None
+    group_commit.ContainerSession = None
     import gc
-    lease = next(o for o in gc.get_objects() if type(o).__name__ == "Lease" and "index" in o.__dict__)
+    lease = next(o for o in gc.get_objects() if type(o).__name__ == "ContainerSession" and "index" in o.__dict__)
     lease.index.insert(rows)
     return real(pack, pack_id, objects)
-group._append = append
+group_commit._append = append
 stops.SCENARIOS = (stops.put_many,)
 sys.argv += ["--every", "2"]
 stops.main()
@@ -205,7 +205,7 @@ class TestPower:
         """Without the flush of the folder, a loose object is found to be lost."""
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
-            monkeypatch.setattr("objrepo.disk.loose.flush_folder", lambda folder: None)
+            monkeypatch.setattr("objrepo.disk.loose.fsync_directory", lambda folder: None)
             key = call(opened.put, b"content")
         with pytest.raises(RepositoryError):
             call(left().get, key)

@@ -27,11 +27,11 @@ from objrepo import (
     RepositoryError,
 )
 from objrepo.disk import DiskInfo
-from objrepo.disk.container import SafeContainer
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.container import PatchedContainer
+from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.index import Index
 from objrepo.disk.layout import Layout
-from objrepo.disk.pool import Pool
+from objrepo.disk.session import Pool
 from objrepo.offload import Inline
 from objrepo.reports import Progress
 from objrepo.sync import SyncRepository
@@ -472,7 +472,7 @@ except objrepo.RepositoryBusyError as error:
         await repo.maintain()
 
     def test_a_packer_that_is_refused_leaves_the_lock_of_the_one_that_works(self, folder):
-        with SafeContainer(folder) as container:
+        with PatchedContainer(folder) as container:
             container.init_container()
             with container.lock_pack("0"):
                 with pytest.raises(RepositoryBusyError), container.lock_pack("0"):
@@ -760,7 +760,7 @@ anyio.run(main)
         monkeypatch.setitem(sys.modules, "fcntl", None)
         with open(tmp_path / "file", "wb") as file:
             file.write(b"content")
-            flush_file(file)
+            fsync_file(file)
             assert (tmp_path / "file").read_bytes() == b"content"
 
     def test_with_the_fcntl_of_macos(self, tmp_path, monkeypatch):
@@ -768,13 +768,13 @@ anyio.run(main)
         monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)
         monkeypatch.setattr("fcntl.fcntl", lambda descriptor, command: asked.append(command))
         with open(tmp_path / "file", "wb") as file:
-            flush_file(file)
+            fsync_file(file)
         assert asked == [51]
 
     def test_without_a_way_to_open_folders(self, tmp_path, monkeypatch):
         monkeypatch.delattr(os, "O_DIRECTORY")
         monkeypatch.setattr(os, "open", None)
-        flush_folder(tmp_path)
+        fsync_directory(tmp_path)
 
     async def test_too_many_open_files(self, repo):
         key = await repo.put(CONTENT)

@@ -15,10 +15,10 @@ import textwrap
 import pytest
 
 from objrepo import CorruptObjectError, DiskRepository, RepositoryError
-from objrepo.disk import packs
+from objrepo.disk import pack_files
 from objrepo.disk.index import Index
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 from objrepo.testing.fixtures import content_of
 from processes import drop_powers
 from test_repair import flip_packed, loose_file
@@ -177,7 +177,7 @@ class TestWriting:
             import errno, os, sys
             from objrepo import DiskRepository, RepositoryError
             from objrepo.offload import Inline
-            from objrepo.sync.driver import InPlace
+            from objrepo.sync.runner import InPlace
             call = InPlace().call
             repo = DiskRepository(sys.argv[1] + "/repository", Inline())
             call(repo.__aenter__)
@@ -225,7 +225,7 @@ class TestWriting:
             import os, subprocess, sys
             from objrepo import DiskRepository, RepositoryError
             from objrepo.offload import Inline
-            from objrepo.sync.driver import InPlace
+            from objrepo.sync.runner import InPlace
             call = InPlace().call
             repo = DiskRepository(sys.argv[1] + "/repository", Inline())
             call(repo.__aenter__)
@@ -255,7 +255,7 @@ class TestWriting:
             import os, sys
             from objrepo import DiskRepository
             from objrepo.offload import Inline
-            from objrepo.sync.driver import InPlace
+            from objrepo.sync.runner import InPlace
             call = InPlace().call
             repo = DiskRepository(sys.argv[1], Inline())
             call(repo.__aenter__)
@@ -303,7 +303,7 @@ class TestWriting:
             import sys, os
             from objrepo import DiskRepository, RepositoryError
             from objrepo.offload import Inline
-            from objrepo.sync.driver import InPlace
+            from objrepo.sync.runner import InPlace
             import objrepo.disk.maintenance, objrepo.disk.container, filelock
             call = InPlace().call
             repo = DiskRepository(sys.argv[1], Inline())
@@ -370,8 +370,8 @@ class TestReading:
             return real(*_)
 
         if where == "packed":
-            real = packs.read_at
-            for module in ("objects", "bulk"):
+            real = pack_files.read_at
+            for module in ("reader", "bulk_reader"):
                 monkeypatch.setattr(f"objrepo.disk.{module}.read_at", failing)
         real_open = builtins.open
 

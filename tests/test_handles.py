@@ -16,7 +16,7 @@ import pytest
 from aiofiles.threadpool.binary import AsyncBufferedReader
 
 import objrepo.aiofiles
-from objrepo import DiskRepository, MemoryRepository, ObjectNotFoundError, TieredRepository
+from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError
 from objrepo.testing.fixtures import LOOPS, content_of
 
 LARGE = content_of(3_000_000)
@@ -96,7 +96,7 @@ class TestAiofiles:
         await asyncio.gather(*(read() for _ in range(40)))
 
     async def test_of_any_repository(self, tmp_path):
-        tiered = TieredRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
+        tiered = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
         async with tiered:
             key = await tiered.put(LARGE)
             async with objrepo.aiofiles.open(tiered, key) as file:
@@ -215,7 +215,7 @@ class TestSendObject:
         elif how == "not for this file":
             monkeypatch.setattr(os, "sendfile", sendfile)
         else:
-            monkeypatch.setattr("objrepo.sending.SocketStream", ssl.SSLObject)
+            monkeypatch.setattr("objrepo.sendfile.SocketStream", ssl.SSLObject)
         assert await self.sent(repo, key, sender, receiver) == LARGE
 
     async def test_a_receiver_that_is_gone(self, repo, pair):
@@ -253,7 +253,7 @@ class TestSendObject:
             await repo.send_object(pair[0], "0" * 64)
 
     async def test_of_a_cache(self, tmp_path, pair):
-        tiered = TieredRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
+        tiered = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
         async with tiered:
             key = await tiered.put(LARGE)
             assert await self.sent(tiered, key, *pair) == LARGE

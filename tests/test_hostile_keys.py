@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from objrepo import DiskRepository, MemoryRepository, ObjectNotFoundError, SandboxRepository
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 from objrepo.testing.fixtures import BAD_KEYS
 
 touched = []

@@ -16,8 +16,8 @@ from disk_objectstore import CompressMode, Container
 from filelock import FileLock
 
 from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryBusyError, RepositoryError
-from objrepo.disk import bulk, group, index, packs, turns
-from objrepo.disk.group import FIRST_OWN_PACK
+from objrepo.disk import bulk_reader, cpu_limiter, group_commit, index, pack_files
+from objrepo.disk.group_commit import FIRST_OWN_PACK
 from objrepo.testing.fixtures import content_of
 
 
@@ -76,7 +76,7 @@ class TestReading:
 
     @pytest.mark.parametrize("scan", [True, False])
     async def test_by_a_scan_or_by_looking_up(self, repo, monkeypatch, scan):
-        for module in (bulk, index):
+        for module in (bulk_reader, index):
             monkeypatch.setattr(module, "SCANNED_FOR_ONE", 1000 if scan else 0)
         contents = [b"%d" % number for number in range(400)]
         keys = await repo.put_many(contents)
@@ -86,7 +86,7 @@ class TestReading:
             assert [await stream.read() async for _, stream in objects] == contents[::2]
 
     async def test_more_objects_than_are_planned_at_once(self, repo, monkeypatch):
-        monkeypatch.setattr(bulk, "_PLANNED_AT_MOST", 100)
+        monkeypatch.setattr(bulk_reader, "_PLANNED_AT_MOST", 100)
         contents = [b"%d" % number for number in range(350)]
         expected = dict(zip(await repo.put_many(contents), contents, strict=True))
         async with repo.stream(expected) as objects:
@@ -99,7 +99,7 @@ class TestReading:
     async def test_more_objects_than_are_planned_some_large_some_compressed_some_damaged(
         self, repo, folder, monkeypatch
     ):
-        monkeypatch.setattr(bulk, "_PLANNED_AT_MOST", 10)
+        monkeypatch.setattr(bulk_reader, "_PLANNED_AT_MOST", 10)
         contents = [content_of(size, size % 250) for size in (5, 400_000, 6, 7, 300_001, 300_000, 8)]
         contents += [b"%d" % number for number in range(30)]
         keys = [await repo.put(content) for content in contents[:5]]
@@ -169,7 +169,7 @@ class TestReading:
     async def test_a_large_packed_object_whose_pack_is_replaced_as_it_is_opened(self, repo, folder, monkeypatch):
         key = await repo.put(content_of(600_000))
         await repo.maintain()
-        real = packs.Packs.descriptor
+        real = pack_files.Packs.descriptor
         times = []
 
         def descriptor(self, pack_id):
@@ -184,13 +184,13 @@ class TestReading:
                 pytest.fail("it was given up already")
             return found
 
-        monkeypatch.setattr(packs.Packs, "descriptor", descriptor)
+        monkeypatch.setattr(pack_files.Packs, "descriptor", descriptor)
         with pytest.raises(CorruptObjectError, match="missing"):
             async with repo.open(key):
                 pass
         (folder / "away").rename(folder / "packs" / "0")
         times[:] = [1] * 10
-        monkeypatch.setattr(packs.Packs, "descriptor", real)
+        monkeypatch.setattr(pack_files.Packs, "descriptor", real)
         async with repo.open(key) as stream:
             assert await stream.read() == content_of(600_000)
 
@@ -211,9 +211,9 @@ class TestReading:
 
     async def test_without_pread_and_without_files_that_stay_open(self, repo, folder, monkeypatch):
         """As on Windows."""
-        for module in ("objects", "bulk"):
-            monkeypatch.setattr(f"objrepo.disk.{module}.read_at", packs._seek_and_read)
-        monkeypatch.setattr(packs, "_KEPT", 0)
+        for module in ("reader", "bulk_reader"):
+            monkeypatch.setattr(f"objrepo.disk.{module}.read_at", pack_files._seek_and_read)
+        monkeypatch.setattr(pack_files, "_KEPT", 0)
         contents = [b"%d" % number for number in range(300)]
         expected = dict(zip(await repo.put_many(contents), contents, strict=True))
         for key, content in expected.items():
@@ -228,8 +228,8 @@ class TestReading:
         real = os.pread
         monkeypatch.setattr(os, "pread", lambda fd, size, offset: real(fd, min(size, 7), offset))
         with open(tmp_path / "file", "rb") as file:
-            assert packs.read_at(file.fileno(), 500, 100) == content_of(1000)[100:600]
-            assert packs.read_at(file.fileno(), 500, 900) == content_of(1000)[900:]
+            assert pack_files.read_at(file.fileno(), 500, 100) == content_of(1000)[100:600]
+            assert pack_files.read_at(file.fileno(), 500, 900) == content_of(1000)[900:]
 
     @pytest.mark.parametrize("size", [6, 8, 1_000_000_000])
     def test_a_compressed_object_gives_no_more_than_its_row_says(self, size):
@@ -237,9 +237,9 @@ class TestReading:
 
         row = index.Row("key", 0, 0, 10, True, size)
         with pytest.raises(CorruptObjectError, match="when decompressed"):
-            packs.inflated(row, zlib.compress(b"content"))
+            pack_files.inflated(row, zlib.compress(b"content"))
         with pytest.raises(CorruptObjectError):
-            packs.inflated(row, zlib.compress(b"content" * 100)[:-5])
+            pack_files.inflated(row, zlib.compress(b"content" * 100)[:-5])
 
     async def test_an_index_of_another_shape(self, repo, folder):
         key = await repo.put(b"content")
@@ -371,7 +371,7 @@ class TestGroupCommit:
             assert [await repo.get(key) for key in keys] == [bytes(content) for content in contents]
 
     async def test_somebody_inserts_the_same_key_in_between(self, repo, folder, monkeypatch):
-        real = group._append
+        real = group_commit._append
 
         def append(*arguments):
             rows = real(*arguments)
@@ -379,7 +379,7 @@ class TestGroupCommit:
                 container.add_objects_to_pack([b"two"])
             return rows
 
-        monkeypatch.setattr(group, "_append", append)
+        monkeypatch.setattr(group_commit, "_append", append)
         keys = await repo.put_many([b"one", b"two", b"three"])
         assert [await repo.get(key) for key in keys] == [b"one", b"two", b"three"]
         assert (await repo.info()).objects == 3
@@ -532,24 +532,24 @@ anyio.run(main)
 
 class TestTurns:
     async def test_a_write_that_is_stuck_holds_up_the_others_for_a_while_only(self, repo, monkeypatch):
-        monkeypatch.setattr(turns, "_free", threading.BoundedSemaphore(1))
-        monkeypatch.setattr(turns, "_PATIENCE", 0.05)
-        with turns.turn(wanted=True) as taken:
+        monkeypatch.setattr(cpu_limiter, "_free", threading.BoundedSemaphore(1))
+        monkeypatch.setattr(cpu_limiter, "_PATIENCE", 0.05)
+        with cpu_limiter.turn(wanted=True) as taken:
             assert taken
             with anyio.fail_after(5):
                 key = await repo.put(content_of(20_000_000))
         assert await repo.get(key) == content_of(20_000_000)
-        with turns.turn(wanted=True) as taken, turns.turn(wanted=False) as other:
+        with cpu_limiter.turn(wanted=True) as taken, cpu_limiter.turn(wanted=False) as other:
             assert (taken, other) == (True, False)
 
     def test_a_child_does_not_wait_for_those_who_are_not_there(self):
         script = """
 import os
-from objrepo.disk import turns
-with turns.turn(wanted=True):
-    before = turns._free
+from objrepo.disk import cpu_limiter
+with cpu_limiter.turn(wanted=True):
+    before = cpu_limiter._free
     if (child := os.fork()) == 0:
-        os._exit(0 if turns._free is not before and turns._free.acquire(timeout=0) else 1)
+        os._exit(0 if cpu_limiter._free is not before and cpu_limiter._free.acquire(timeout=0) else 1)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
         assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"0\n"

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from objrepo import CorruptObjectError, DiskRepository, MemoryRepository, ObjectNotFoundError, SandboxRepository
 from objrepo.offload import Inline, Threads
 from objrepo.sync import SyncRepository
-from objrepo.sync.driver import InPlace, ThroughPortal
+from objrepo.sync.runner import InPlace, ThroughPortal
 
 SMALL = st.binary(max_size=40)
 LARGE = {"grouped": b"x" * 64 * 1024, "loose": b"y" * (64 * 1024 + 1), "in chunks": b"z" * 700_000}

@@ -16,7 +16,7 @@ USE = """
     import os, sys, tempfile
     from objrepo import DiskRepository
     from objrepo.offload import Inline
-    from objrepo.sync.driver import InPlace
+    from objrepo.sync.runner import InPlace
 
     call = InPlace().call
 
@@ -71,7 +71,7 @@ def test_a_sandbox_is_its_users_own(tmp_path):
         os.umask(0)
         from objrepo import SandboxRepository
         from objrepo.offload import Inline
-        from objrepo.sync.driver import InPlace
+        from objrepo.sync.runner import InPlace
         call = InPlace().call
         repo = SandboxRepository({str(tmp_path)!r}, Inline())
         call(repo.__aenter__)

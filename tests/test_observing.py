@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from objrepo import DiskRepository, MemoryRepository, ObjectNotFoundError, TieredRepository
-from objrepo.observing import Observed, Operation, log_operations
+from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError
+from objrepo.instrumentation import InstrumentedRepository, Operation, log_operations
 from objrepo.offload import Inline, OwnThreads, Threads
 from objrepo.otel import telemetry
 from objrepo.reports import DamagedObject, RepositoryInfo, VerifyReport
@@ -26,7 +26,7 @@ SECRET = b"what an object contains"
 class TestHook:
     async def test_it_is_told_of_each_operation(self, repo):
         told = []
-        observed = Observed(repo, told.append)
+        observed = InstrumentedRepository(repo, told.append)
         async with observed:
             key = await observed.put(SECRET)
             await observed.get(key)
@@ -59,16 +59,16 @@ class TestHook:
                 await anyio.sleep(60)
 
         told = []
-        async with Observed(Slow(), told.append) as observed:
+        async with InstrumentedRepository(Slow(), told.append) as observed:
             with anyio.move_on_after(0.01):
                 await observed.get("key")
         assert [each.outcome for each in told] == ["cancelled"]
 
     async def test_what_else_a_repository_has_goes_through(self, repo):
-        observed = Observed(repo, print)
+        observed = InstrumentedRepository(repo, print)
         assert (await observed.repair()).steps == ()
         assert observed.path == repo.path
-        assert str(observed) == f"Observed {repo}"
+        assert str(observed) == f"InstrumentedRepository {repo}"
         assert str(repo) in repr(observed)
         with pytest.raises(AttributeError, match="nonsense"):
             observed.nonsense  # noqa: B018
@@ -77,7 +77,7 @@ class TestHook:
 class TestLogging:
     async def test_operators_are_told_what_was_done_and_nobody_what_it_contains(self, folder, caplog):
         with caplog.at_level(logging.DEBUG):
-            async with Observed(DiskRepository(folder), log_operations) as repo:
+            async with InstrumentedRepository(DiskRepository(folder), log_operations) as repo:
                 await repo.initialise()
                 key = await repo.put(SECRET)
                 await repo.get(key)
@@ -116,7 +116,7 @@ async def test_opentelemetry(repo):
     tracers, meters = TracerProvider(), MeterProvider([reader])
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     try:
-        async with Observed(repo, telemetry(tracers, meters)) as observed:
+        async with InstrumentedRepository(repo, telemetry(tracers, meters)) as observed:
             key = await observed.put(SECRET)
             await observed.get(key)
             with pytest.raises(ObjectNotFoundError):
@@ -153,7 +153,7 @@ class TestStatistics:
             for key in keys:
                 group.start_soon(repo.get, key)
         after = repo.statistics()
-        calls, hops = after.shared_calls - before.shared_calls, after.shared_hops - before.shared_hops
+        calls, hops = after.batched_calls - before.batched_calls, after.batches - before.batches
         assert calls == 100
         assert 1 <= hops < 100
 
@@ -167,14 +167,14 @@ class TestStatistics:
             await blocked.is_running()
             group.start_soon(offload.run, int)
             await anyio.wait_all_tasks_blocked()
-            assert offload.traffic()[:2] == (1, 1)
+            assert offload.statistics_of_calls()[:2] == (1, 1)
             blocked.let_go.set()
         await offload.finish(int)
-        assert offload.traffic()[:2] == (0, 0)
-        assert Inline().traffic() == (0, 0, 0, 0)
+        assert offload.statistics_of_calls()[:2] == (0, 0)
+        assert Inline().statistics_of_calls() == (0, 0, 0, 0)
 
     async def test_what_a_cache_has_answered(self):
-        async with TieredRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as tiered:
+        async with CachedRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as tiered:
             await tiered.initialise()
             key = await tiered._origin.put(SECRET)
             for _ in range(3):
@@ -190,10 +190,10 @@ class TestNotebooks:
         key = await repo.put(SECRET)
         async with repo.open(key) as stream:
             await stream.read(3)
-            assert repr(stream) == f"<OffloadedStream of {key}, {len(SECRET)} bytes, at 3>"
+            assert repr(stream) == f"<BackendStream of {key}, {len(SECRET)} bytes, at 3>"
         assert repr(stream).endswith("closed>")
         assert repr(repo) == f"<DiskRepository at {repo.path}>"
-        tiered = TieredRepository(MemoryRepository(), repo, max_bytes=1)
+        tiered = CachedRepository(MemoryRepository(), repo, max_bytes=1)
         assert str(repo) in repr(tiered)
         assert repr(SyncRepository(repo)) == f"<SyncRepository of {repo}>"
         assert repr(Threads(3)) == "Threads(3)"

@@ -12,7 +12,7 @@ import weakref
 import anyio
 import pytest
 
-from objrepo.offload import Inline, OperationAbandoned, OwnThreads, Several, Threads, call_soon, is_abandoned
+from objrepo.offload import BlockingPool, Inline, OwnThreads, Threads, WorkCancelled, call_soon, cancel_requested
 
 
 @pytest.fixture(params=[Threads, OwnThreads])
@@ -46,7 +46,7 @@ async def test_threads_run_elsewhere_and_inline_runs_here(make):
         assert await offload.run(divmod, 7, 2) == (3, 1)
         with pytest.raises(ZeroDivisionError):
             await offload.run(divmod, 7, 0)
-        assert not await offload.run(is_abandoned)
+        assert not await offload.run(cancel_requested)
 
 
 async def test_ahead_is_at_work_while_its_caller_goes_on(make):
@@ -210,10 +210,10 @@ async def test_a_function_may_ask_whether_its_caller_is_gone(make):
 
     def work():
         running.set()
-        while not is_abandoned():
+        while not cancel_requested():
             time.sleep(0.001)
         unwound.append(1)
-        raise OperationAbandoned
+        raise WorkCancelled
 
     async with anyio.create_task_group() as group:
         group.start_soon(offload.run, work)
@@ -278,7 +278,7 @@ class TestSeveral:
     @pytest.mark.parametrize("limit", [1, 2, 7])
     @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
     def test_results_come_in_the_order_of_the_items(self, limit, count):
-        several = Several(limit)
+        several = BlockingPool(limit)
         free = threading.Semaphore(limit)
 
         def work(item):
@@ -293,7 +293,7 @@ class TestSeveral:
         several.close()
 
     def test_an_error_waits_for_what_has_begun(self):
-        several = Several(4)
+        several = BlockingPool(4)
         ended = []
 
         def work(item):

@@ -12,7 +12,7 @@ import pytest
 from disk_objectstore import Container
 
 from objrepo import CorruptObjectError, DiskRepository, MemoryRepository, RepositoryBusyError, SandboxRepository
-from objrepo.disk import bulk
+from objrepo.disk import bulk_reader
 from objrepo.testing.fixtures import content_of
 from test_disk import put_loose
 from test_lanes import own_pack
@@ -248,7 +248,7 @@ class TestRepair:
         for error in (OSError(errno.EMFILE, "Too many open files"), RepositoryBusyError("the index is locked")):
             with monkeypatch.context() as patched:
                 for name in ("open_loose", "open_packed"):
-                    patched.setattr(f"objrepo.disk.verifying.{name}", failing(error))
+                    patched.setattr(f"objrepo.disk.verify.{name}", failing(error))
                 for use in (repo.verify, repo.repair):
                     with pytest.raises(type(error), match=r"Too many|locked"):
                         await use()
@@ -325,7 +325,7 @@ class TestRepair:
 
 
 async def test_a_pack_rewritten_in_place_under_a_stream(repo, folder, monkeypatch):
-    monkeypatch.setattr(bulk, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(bulk_reader, "BATCH_BYTES", 1000)
     contents = [b"%03d" % number * 100 for number in range(100)]
     keys = await repo.put_many(contents)
     seen = []

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from objrepo import DiskRepository, MemoryRepository, ObjectNotFoundError
-from objrepo.offload import ALONE, Inline, Threads
+from objrepo.offload import UNBATCHED, Inline, Threads
 from objrepo.testing.fixtures import content_of
 
 
@@ -27,7 +27,7 @@ class Ferry:
         self.trips.append(list(items))
         self.at_work.set()
         assert self.hold.wait(30)
-        return [ZeroDivisionError(item) if item == 0 else ALONE if item < 0 else item * 2 for item in items]
+        return [ZeroDivisionError(item) if item == 0 else UNBATCHED if item < 0 else item * 2 for item in items]
 
     def alone(self, item):
         self.trips.append(item)

@@ -10,13 +10,13 @@ import anyio
 import pytest
 
 from objrepo import (
+    CachedRepository,
     CorruptObjectError,
     DiskRepository,
     MemoryRepository,
     ObjectNotFoundError,
     RepositoryUnavailableError,
     SandboxRepository,
-    TieredRepository,
     copy,
 )
 from objrepo.offload import Inline
@@ -73,7 +73,7 @@ def origin():
 def make(tmp_path, origin):
     def make(max_bytes=10_000_000, cache=None, **options):
         cache = DiskRepository(tmp_path / "cache") if cache is None else cache
-        return TieredRepository(cache, origin, max_bytes=max_bytes, **options)
+        return CachedRepository(cache, origin, max_bytes=max_bytes, **options)
 
     return make
 
@@ -90,7 +90,7 @@ async def read(tiered, key):
 
 class TestFilling:
     @pytest.mark.parametrize("content", [b"", SMALL, LARGE], ids=len)
-    @pytest.mark.parametrize("how", [TieredRepository.get, read])
+    @pytest.mark.parametrize("how", [CachedRepository.get, read])
     async def test_the_first_read_fetches_and_the_next_does_not(self, make, origin, how, content):
         async with make() as tiered:
             key = await tiered.put(content)
@@ -98,7 +98,7 @@ class TestFilling:
             assert await how(tiered, key) == content
             assert await cached(tiered) == [key]
             origin.asked.clear()
-            for again in (TieredRepository.get, read):
+            for again in (CachedRepository.get, read):
                 assert await again(tiered, key) == content
             assert await tiered.has(key)
             assert await tiered.size(key) == len(content)
@@ -124,7 +124,7 @@ class TestFilling:
             async with tiered.open(key, 100, 50) as stream:
                 assert await stream.read() == LARGE[100:150]
 
-    @pytest.mark.parametrize("how", [TieredRepository.get, read])
+    @pytest.mark.parametrize("how", [CachedRepository.get, read])
     @pytest.mark.parametrize("content", [SMALL, LARGE], ids=len)
     async def test_many_readers_of_an_absent_object_cause_one_download(self, make, origin, how, content):
         async with make() as tiered:
@@ -142,7 +142,7 @@ class TestFilling:
             assert results == [content] * 100
             assert origin.asked in (["get"], ["open"])
 
-    @pytest.mark.parametrize("how", [TieredRepository.get, read])
+    @pytest.mark.parametrize("how", [CachedRepository.get, read])
     async def test_who_hears_late_that_the_cache_has_nothing_does_not_download_again(self, make, origin, how):
         asked, downloaded = anyio.Event(), anyio.Event()
 
@@ -270,7 +270,7 @@ class TestBounds:
             await tiered.get(keys[0])
             assert len(await cached(tiered)) <= 3, "it is smaller now"
 
-    @pytest.mark.parametrize("how", [TieredRepository.get, read])
+    @pytest.mark.parametrize("how", [CachedRepository.get, read])
     async def test_what_is_larger_than_all_is_not_kept(self, make, how):
         async with make(max_bytes=100_000) as tiered:
             small, large = await tiered.put_many([SMALL, LARGE])
@@ -344,7 +344,7 @@ class TestTrouble:
     async def test_what_is_damaged_in_the_cache_is_fetched_again(self, make, origin, tmp_path, content):
         async with make() as tiered:
             key = await tiered.put(content)
-            for how in (TieredRepository.get, read):
+            for how in (CachedRepository.get, read):
                 await tiered.get(key)
                 flip(loose_file(tmp_path / "cache", key), 500)
                 if how is read and content is LARGE:  # what was given out cannot be taken back, so it is said
@@ -358,7 +358,7 @@ class TestTrouble:
             keys = await tiered.put_many([SMALL, LARGE, b"good"])
             for key in keys[:2]:
                 origin._objects[key] = origin._objects[key][:-1] + b"!"
-                for how in (TieredRepository.get, read):
+                for how in (CachedRepository.get, read):
                     with pytest.raises(CorruptObjectError):
                         await how(tiered, key)
             report = await tiered.prefetch(keys)
@@ -407,7 +407,7 @@ class TestTrouble:
 
 def test_without_a_loop(tmp_path):
     origin = DiskRepository(tmp_path / "origin", Inline())
-    tiered = TieredRepository(DiskRepository(tmp_path / "cache", Inline()), origin, max_bytes=1_000_000)
+    tiered = CachedRepository(DiskRepository(tmp_path / "cache", Inline()), origin, max_bytes=1_000_000)
     with SyncRepository(tiered) as repo:
         repo.initialise()
         import io
@@ -425,7 +425,7 @@ from objrepo.testing.fixtures import content_of
 async def main():
     cache = objrepo.DiskRepository({str(tmp_path / "cache")!r})
     origin = objrepo.DiskRepository({str(tmp_path / "origin")!r})
-    async with objrepo.TieredRepository(cache, origin, max_bytes=60_000) as tiered:
+    async with objrepo.CachedRepository(cache, origin, max_bytes=60_000) as tiered:
         keys = [key async for key in tiered.keys()]
         random.seed(int(sys.argv[1]))
         for key in random.choices(keys, k=300):
@@ -438,7 +438,7 @@ anyio.run(main)
         processes = [subprocess.Popen([sys.executable, "-c", program, str(number)]) for number in range(4)]
         assert [process.wait() for process in processes] == [0] * 4
         async with DiskRepository(tmp_path / "cache") as cache:
-            async with TieredRepository(cache, origin, max_bytes=60_000) as tiered:
+            async with CachedRepository(cache, origin, max_bytes=60_000) as tiered:
                 await tiered.maintain()
                 keys = [key async for key in cache.keys()]
                 assert 0 < len(keys) <= 60

@@ -82,7 +82,7 @@ class TestCopy:
 
     async def test_a_dry_run(self, repo, other):
         await repo.put_many(CONTENTS)
-        await other.put_many([*CONTENTS[:2], b"surplus"])
+        await other.put_many([*CONTENTS[:2], b"extraneous"])
         report = await copy(repo, other, delete=True, dry_run=True)
         assert (report.dry_run, report.copied, report.deleted) == (True, len(CONTENTS) - 2, 1)
         assert report.size == sum(map(len, CONTENTS[2:]))
@@ -90,16 +90,16 @@ class TestCopy:
 
     async def test_a_mirror_deletes_only_what_was_confirmed(self, repo, other):
         await repo.put_many(CONTENTS)
-        surplus = await other.put_many([b"surplus", b"more"])
+        extraneous = await other.put_many([b"extraneous", b"more"])
         for deletions in (None, 1, 3):
             with pytest.raises(ValueError, match="deletions=2"):
                 await copy(repo, other, delete=True, deletions=deletions)
-            assert all(await other.has_many(surplus))
+            assert all(await other.has_many(extraneous))
         assert (await copy(repo, other, delete=True, deletions=2)).deleted == 2
         assert await listed(other) == await listed(repo)
         assert (await copy(repo, other)).deleted == 0
         with pytest.raises(ValueError, match="only some keys"):
-            await copy(repo, other, [surplus[0]], delete=True, deletions=1)
+            await copy(repo, other, [extraneous[0]], delete=True, deletions=1)
 
     async def test_what_is_damaged_is_told_and_not_copied(self, repo, folder, other):
         keys = await repo.put_many(CONTENTS[:10])

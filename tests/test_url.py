@@ -9,12 +9,12 @@ import pytest
 
 from objrepo import (
     ArchiveRepository,
+    CachedRepository,
     DiskRepository,
     MemoryRepository,
     RepositoryError,
     S3Repository,
     SandboxRepository,
-    TieredRepository,
     open_repository,
     url,
 )
@@ -66,7 +66,7 @@ async def test_without_a_path(tmp_path):
         ("s3://bucket/a/../b", "no prefix"),
         ("s3://bucket?colour=red", "unknown option 'colour' of s3: write one of endpoint, region"),
         ("s3://bucket?timeout=soon", "'soon' is no value for timeout"),
-        ("s3://bucket?timeout=0", "timeout and retry_for are seconds"),
+        ("s3://bucket?timeout=0", "timeout and retry_timeout are seconds"),
         ("s3://bucket?concurrency=0", "concurrency must be from 1"),
         ("s3://bucket?anonymous=yes", "'yes' is no value for anonymous"),
         ("s3://bucket?anonymous=1&profile=me", "one of access_key_id, profile and anonymous"),
@@ -76,10 +76,10 @@ async def test_without_a_path(tmp_path):
         ("s3://file.zip", "names a bucket and no file"),
         ("https://host/folder", "write zip:https:"),
         ("zip:https:///file", "names no server"),
-        ("tiered:", "write tiered:.cache=URL"),
-        ("tiered:?cache=a&origin=b", "write tiered:.cache=URL"),
-        ("tiered:?cache=a&origin=b&max_bytes=much", "'much' is no size"),
-        ("tiered:?cache=ftp:a&origin=b&max_bytes=1", "unknown scheme 'ftp'"),
+        ("cached:", "write cached:.cache=URL"),
+        ("cached:?cache=a&origin=b", "write cached:.cache=URL"),
+        ("cached:?cache=a&origin=b&max_bytes=much", "'much' is no size"),
+        ("cached:?cache=ftp:a&origin=b&max_bytes=1", "unknown scheme 'ftp'"),
     ],
 )
 def test_what_is_missing_or_too_much(text, said):
@@ -91,13 +91,13 @@ def test_what_is_missing_or_too_much(text, said):
 
 def test_buckets():
     repo = open_repository(
-        "S3://bucket/in/a/folder/?endpoint=http://127.0.0.1:1&region=r&timeout=3.5&retry_for=0&concurrency=4&host_style=1"
+        "S3://bucket/in/a/folder/?endpoint=http://127.0.0.1:1&region=r&timeout=3.5&retry_timeout=0&concurrency=4&virtual_hosted_style=1"
     )
     assert type(repo) is S3Repository
     assert str(repo) == "S3Repository s3://bucket/in/a/folder at http://127.0.0.1:1"
     assert repr(repo) == f"<{repo}>"
     options = repo._options
-    assert (options.region, options.timeout, options.retry_for, options.concurrency) == ("r", 3.5, 0, 4)
+    assert (options.region, options.timeout, options.retry_timeout, options.concurrency) == ("r", 3.5, 0, 4)
     assert options.bucket_endpoint == "http://bucket.127.0.0.1:1"
 
 
@@ -109,11 +109,11 @@ def test_archives_elsewhere():
 
 
 def test_tiers(tmp_path):
-    text = f"tiered:?cache=disk:{tmp_path}/cache&origin=s3://bucket/x%3Fregion=r&max_bytes=2G"
+    text = f"cached:?cache=disk:{tmp_path}/cache&origin=s3://bucket/x%3Fregion=r&max_bytes=2G"
     repo = open_repository(text, Inline())
-    assert type(repo) is TieredRepository
+    assert type(repo) is CachedRepository
     assert repo._cache.ledger.max_bytes == 2 * 1024**3
-    assert str(repo) == f"TieredRepository of DiskRepository at {tmp_path}/cache over S3Repository s3://bucket/x"
+    assert str(repo) == f"CachedRepository of DiskRepository at {tmp_path}/cache over S3Repository s3://bucket/x"
     assert type(repo.offload) is Inline
 
 
@@ -128,7 +128,7 @@ async def test_a_missing_extra(monkeypatch):
 
 
 def test_an_unknown_scheme():
-    with pytest.raises(ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, tiered:, sandbox:, memory:"):
+    with pytest.raises(ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, cached:, sandbox:, memory:"):
         open_repository("ftp://host/folder")
 
 

@@ -21,7 +21,7 @@ from objrepo.errors import (
     RepositoryClosedError,
     RepositoryError,
 )
-from objrepo.keys import checked_key, is_key, new_uuid4
+from objrepo.keys import is_key, new_uuid4, require_str
 from objrepo.testing.fixtures import BAD_KEYS, NOT_STRINGS
 
 
@@ -52,10 +52,10 @@ class TestKeys:
             is_key("0" * 32, "md5")
 
     def test_checked_key(self):
-        assert checked_key("anything") == "anything"
+        assert require_str("anything") == "anything"
         for value in NOT_STRINGS:
             with pytest.raises(TypeError, match="a key is a str, not"):
-                checked_key(value)
+                require_str(value)
 
 
 class TestErrors:

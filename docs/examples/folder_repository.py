@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from objrepo.backend import Backend, page_of
+from objrepo.backend import Backend, paginate
 from objrepo.errors import ObjectNotFoundError
 from objrepo.reports import RepositoryInfo
 
@@ -43,7 +43,7 @@ class FolderRepository(Backend):
         return open(self.path / key, "rb", buffering=0), (self.path / key).stat().st_size
 
     def _list(self, cursor):
-        return page_of(*cursor) if cursor else page_of([path.name for path in self.path.glob("*") if path.is_file()])
+        return paginate(*cursor) if cursor else paginate([path.name for path in self.path.glob("*") if path.is_file()])
 
     def _delete(self, keys):
         self._require(keys)

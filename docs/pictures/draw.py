@@ -3,69 +3,67 @@
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
 INK, FAINT, BLUE, PALE = "#1e293b", "#cbd5e1", "#2563eb", "#eff6ff"
 
-FLOORS = {
-    "cli": ("doors", "commands, HTTP requests,\nAiiDA, aiofiles, fsspec"),
-    "sync": ("facade", "calls without a loop"),
-    "transfer": ("moving", "pages of keys,\nobjects on their way"),
-    "disk": ("backends", "blocking functions:\nfiles, packs, rows, requests"),
-    "source": ("bytes", "chunks, in bounded memory"),
-    "offload": ("running", "hops to worker threads,\nor none"),
-    "protocol": ("words", "keys, errors, reports"),
-}
-"""What the floors are called, and what flows through them, by a room that is on each."""
+LAYERS = (
+    ("applications", "the command line"),
+    ("integrations", "AiiDA, HTTP, fsspec,\naiofiles, telemetry, tests"),
+    ("sync facade", "the same without a loop"),
+    ("transfer", "copies, exports, URLs"),
+    ("backends", "blocking methods:\nfiles, packs, rows, requests"),
+    ("core", "the protocol around a backend,\nstreams and sources of bytes"),
+    ("offload", "worker threads,\nor the calling thread"),
+    ("vocabulary", "keys, errors, reports"),
+)
+"""The name of each layer, from above, and what it does."""
 
 PUT = [
     ("await repo.put(source)", "in the caller's task"),
-    ("the source is looked at", "bytes, path, file, stream, iterable"),
-    ("a hop to a worker", "alone, or with others that wait at the same moment"),
-    ("hashed while it is written", "as a file of its own, or appended to a pack"),
-    ("flushed", "the bytes, and the name or the row: once for all in the hop"),
-    ("the key", "now the object is there, after a power failure too"),
+    ("the kind of source is found out", "bytes, path, file, stream, iterable"),
+    ("a call to a worker thread", "dispatched at once, or batched with the calls that wait"),
+    ("hash and write", "a file of its own, or an append to a pack"),
+    ("fsync", "the bytes, and the name or the row: once for the whole batch"),
+    ("the key", "the object is durable"),
 ]
 GET = [
     ("await repo.get(key)", "in the caller's task"),
-    ("the key is checked", "what cannot be a key is not there"),
-    ("a hop to a worker", "alone, or with others that wait at the same moment"),
-    ("looked for: index, loose, index", "as it may be moved into a pack just then"),
-    ("`pread` from a pack that is open", "after a look that it still is the same file"),
-    ("the content", "with check=True compared with the key"),
+    ("the key is checked", "a malformed key names no object"),
+    ("a call to a worker thread", "dispatched at once, or batched with the calls that wait"),
+    ("index, loose file, index", "another process may pack the object meanwhile"),
+    ("pread from an open pack", "the file signature shows that the pack is the same"),
+    ("the content", "with check=True its hash is compared with the key"),
 ]
 
 
-def floors() -> list[list[str]]:
-    """Return the rooms of each floor, from above, as the contract in `pyproject.toml` has them."""
+def layers() -> list[list[str]]:
+    """Return the modules of each layer, from above, as the contract in `pyproject.toml` has them."""
     contracts = tomllib.loads((HERE.parent.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    house = next(each for each in contracts if each["id"] == "house")
-    return [[room.strip() for room in layer.split("|")] for layer in house["layers"] if layer != "__main__"]
+    contract = next(each for each in contracts if each["id"] == "layers")
+    return [[name for name in re.split(r" [|:] ", layer) if name != "__main__"] for layer in contract["layers"]]
 
 
-def draw_rooms(path: Path) -> None:
-    """Draw the house: a row of boxes for each floor, and beside it what flows through."""
+def draw_layers(path: Path) -> None:
+    """Draw a row of boxes for each layer, and beside it what the layer does."""
     from matplotlib import pyplot
 
-    rows = floors()
-    figure, axis = pyplot.subplots(figsize=(11, 0.5 * len(rows) + 0.5))
-    for number, rooms in enumerate(rows):
+    rows = layers()
+    figure, axis = pyplot.subplots(figsize=(12, 0.62 * len(rows) + 0.5))
+    for number, (modules, (name, text)) in enumerate(zip(rows, LAYERS, strict=True)):
         y = len(rows) - number
-        width = 6.6 / len(rooms)
-        for place, room in enumerate(rooms):
-            x = 1.6 + place * width
-            axis.add_patch(pyplot.Rectangle((x + 0.05, y - 0.4), width - 0.1, 0.8, fc=PALE, ec=BLUE, lw=1))
-            axis.text(x + width / 2, y, room, ha="center", va="center", family="monospace", size=8)
-        for room in rooms:
-            if room in FLOORS:
-                name, flow = FLOORS[room]
-                axis.text(1.45, y, name, ha="right", va="center", weight="bold", size=10)
-                axis.text(9.2, y, flow, ha="left", va="center", size=9)
-    for x, start, end, words in ((8.4, len(rows) + 0.4, 0.6, "calls"), (8.9, 0.6, len(rows) + 0.4, "bytes")):
-        axis.annotate("", (x, end), (x, start), arrowprops={"arrowstyle": "->", "color": BLUE, "lw": 1.5})
-        axis.text(x, len(rows) + 0.55, words, ha="center", size=8, color=BLUE)
+        width = 7.6 / len(modules)
+        for column, module in enumerate(modules):
+            x = 1.6 + column * width
+            axis.add_patch(pyplot.Rectangle((x + 0.03, y - 0.4), width - 0.06, 0.8, fc=PALE, ec=BLUE, lw=1))
+            axis.text(x + width / 2, y, module, ha="center", va="center", family="monospace", size=7)
+        axis.text(1.45, y, name, ha="right", va="center", weight="bold", size=10)
+        axis.text(9.6, y, text, ha="left", va="center", size=9)
+    axis.annotate("", (9.4, 0.6), (9.4, len(rows) + 0.4), arrowprops={"arrowstyle": "->", "color": BLUE, "lw": 1.5})
+    axis.text(9.4, len(rows) + 0.55, "imports", ha="center", size=8, color=BLUE)
     finish(figure, axis, path, (0, 11.8), (0.4, len(rows) + 1))
 
 
@@ -76,15 +74,15 @@ def draw_life(path: Path, steps: list[tuple[str, str]]) -> None:
     figure, axis = pyplot.subplots(figsize=(9, 0.75 * len(steps) + 0.3))
     for number, (what, how) in enumerate(steps):
         y = len(steps) - number
-        on_worker = 2 < number < len(steps) - 1
-        axis.add_patch(pyplot.Rectangle((1.3, y - 0.32), 3.8, 0.64, fc=PALE if on_worker else "white", ec=BLUE, lw=1))
+        in_thread = 2 < number < len(steps) - 1
+        axis.add_patch(pyplot.Rectangle((1.3, y - 0.32), 3.8, 0.64, fc=PALE if in_thread else "white", ec=BLUE, lw=1))
         axis.text(3.2, y, what, ha="center", va="center", size=10)
         axis.text(5.3, y, how, ha="left", va="center", size=9, color="#475569")
         if number:
             axis.annotate(
                 "", (3.2, y + 0.32), (3.2, y + 0.68), arrowprops={"arrowstyle": "->", "color": BLUE, "lw": 1.5}
             )
-    for y, where in ((len(steps) - 1, "the loop"), (2.5, "a worker\nthread"), (1, "the loop")):
+    for y, where in ((len(steps) - 1, "event loop"), (2.5, "worker\nthread"), (1, "event loop")):
         axis.text(1.15, y, where, ha="right", va="center", weight="bold", size=10)
     finish(figure, axis, path, (0, 9.4), (0.5, len(steps) + 0.5))
 
@@ -109,7 +107,7 @@ def main() -> None:
     to = parser.parse_args().to
     mpl.use("agg")
     mpl.rcParams.update({"text.color": INK, "svg.hashsalt": "objrepo", "svg.fonttype": "none"})
-    draw_rooms(to / "rooms.svg")
+    draw_layers(to / "layers.svg")
     draw_life(to / "put.svg", PUT)
     draw_life(to / "get.svg", GET)
 

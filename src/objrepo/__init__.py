@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from objrepo.archive import ArchiveRepository
+    from objrepo.cache import CachedRepository
     from objrepo.disk import DiskRepository
     from objrepo.errors import (
         AccessDeniedError,
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
         RepositoryError,
         RepositoryUnavailableError,
     )
-    from objrepo.exporting import export
+    from objrepo.export import export
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter
     from objrepo.s3 import S3Repository
     from objrepo.sandbox import SandboxRepository
-    from objrepo.tiered import TieredRepository
     from objrepo.transfer import copy
     from objrepo.url import open_repository
 
@@ -34,6 +34,7 @@ __all__ = (
     "AccessDeniedError",
     "ArchiveRepository",
     "AsyncRepository",
+    "CachedRepository",
     "CorruptObjectError",
     "DiskRepository",
     "MemoryRepository",
@@ -48,13 +49,12 @@ __all__ = (
     "RepositoryUnavailableError",
     "S3Repository",
     "SandboxRepository",
-    "TieredRepository",
     "copy",
     "export",
     "open_repository",
 )
 
-_ROOMS = {
+_LAZY_EXPORTS = {
     "ArchiveRepository": "archive",
     "AsyncRepository": "protocol",
     "DiskRepository": "disk",
@@ -63,9 +63,9 @@ _ROOMS = {
     "ObjectWriter": "protocol",
     "S3Repository": "s3",
     "SandboxRepository": "sandbox",
-    "TieredRepository": "tiered",
+    "CachedRepository": "cache",
     "copy": "transfer",
-    "export": "exporting",
+    "export": "export",
     "open_repository": "url",
 }
 
@@ -74,7 +74,7 @@ def __getattr__(name: str) -> Any:
     """Import a name when it is first used: a program pays for the backend that it has, not for all."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS.get(name, 'errors')}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY_EXPORTS.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

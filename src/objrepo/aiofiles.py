@@ -12,8 +12,8 @@ from aiofiles.base import AiofilesContextManager
 from aiofiles.threadpool import wrap
 
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.sync.driver import InPlace
-from objrepo.sync.reader import WHOLE_BYTES, ObjectFile, whole_reader
+from objrepo.sync.files import WHOLE_BYTES, ObjectFile, whole_reader
+from objrepo.sync.runner import InPlace
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
-from objrepo.backend import Backend, page_of
+from objrepo.backend import Backend, paginate
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import is_key
-from objrepo.offload import Offload, Several
+from objrepo.offload import BlockingPool, Offload
 from objrepo.protocol import BinaryReader
-from objrepo.remote.file import RemoteFile, is_remote
 from objrepo.reports import RepositoryInfo
-from objrepo.stream import InflatedFile
+from objrepo.s3.remote_file import RemoteFile, is_remote
+from objrepo.streams import DecompressingFile
 
 __all__ = ("ArchiveRepository",)
 
@@ -49,7 +49,7 @@ class ArchiveRepository(Backend):
         self._path: Path | None = None
         self._remote: RemoteFile | None = None
         if isinstance(path, str) and is_remote(path):
-            self._several = several = Several(_REQUESTS_AT_ONCE)
+            self._several = several = BlockingPool(_REQUESTS_AT_ONCE)
             self._remote = RemoteFile(path, several)
             self._place = self._remote.name
         else:
@@ -100,13 +100,13 @@ class ArchiveRepository(Backend):
                 return cast("BinaryIO", _Part(file, start, member.file_size)), member.file_size
             file.seek(start)
             inflated = zipfile.ZipExtFile(cast("Any", file), "r", member, close_fileobj=True)
-            return cast("BinaryIO", InflatedFile(key, inflated, _BROKEN, inflated.close)), member.file_size
+            return cast("BinaryIO", DecompressingFile(key, inflated, _BROKEN, inflated.close)), member.file_size
         except BaseException:
             file.close()
             raise
 
     def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
-        return page_of(*cursor) if cursor is not None else page_of(sorted(self._members()))
+        return paginate(*cursor) if cursor is not None else paginate(sorted(self._members()))
 
     def _delete(self, keys: Sequence[str]) -> NoReturn:
         self._require(keys)

@@ -6,18 +6,18 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from objrepo.base import PAGE_KEYS, RepositoryBase
 from objrepo.errors import ObjectNotFoundError
-from objrepo.keys import is_key, possible_keys
-from objrepo.stream import OpenedObject, open_range
+from objrepo.keys import is_key, valid_keys
+from objrepo.repository import LIST_PAGE_SIZE, Repository
+from objrepo.streams import OpenedObject, open_range
 
-__all__ = ("Backend", "page_of")
+__all__ = ("Backend", "paginate")
 
 
-class Backend(RepositoryBase):
+class Backend(Repository):
     """A repository of objects that can be opened as files. Keys that reach its functions are well-formed.
 
-    The rules are those of :class:`~objrepo.blocking.BlockingFunctions`, which are to be filled in too.
+    The rules are those of :class:`~objrepo.backend_functions.BlockingFunctions`, which are to be filled in too.
     """
 
     @abstractmethod
@@ -31,7 +31,7 @@ class Backend(RepositoryBase):
         """
 
     def _has(self, keys: Sequence[object]) -> list[bool]:
-        possible = list(dict.fromkeys(possible_keys(keys, self._key_format())))
+        possible = list(dict.fromkeys(valid_keys(keys, self._key_format())))
         present = {key for key, found in zip(possible, self._has_keys(possible), strict=True) if found}
         return [isinstance(key, str) and key in present for key in keys]
 
@@ -42,7 +42,7 @@ class Backend(RepositoryBase):
         return self._kept(open_range(key, file, size, offset, length))
 
 
-def page_of(keys: list[str], start: int = 0) -> tuple[list[str], tuple[list[str], int] | None]:
+def paginate(keys: list[str], start: int = 0) -> tuple[list[str], tuple[list[str], int] | None]:
     """Return one page of a listing that is in memory, and the cursor for the next: what ``_list`` returns."""
-    end = start + PAGE_KEYS
+    end = start + LIST_PAGE_SIZE
     return keys[start:end], (keys, end) if end < len(keys) else None

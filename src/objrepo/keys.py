@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
-__all__ = ("KeyFormat", "checked_key", "hashes_only", "is_key", "key_matcher", "new_uuid4", "possible_keys")
+__all__ = ("KeyFormat", "hashes_only", "is_key", "key_pattern", "new_uuid4", "require_str", "valid_keys")
 
 KeyFormat = Literal["sha1", "sha256", "uuid4"]
 
@@ -38,12 +38,12 @@ def is_key(key: object, key_format: str) -> bool:
     return isinstance(key, str) and pattern.fullmatch(key) is not None
 
 
-def key_matcher(key_format: str) -> Callable[[str], object]:
+def key_pattern(key_format: str) -> Callable[[str], object]:
     """Return what says quickest of a ``str`` whether it can be a key of the given format."""
     return _FORMATS[key_format].fullmatch
 
 
-def possible_keys(keys: Iterable[object], key_format: str) -> list[str]:
+def valid_keys(keys: Iterable[object], key_format: str) -> list[str]:
     """Return those of many values that can be keys of the given format, as :func:`is_key` would say it of each."""
     matches = _FORMATS[key_format].fullmatch
     return [key for key in keys if isinstance(key, str) and matches(key)]
@@ -53,11 +53,11 @@ def hashes_only(keys: list[str], key_format: str) -> list[str]:
     """Return the same for keys of hashes of which hardly any is none: they are looked at all together."""
     digits = 64 if key_format == "sha256" else 40
     if keys and (set(map(len, keys)) != {digits} or "".join(keys).encode().translate(None, _HEX)):
-        return possible_keys(keys, key_format)
+        return valid_keys(keys, key_format)
     return keys
 
 
-def checked_key(key: object) -> str:
+def require_str(key: object) -> str:
     """Return the key, once it is certain that it is a ``str``.
 
     :raises TypeError: if it is not, as bytes, None and numbers are mistakes of the program and not missing objects.

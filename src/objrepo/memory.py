@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from objrepo.backend import Backend, page_of
+from objrepo.backend import Backend, paginate
 from objrepo.errors import ObjectNotFoundError
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
@@ -64,9 +64,9 @@ class MemoryRepository(Backend):
 
     def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:
-            return page_of(*cursor)
+            return paginate(*cursor)
         with self._changing:
-            return page_of(list(self._objects))
+            return paginate(list(self._objects))
 
     def _delete(self, keys: Sequence[str]) -> None:
         with self._changing:

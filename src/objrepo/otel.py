@@ -1,4 +1,4 @@
-"""What `objrepo.observing` tells, as traces and metrics of OpenTelemetry.
+"""What `objrepo.instrumentation` tells, as traces and metrics of OpenTelemetry.
 
 It needs the extra ``otel``, which is OpenTelemetry's API; where the telemetry goes is what the program configures with
 OpenTelemetry's own SDK.
@@ -12,7 +12,7 @@ from typing import Final
 from opentelemetry import metrics, trace
 
 import objrepo
-from objrepo.observing import Hook, Operation
+from objrepo.instrumentation import Hook, Operation
 
 __all__ = ("telemetry",)
 

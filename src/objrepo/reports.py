@@ -25,7 +25,7 @@ __all__ = (
 _SHOWN_AT_MOST: Final = 50
 
 
-class Shown:
+class HTMLTableMixin:
     """A report that notebooks show as a table."""
 
     def _repr_html_(self) -> str:
@@ -34,7 +34,7 @@ class Shown:
 
 
 def _as_html(value: object) -> str:
-    if isinstance(value, Shown):
+    if isinstance(value, HTMLTableMixin):
         return value._repr_html_()
     if isinstance(value, tuple):
         shown = "".join(f"<li>{_as_html(each)}</li>" for each in value[:_SHOWN_AT_MOST])
@@ -46,7 +46,7 @@ def _as_html(value: object) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RepositoryInfo(Shown):
+class RepositoryInfo(HTMLTableMixin):
     """The state of a repository.
 
     :ivar location: where it is, for people to read.
@@ -64,7 +64,7 @@ class RepositoryInfo(Shown):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Statistics(Shown):
+class Statistics(HTMLTableMixin):
     """What a repository object is doing at the moment, and has done since it was made.
 
     :ivar location: where the repository is, for people to read.
@@ -73,8 +73,8 @@ class Statistics(Shown):
     :ivar calls_waiting: how many wait for a worker, or for others with whom they travel.
     :ivar open_objects: how many objects are open that hold a file.
     :ivar idle_connections: how many sets of connections and files are kept warm between calls.
-    :ivar shared_hops: how many hops to a worker were made for those who waited at the same moment.
-    :ivar shared_calls: how many calls travelled with these, so that the two tell how large a batch was.
+    :ivar batches: how many hops to a worker were made for those who waited at the same moment.
+    :ivar batched_calls: how many calls travelled with these, so that the two tell how large a batch was.
     :ivar cache_hits: how many reads a cache has answered; None where there is no cache.
     :ivar cache_misses: how many it has not.
     """
@@ -85,14 +85,14 @@ class Statistics(Shown):
     calls_waiting: int = 0
     open_objects: int = 0
     idle_connections: int = 0
-    shared_hops: int = 0
-    shared_calls: int = 0
+    batches: int = 0
+    batched_calls: int = 0
     cache_hits: int | None = None
     cache_misses: int | None = None
 
 
 @dataclass(frozen=True)
-class MaintenanceStep(Shown):
+class MaintenanceStep(HTMLTableMixin):
     """One kind of work on a repository.
 
     :ivar name: the switch of ``maintain`` that asks for it, such as ``'pack_loose'``.
@@ -106,7 +106,7 @@ class MaintenanceStep(Shown):
 
 
 @dataclass(frozen=True)
-class MaintenanceReport(Shown):
+class MaintenanceReport(HTMLTableMixin):
     """What ``maintain`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.
@@ -118,7 +118,7 @@ class MaintenanceReport(Shown):
 
 
 @dataclass(frozen=True)
-class DamagedObject(Shown):
+class DamagedObject(HTMLTableMixin):
     """An object whose stored bytes are not what they should be.
 
     :ivar key: its key.
@@ -130,7 +130,7 @@ class DamagedObject(Shown):
 
 
 @dataclass(frozen=True)
-class Leftover(Shown):
+class Leftover(HTMLTableMixin):
     """Something that takes space and belongs to no object; it does no harm to any.
 
     :ivar kind: such as ``'temporary file'``, ``'orphaned bytes'``, ``'lock'``.
@@ -144,7 +144,7 @@ class Leftover(Shown):
 
 
 @dataclass(frozen=True)
-class VerifyReport(Shown):
+class VerifyReport(HTMLTableMixin):
     """The result of reading every object back.
 
     :ivar objects: how many objects were read.
@@ -166,7 +166,7 @@ class VerifyReport(Shown):
 
 
 @dataclass(frozen=True)
-class RepairStep(Shown):
+class RepairStep(HTMLTableMixin):
     """One thing that ``repair`` did.
 
     :ivar action: ``'restored'`` for an object of which another copy was intact, ``'refilled'`` for one that came from
@@ -182,7 +182,7 @@ class RepairStep(Shown):
 
 
 @dataclass(frozen=True)
-class RepairReport(Shown):
+class RepairReport(HTMLTableMixin):
     """What ``repair`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.
@@ -199,7 +199,7 @@ class RepairReport(Shown):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopyReport(Shown):
+class CopyReport(HTMLTableMixin):
     """What ``copy`` did, or with ``dry_run`` would do.
 
     :ivar dry_run: whether nothing was changed.

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from objrepo.backend import Backend, page_of
+from objrepo.backend import Backend, paginate
 from objrepo.errors import ObjectNotFoundError
 from objrepo.keys import is_key, new_uuid4
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
-from objrepo.source import write_all
+from objrepo.sources import write_all
 
 __all__ = ("SandboxRepository",)
 
@@ -92,8 +92,8 @@ class SandboxRepository(Backend):
 
     def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:
-            return page_of(*cursor)
-        return page_of([entry.name for entry in self._entries()])
+            return paginate(*cursor)
+        return paginate([entry.name for entry in self._entries()])
 
     def _delete(self, keys: Sequence[str]) -> None:
         with self._making:

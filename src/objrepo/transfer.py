@@ -13,10 +13,10 @@ import anyio.lowlevel
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
-from objrepo.source import closing_generator
-from objrepo.stream import BATCH_BYTES, CHUNK_BYTES
+from objrepo.sources import closing_generator
+from objrepo.streams import BATCH_BYTES, CHUNK_BYTES
 
-__all__ = ("copy", "pages_of")
+__all__ = ("batched_keys", "copy")
 
 _PAGE_KEYS: Final = 1000
 _PAGES_AT_ONCE: Final = 2
@@ -58,15 +58,16 @@ async def copy(
     work = _Copy(source, target, check, dry_run, progress)
     await work.prepare(keys)
     await work.run(source.keys() if keys is None else keys)
-    surplus = await work.surplus() if delete else []
-    if surplus and not dry_run:
-        if len(surplus) != deletions:
+    extraneous = await work.extraneous() if delete else []
+    if extraneous and not dry_run:
+        if len(extraneous) != deletions:
             raise ValueError(
-                f"{len(surplus)} objects of {target} are not in {source}: to delete them, pass deletions={len(surplus)}"
+                f"{len(extraneous)} objects of {target} are not in {source}: "
+                f"to delete them, pass deletions={len(extraneous)}"
             )
-        for start in range(0, len(surplus), _PAGE_KEYS):
-            await target.delete_many(surplus[start : start + _PAGE_KEYS])
-    return work.report(len(surplus))
+        for start in range(0, len(extraneous), _PAGE_KEYS):
+            await target.delete_many(extraneous[start : start + _PAGE_KEYS])
+    return work.report(len(extraneous))
 
 
 class _Copy:
@@ -114,7 +115,7 @@ class _Copy:
             finally:
                 slots.release()
 
-        async with aclosing(pages_of(keys)) as pages, anyio.create_task_group() as group:
+        async with aclosing(batched_keys(keys)) as pages, anyio.create_task_group() as group:
             try:
                 async for page in pages:
                     await slots.acquire()
@@ -125,12 +126,14 @@ class _Copy:
         if failures:
             raise failures[0]
 
-    async def surplus(self) -> list[str]:
+    async def extraneous(self) -> list[str]:
         """Return the keys of the target that the source does not have."""
         if self._hash is None:
-            raise ValueError(f"{self._source} and {self._target} have different keys: what is surplus cannot be told")
+            raise ValueError(
+                f"{self._source} and {self._target} have different keys: what is extraneous cannot be told"
+            )
         found = []
-        async with aclosing(pages_of(self._target.keys())) as pages:
+        async with aclosing(batched_keys(self._target.keys())) as pages:
             async for page in pages:
                 present = await self._source.has_many(page)
                 found += [key for key, there in zip(page, present, strict=True) if not there]
@@ -260,7 +263,7 @@ class _BadTargetError(CorruptObjectError):
     """What was stored is not what is there: no fault of the source, of which everything else could be copied."""
 
 
-async def pages_of(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
+async def batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
     """Give keys in lists of up to a thousand; one that is given twice in a sequence comes once."""
     page: list[str] = []
     if isinstance(keys, AsyncIterable):

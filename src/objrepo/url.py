@@ -33,11 +33,12 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
 
         - a path, or ``disk:PATH``;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
-          ``host_style``, ``timeout``, ``retry_for`` and ``concurrency`` of :class:`~objrepo.S3Repository`. Secrets have
-          no place in a URL: they come from the environment or the shared configuration files;
+          ``virtual_hosted_style``, ``timeout``, ``retry_timeout`` and ``concurrency`` of
+          :class:`~objrepo.S3Repository`. A URL holds no secrets: they come from the environment or the shared
+          configuration files;
         - ``zip:`` before a path, or before an URL with ``https:``, ``http:`` or ``s3:``; all of these without ``zip:``
           if they end in ``.aiida`` or ``.zip``;
-        - ``tiered:?cache=URL&origin=URL&max_bytes=SIZE``, in which the URLs are percent-encoded where they have ``&``
+        - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``, in which the URLs are percent-encoded where they have ``&``
           or ``%`` themselves, and a size is a number of bytes, or one with ``K``, ``M``, ``G`` or ``T`` after it, which
           stand for powers of 1024;
         - ``sandbox:``, ``sandbox:PATH``, ``memory:``.
@@ -89,35 +90,35 @@ def _zip(path: str, offload: Offload | None) -> AsyncRepository:
 
 
 def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.remote.file import is_remote
+    from objrepo.s3.remote_file import is_remote
 
     return _zip(rest if is_remote(rest) else _decoded(rest), offload)
 
 
 def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.remote.options import S3Options
     from objrepo.s3 import S3Repository
+    from objrepo.s3.options import S3Options
 
     if not rest.startswith("//"):
         raise ValueError(f"a bucket is named as s3://BUCKET/PREFIX, not s3:{rest}")
     return S3Repository(**asdict(S3Options.of_url(f"s3:{rest}")), offload=offload)
 
 
-def _tiered(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.tiered import TieredRepository
+def _cached(rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.cache import CachedRepository
 
     try:
         given = dict(parse_qsl(rest.removeprefix("?"), strict_parsing=True))
     except ValueError:
         given = {}
     if set(given) != {"cache", "origin", "max_bytes"}:
-        raise ValueError(f"write tiered:?cache=URL&origin=URL&max_bytes=SIZE, not tiered:{rest}")
+        raise ValueError(f"write cached:?cache=URL&origin=URL&max_bytes=SIZE, not cached:{rest}")
     size = _SIZE.fullmatch(given["max_bytes"])
     if size is None:
         raise ValueError(f"{given['max_bytes']!r} is no size: write a number, or one like 500M or 20G")
     max_bytes = int(size[1]) * 1024 ** " KMGT".index(size[2] or " ")
     cache, origin = (open_repository(given[name], offload) for name in ("cache", "origin"))
-    return TieredRepository(cache, origin, max_bytes=max_bytes)
+    return CachedRepository(cache, origin, max_bytes=max_bytes)
 
 
 def _sandbox(path: str, offload: Offload | None) -> AsyncRepository:
@@ -142,7 +143,7 @@ _SCHEMES: Final[dict[str, Opener]] = {
     "disk": lambda rest, offload: _disk(_decoded(rest), offload),
     "zip": _zip_url,
     "s3": _s3,
-    "tiered": _tiered,
+    "cached": _cached,
     "sandbox": _sandbox,
     "memory": _memory,
 }

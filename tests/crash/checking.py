@@ -12,7 +12,7 @@ from disk_objectstore import Container
 
 from objrepo import DiskRepository
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 
 class Log:

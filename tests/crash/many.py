@@ -32,7 +32,7 @@ from disk_objectstore.exceptions import NotExistent
 
 from objrepo import DiskRepository, ObjectNotFoundError, RepositoryBusyError
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 FILES_AT_MOST = 450  # 32 leases, with 8 packs and the three files of the index each, and some more
 WAL_AT_MOST = 64 * 1024 * 1024

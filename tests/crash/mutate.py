@@ -30,7 +30,7 @@ from disk_objectstore import Container
 
 from objrepo import DiskRepository, RepositoryError
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 SECONDS = 20
 MEMORY = 2 * 1024**3

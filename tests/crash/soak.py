@@ -94,14 +94,14 @@ class Soak:
         while time.monotonic() < until:
             await anyio.sleep(1)
             random.shuffle(self.keys)
-            surplus, self.keys = self.keys[KEPT_KEYS:], self.keys[:KEPT_KEYS]
+            extraneous, self.keys = self.keys[KEPT_KEYS:], self.keys[:KEPT_KEYS]
             try:
-                await self.repo.delete_many(surplus)
+                await self.repo.delete_many(extraneous)
                 await self.repo.maintain(timeout=5)
             except RepositoryBusyError:
-                self.keys += surplus
+                self.keys += extraneous
             except ObjectNotFoundError as error:
-                self.keys += [key for key in surplus if key not in error.keys]
+                self.keys += [key for key in extraneous if key not in error.keys]
 
     async def measure(self, until: float) -> None:
         """Record memory, open files, latency and objects."""

@@ -25,7 +25,7 @@ from disk_objectstore import CompressMode, Container
 
 from objrepo import DiskRepository
 from objrepo.offload import Inline
-from objrepo.sync.driver import InPlace
+from objrepo.sync.runner import InPlace
 
 FILES = {
     "fcntl",

@@ -22,7 +22,7 @@ DOORS = {
     "fsspec": ["python", "-c", "import fsspec; fsspec.filesystem('objrepo', repository='.')"],
     "otel": ["python", "-c", "from objrepo.otel import telemetry; telemetry()"],
     "s3": ["python", "-c", "from objrepo import S3Repository; import obstore, botocore; S3Repository('photos')"],
-    "serve": ["python", "-c", "from objrepo.asgi import ObjectApp; import uvicorn; import objrepo.cli.serving"],
+    "serve": ["python", "-c", "from objrepo.asgi import ObjectApp; import uvicorn; import objrepo.cli.serve"],
 }
 """What shows that an extra has brought what it is for."""
 

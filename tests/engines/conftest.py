@@ -75,7 +75,7 @@ def bucket(s3, gateway, credentials, prefix):
     """Make repositories over one folder of the bucket."""
 
     def make(**options):
-        options = {"endpoint": gateway.url, "timeout": 5, "retry_for": 10, **credentials, **options}
+        options = {"endpoint": gateway.url, "timeout": 5, "retry_timeout": 10, **credentials, **options}
         return S3Repository(options.pop("bucket", BUCKET), options.pop("prefix", prefix), **options)
 
     return make

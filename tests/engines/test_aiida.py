@@ -148,7 +148,7 @@ def storages(tmp_path, request):
         profiles.environment["AWS_ACCESS_KEY_ID"] = credentials["access_key_id"]
         profiles.environment["AWS_SECRET_ACCESS_KEY"] = credentials["secret_access_key"]
         prefix = request.getfixturevalue("prefix")
-        url = f"s3://objects/{prefix}?endpoint={gateway.url}&retry_for=10&timeout=5"
+        url = f"s3://objects/{prefix}?endpoint={gateway.url}&retry_timeout=10&timeout=5"
         profiles.setup(backend, **database, **{"repository-url": url})
         return profiles
 

@@ -14,9 +14,9 @@ from engines.conftest import BUCKET
 from objrepo import (
     AccessDeniedError,
     ArchiveRepository,
+    CachedRepository,
     DiskRepository,
     S3Repository,
-    TieredRepository,
     copy,
     export,
 )
@@ -37,7 +37,7 @@ class TestTiered(RepositoryContract):
 
     @pytest.fixture
     def repository(self, bucket, tmp_path):
-        return TieredRepository(DiskRepository(tmp_path / "cache"), bucket(), max_bytes=2_500_000)
+        return CachedRepository(DiskRepository(tmp_path / "cache"), bucket(), max_bytes=2_500_000)
 
 
 async def test_disk_to_s3_to_disk(repo, tmp_path):
@@ -58,7 +58,7 @@ async def test_a_tiered_repository_downloads_once(bucket, proxy, tmp_path):
     async with bucket() as repo:
         await repo.initialise()
         key = await repo.put(content_of(1024))
-    tiered = TieredRepository(DiskRepository(tmp_path / "cache"), bucket(endpoint=proxy.url), max_bytes=1_000_000)
+    tiered = CachedRepository(DiskRepository(tmp_path / "cache"), bucket(endpoint=proxy.url), max_bytes=1_000_000)
     async with tiered:
         await tiered.key_format()
         proxy.taken()

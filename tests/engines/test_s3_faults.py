@@ -40,7 +40,7 @@ def anyio_backend():
 @pytest.fixture
 async def hasty(bucket, repo, proxy):
     """The same repository for somebody who gives up soon."""
-    async with bucket(endpoint=proxy.url, timeout=TIMEOUT, retry_for=RETRY_FOR) as hasty:
+    async with bucket(endpoint=proxy.url, timeout=TIMEOUT, retry_timeout=RETRY_FOR) as hasty:
         await hasty.is_initialised()
         yield hasty
 
@@ -129,7 +129,7 @@ class TestRefused:
             "import anyio, objrepo, sys\n"
             "async def main():\n"
             f"    async with objrepo.S3Repository({BUCKET!r}, {prefix!r}, endpoint={gateway.url!r},\n"
-            f"            timeout=5, retry_for=5, **{credentials!r}) as repo:\n"
+            f"            timeout=5, retry_timeout=5, **{credentials!r}) as repo:\n"
             "        try: await repo.put(b'content')\n"
             "        except objrepo.AccessDeniedError as error: print(error)\n"
             "anyio.run(main)\n"
@@ -219,7 +219,7 @@ class TestTheGatewayDies:
 
     @pytest.fixture
     async def patient(self, bucket, repo, proxy):
-        async with bucket(endpoint=proxy.url, timeout=10, retry_for=60) as patient:
+        async with bucket(endpoint=proxy.url, timeout=10, retry_timeout=60) as patient:
             await patient.is_initialised()
             yield patient
 

@@ -9,6 +9,6 @@ It needs the extra ``aiida``.
 
 from __future__ import annotations
 
-from objrepo.aiida.switching import switch_profile
+from objrepo.aiida.profiles import switch_profile
 
 __all__ = ("switch_profile",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from objrepo.aiida.switching import switch_profile
+from objrepo.aiida.profiles import switch_profile
 
 
 def main(arguments: list[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiida.storage.psql_dos.backend import PsqlDosBackend, get_filepath_container
 from disk_objectstore import Container
 
-from objrepo.aiida.keeping import KeepsRepository
+from objrepo.aiida.storage_mixin import KeepsRepository
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
 __all__ = ("ObjrepoPsqlDosStorage",)

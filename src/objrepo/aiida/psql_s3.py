@@ -13,7 +13,7 @@ from aiida.storage.psql_dos.backend import PsqlDosBackend
 from aiida.storage.psql_dos.migrator import PsqlDosMigrator
 from pydantic import field_validator
 
-from objrepo.aiida.keeping import KeepsRepository
+from objrepo.aiida.storage_mixin import KeepsRepository
 from objrepo.errors import RepositoryError
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository

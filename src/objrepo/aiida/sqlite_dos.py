@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiida.storage.sqlite_dos.backend import SqliteDosStorage
 
-from objrepo.aiida.keeping import KeepsRepository
+from objrepo.aiida.storage_mixin import KeepsRepository
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
 __all__ = ("ObjrepoSqliteDosStorage",)

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from objrepo.asgi.download import Download
+from objrepo.asgi.html import object_page, overview_page
 from objrepo.asgi.listing import page_of_keys
-from objrepo.asgi.page import object_page, overview_page
 from objrepo.asgi.ranges import entity_tag
 from objrepo.asgi.upload import Uploads
 from objrepo.errors import AccessDeniedError, ObjectNotFoundError, RepositoryUnavailableError

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from objrepo.asgi.ranges import Part, entity_tag, parts_asked_for, precondition_status
+from objrepo.asgi.ranges import Part, entity_tag, parse_ranges, precondition_status
 from objrepo.errors import ObjectNotFoundError
 from objrepo.protocol import AsyncRepository, ObjectStream
 
@@ -71,7 +71,7 @@ class Download:
 
     async def _send_parts(self, receive: Receive, send: Send) -> None:
         size = await self._repository.size(self._key)
-        parts = parts_asked_for(self._request_headers, self._tag, size)
+        parts = parse_ranges(self._request_headers, self._tag, size)
         if parts is None:
             await self._send_one(200, 0, None, receive, send)
         elif not parts:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ("Part", "entity_tag", "parts_asked_for", "precondition_status")
+__all__ = ("Part", "entity_tag", "parse_ranges", "precondition_status")
 
 _PARTS_AT_MOST: Final = 16
 _RANGE: Final = re.compile(r"(\d*)-(\d*)")
@@ -41,7 +41,7 @@ def precondition_status(headers: Mapping[str, str], tag: str) -> int | None:
     return None
 
 
-def parts_asked_for(headers: Mapping[str, str], tag: str, size: int) -> list[Part] | None:
+def parse_ranges(headers: Mapping[str, str], tag: str, size: int) -> list[Part] | None:
     """Return which parts of an object a GET asks for (RFC 9110, 14.2).
 
     :return: the parts that there are, none if none of them lies in the object; None for the whole object: where

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 import objrepo
-from objrepo.cli import benching, looking, moving, objects, serving, shells, upkeep
+from objrepo.cli import admin, bench, completion, inspect, objects, serve, transfer
 
 __all__ = ("command", "run")
 
@@ -29,8 +29,8 @@ def command() -> None:
     """
 
 
-for room in (objects, looking, upkeep, moving, serving, benching, shells):
-    for each in room.COMMANDS:
+for module in (objects, inspect, admin, transfer, serve, bench, completion):
+    for each in module.COMMANDS:
         command.add_command(each)
 
 

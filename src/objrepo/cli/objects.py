@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, Final
 
 import click
 
+from objrepo.cli.completion import KEY
+from objrepo.cli.context import as_json, on_repository
 from objrepo.cli.progress import reporter
-from objrepo.cli.running import as_json, on_repository
-from objrepo.cli.shells import KEY
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress

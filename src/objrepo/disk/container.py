@@ -9,16 +9,16 @@ from typing import Any
 
 from disk_objectstore import Container
 
-from objrepo.disk.durable import flush_file, flush_folder
-from objrepo.disk.inside import open_inside
+from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
+from objrepo.disk.safe_open import safe_open
 from objrepo.errors import naming
 
-__all__ = ("SafeContainer",)
+__all__ = ("PatchedContainer",)
 
 
-class SafeContainer(Container):  # type: ignore[misc]
+class PatchedContainer(Container):  # type: ignore[misc]
     """A container that removes only the lock files which it made itself, and flushes the packs that it writes.
 
     In disk-objectstore 1.5.0, a packer that is refused deletes the lock of the packer that works, and so lets a
@@ -34,9 +34,9 @@ class SafeContainer(Container):  # type: ignore[misc]
         :raises RepositoryBusyError: if somebody else has the pack's lock.
         """
         pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
-        with pack_lock(Layout(self.get_folder()), int(pack_id)), open_inside(str(pack), "ab") as raw:
+        with pack_lock(Layout(self.get_folder()), int(pack_id)), safe_open(str(pack), "ab") as raw:
             handle = io.BufferedWriter(raw)
             with naming(pack):
                 yield handle
-                flush_file(handle)
-            flush_folder(pack.parent)
+                fsync_file(handle)
+            fsync_directory(pack.parent)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from objrepo.disk.inside import open_inside, refused
+from objrepo.disk.safe_open import refused, safe_open
 from objrepo.errors import NotInitialisedError, RepositoryError
 
 __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
@@ -93,7 +93,7 @@ class Layout:
             if path.is_symlink():
                 raise refused(path)
         try:
-            with open_inside(str(self.config_file)) as file:
+            with safe_open(str(self.config_file)) as file:
                 values = json.loads(file.read(_CONFIG_BYTES))
             version = values["container_version"]
             config = Config(*(values[name] for name in Config.__dataclass_fields__))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from objrepo.disk.pool import Lease
-from objrepo.keys import hashes_only, possible_keys
+from objrepo.disk.session import ContainerSession
+from objrepo.keys import hashes_only, valid_keys
 
 __all__ = ("Cursor", "list_keys", "loose_keys")
 
@@ -35,7 +35,7 @@ class Cursor(NamedTuple):
     names: list[str]
 
 
-def list_keys(lease: Lease, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
+def list_keys(lease: ContainerSession, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
     """Return the keys of some shares, and where to go on; None after the last."""
     share, width, names = cursor or Cursor(0, 1, sorted(_names(lease.layout.loose)))
     end = min(share + width, len(SHARES))
@@ -49,14 +49,14 @@ def list_keys(lease: Lease, cursor: Cursor | None, enough: int) -> tuple[list[st
     return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
 
 
-def loose_keys(lease: Lease) -> Iterator[list[str]]:
+def loose_keys(lease: ContainerSession) -> Iterator[list[str]]:
     """Iterate over the keys of all loose objects, packed as well or not, a share at a time."""
     names = sorted(_names(lease.layout.loose))
     for share in range(len(SHARES)):
         yield list(_loose_in_shares(lease, share, share + 1, names))
 
 
-def _loose_in_shares(lease: Lease, share: int, end: int, names: list[str]) -> list[str]:
+def _loose_in_shares(lease: ContainerSession, share: int, end: int, names: list[str]) -> list[str]:
     first, last = SHARES[share], SHARES[end - 1] + _AFTER_HEX
     length = lease.config.loose_prefix_len
     if length == 0:
@@ -66,7 +66,7 @@ def _loose_in_shares(lease: Lease, share: int, end: int, names: list[str]) -> li
         folders = names[bisect_left(names, first[:length]) : bisect_left(names, last[:length] + _AFTER_HEX)]
         folders = [folder for folder in folders if len(folder) == length]
         found = [folder + name for folder in folders for name in _names(lease.layout.loose / folder)]
-    return [key for key in possible_keys(found, lease.config.hash_type) if first <= key < last]
+    return [key for key in valid_keys(found, lease.config.hash_type) if first <= key < last]
 
 
 def _names(folder: Path) -> list[str]:

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import Layout
+from objrepo.disk.safe_open import safe_open
 from objrepo.errors import RepositoryBusyError, RepositoryError
-from objrepo.offload import OperationAbandoned, is_abandoned
+from objrepo.offload import WorkCancelled, cancel_requested
 
 __all__ = ("is_own_lock", "maintenance_lock", "own_pack_lock", "pack_lock")
 
@@ -38,11 +38,11 @@ def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = Fals
 
     try:
         lock = filelock.FileLock(layout.maintenance_lock).acquire(
-            timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=is_abandoned
+            timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
         )
     except filelock.Timeout:
-        if is_abandoned():
-            raise OperationAbandoned from None
+        if cancel_requested():
+            raise WorkCancelled from None
         raise RepositoryBusyError(
             f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock}); "
             "try again later"
@@ -66,7 +66,7 @@ def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
 
     lock = filelock.FileLock(folder / f"writer-{pack_id}.lock")
     try:
-        lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=is_abandoned)
+        lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested)
     except filelock.Timeout:
         yield False
         return
@@ -98,7 +98,7 @@ def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
 
 def is_own_lock(path: Path) -> bool:
     """Say whether a lock of a pack was made here."""
-    with suppress(OSError, RepositoryError), open_inside(str(path)) as file:
+    with suppress(OSError, RepositoryError), safe_open(str(path)) as file:
         return file.read(len(_MARK) + 1) == _MARK
     return False
 

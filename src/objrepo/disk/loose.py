@@ -8,13 +8,13 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder, start_write_back
-from objrepo.disk.inside import refused
-from objrepo.disk.pool import Lease
-from objrepo.disk.turns import turn
+from objrepo.disk.cpu_limiter import turn
+from objrepo.disk.fsync import fsync_directory, fsync_file, start_write_back
+from objrepo.disk.safe_open import refused
+from objrepo.disk.session import ContainerSession
 from objrepo.errors import naming
 from objrepo.protocol import BinaryReader
-from objrepo.source import write_all
+from objrepo.sources import write_all
 
 __all__ = ("remove_loose", "write_loose")
 
@@ -22,7 +22,7 @@ _COPY_BYTES: Final = 512 * 1024
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
 
 
-def write_loose(lease: Lease, reader: BinaryReader) -> str:
+def write_loose(lease: ContainerSession, reader: BinaryReader) -> str:
     """Store what a reader gives; on return it is on the disk, and if anything is raised, nothing is left.
 
     An object that is there already is written again: it may be damaged, or not be on the disk yet.
@@ -34,7 +34,7 @@ def write_loose(lease: Lease, reader: BinaryReader) -> str:
         with open(aside, "xb", buffering=0) as file:
             key = _copy(reader, file, lease.config.hash_type)
             with naming(aside):
-                flush_file(file)
+                fsync_file(file)
         _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease)
     except BaseException:
         aside.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def write_loose(lease: Lease, reader: BinaryReader) -> str:
     return key
 
 
-def remove_loose(lease: Lease, keys: list[str]) -> None:
+def remove_loose(lease: ContainerSession, keys: list[str]) -> None:
     """Remove the files of objects, those that are there; on return they are gone from the disk."""
     folders = set()
     for key in keys:
@@ -53,7 +53,7 @@ def remove_loose(lease: Lease, keys: list[str]) -> None:
             continue
         folders.add(path.parent)
     for folder in folders:
-        flush_folder(folder)
+        fsync_directory(folder)
 
 
 def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
@@ -75,7 +75,7 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
     return hasher.hexdigest()
 
 
-def _move(aside: Path, path: Path, lease: Lease) -> None:
+def _move(aside: Path, path: Path, lease: ContainerSession) -> None:
     loose, name = lease.layout.loose, path.parent.name
     lasting = path.parent == loose or (name in lease.flushed_folders and path.parent.exists())
     if not lasting:
@@ -89,7 +89,7 @@ def _move(aside: Path, path: Path, lease: Lease) -> None:
         if os.name == "posix" or not path.exists():
             raise
         aside.unlink()
-    flush_folder(path.parent)
+    fsync_directory(path.parent)
     if not lasting:
-        flush_folder(loose)  # whoever made the folder may not have come to that yet
+        fsync_directory(loose)  # whoever made the folder may not have come to that yet
         lease.flushed_folders.add(name)

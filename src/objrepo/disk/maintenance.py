@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from objrepo.disk.inside import is_inside, refused
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.loose import remove_loose
-from objrepo.disk.pool import Lease
 from objrepo.disk.repack import holes, repack
+from objrepo.disk.safe_open import is_inside, refused
+from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
-from objrepo.offload import OperationAbandoned, is_abandoned
+from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
 
 __all__ = ("Plan", "perform", "store_errors", "survey")
@@ -84,7 +84,7 @@ def store_errors(layout: Layout) -> Iterator[None]:
         raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from error
 
 
-def survey(lease: Lease, plan: Plan) -> tuple[MaintenanceStep, ...]:
+def survey(lease: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
     """Say what the plan comes to, without changing anything."""
     steps = []
     loose = _survey_loose(lease)
@@ -100,7 +100,7 @@ def survey(lease: Lease, plan: Plan) -> tuple[MaintenanceStep, ...]:
     return tuple(steps)
 
 
-def perform(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
+def perform(lease: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
     """Do what the plan says; the caller holds the maintenance lock.
 
     A caller that has been cancelled stops it between two objects or two packs; what was committed by then stays.
@@ -128,7 +128,7 @@ class _Loose:
     copies: tuple[int, int]
 
 
-def _survey_loose(lease: Lease) -> _Loose:
+def _survey_loose(lease: ContainerSession) -> _Loose:
     waiting = [0, 0]
     copies = [0, 0]
     for keys in loose_keys(lease):
@@ -144,7 +144,7 @@ def _survey_loose(lease: Lease) -> _Loose:
     return _Loose((waiting[0], waiting[1]), (copies[0], copies[1]))
 
 
-def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
+def _pack(lease: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
     for keys in loose_keys(lease):
@@ -170,12 +170,12 @@ def _pack(lease: Lease, plan: Plan, progress: ProgressCallback | None) -> Mainte
     return MaintenanceStep("pack_loose", lease.index.count() - count, lease.index.sums()[0] - size)
 
 
-def _clean(lease: Lease) -> MaintenanceStep:
+def _clean(lease: ContainerSession) -> MaintenanceStep:
     """Remove the loose files of packed objects."""
     objects = size = 0
     for keys in loose_keys(lease):
-        if is_abandoned():
-            raise OperationAbandoned
+        if cancel_requested():
+            raise WorkCancelled
         copies = list(lease.index.present(keys))
         for key in copies:
             with suppress(FileNotFoundError):
@@ -190,8 +190,8 @@ def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, An
 
     def listen(action: str, value: Any) -> None:
         nonlocal done, total
-        if is_abandoned():
-            raise OperationAbandoned
+        if cancel_requested():
+            raise WorkCancelled
         if action == "init":
             done, total = 0, int(value["total"])
         elif action == "update":

@@ -6,22 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from objrepo.base import RepositoryBase, log
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import maintenance_lock
-from objrepo.disk.pool import Lease, Pool
-from objrepo.disk.repair import drop_damaged, has_intact_copy, set_aside, tidy
+from objrepo.disk.repair import drop_damaged, has_intact_copy, quarantine_object, tidy
+from objrepo.disk.session import ContainerSession, Pool
 from objrepo.errors import RepositoryError
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import ProgressCallback, RepairReport, RepairStep
+from objrepo.repository import Repository, log
 
 __all__ = ("Repairable",)
 
 _Mended: TypeAlias = Literal["restored", "refilled", "quarantined"]
 
 
-class Repairable(RepositoryBase):
+class Repairable(Repository):
     """A repository in a container, which can be repaired.
 
     :param folder: the container's.
@@ -72,7 +72,7 @@ class Repairable(RepositoryBase):
 
     async def _mend(self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float) -> _Mended:
         run = self._ready().run
-        if await (run(self._looking, key) if dry_run else run(self._maintaining, set_aside, key, timeout)):
+        if await (run(self._looking, key) if dry_run else run(self._maintaining, quarantine_object, key, timeout)):
             action: _Mended = "restored"
         else:
             action = "refilled" if source is not None and await self._refill(key, dry_run, source) else "quarantined"
@@ -104,6 +104,6 @@ class Repairable(RepositoryBase):
         with self._pool.lease() as lease:
             return has_intact_copy(lease, key)
 
-    def _maintaining(self, function: Callable[[Lease, str], bool], key: str, timeout: float) -> bool:
+    def _maintaining(self, function: Callable[[ContainerSession, str], bool], key: str, timeout: float) -> bool:
         with self._pool.lease() as lease, maintenance_lock(lease.layout, timeout):
             return function(lease, key)

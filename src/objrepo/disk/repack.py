@@ -14,19 +14,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.durable import flush_file, flush_folder
-from objrepo.disk.group import FIRST_OWN_PACK
+from objrepo.disk.fsync import fsync_directory, fsync_file
+from objrepo.disk.group_commit import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
-from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
-from objrepo.disk.objects import check_inside
-from objrepo.disk.packs import read_at, short_of
-from objrepo.disk.pool import Lease
+from objrepo.disk.pack_files import read_at, short_of
+from objrepo.disk.reader import check_inside
+from objrepo.disk.safe_open import safe_open
+from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryBusyError, naming
-from objrepo.offload import OperationAbandoned, is_abandoned
+from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import Progress, ProgressCallback
-from objrepo.source import write_all
+from objrepo.sources import write_all
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -38,12 +38,12 @@ _PATIENCE: Final = 30.0
 """How many seconds to wait for a writer to a pack."""
 
 
-def holes(lease: Lease) -> int:
+def holes(lease: ContainerSession) -> int:
     """Return the bytes in packs that belong to no object any more."""
     return max(lease.layout.pack_files_size() - lease.index.sums()[1], 0)
 
 
-def repack(lease: Lease, progress: ProgressCallback | None) -> int:
+def repack(lease: ContainerSession, progress: ProgressCallback | None) -> int:
     """Rewrite each pack that has holes; return how many bytes that freed.
 
     A caller that has been cancelled stops it between two pieces of a pack; what was moved by then stays moved.
@@ -66,7 +66,7 @@ def repack(lease: Lease, progress: ProgressCallback | None) -> int:
     return freed
 
 
-def recover_repack(lease: Lease) -> None:
+def recover_repack(lease: ContainerSession) -> None:
     """Finish what a repack of disk-objectstore has begun when it was killed: its pack gets a number of its own."""
     temporary = Path(lease.packs.path(REPACK_PACK))
     rows = lease.index.rows_of_pack(REPACK_PACK)
@@ -76,7 +76,7 @@ def recover_repack(lease: Lease) -> None:
             _link_or_copy(temporary, Path(lease.packs.path(new_id)))
             lease.index.move(rows, new_id, [row[2] for row in rows])
     temporary.unlink()
-    flush_folder(temporary.parent)
+    fsync_directory(temporary.parent)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
@@ -84,12 +84,12 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except (OSError, AttributeError, NotImplementedError):  # a file system without links
         shutil.copyfile(source, target, follow_symlinks=False)
-    with open_inside(str(target)) as file:
-        flush_file(file)
-    flush_folder(target.parent)
+    with safe_open(str(target)) as file:
+        fsync_file(file)
+    fsync_directory(target.parent)
 
 
-def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
+def _rewrite(lease: ContainerSession, path: Path, size: int, rows: list[RawRow]) -> int:
     """Move a pack's objects to a new one, and remove it; return how many bytes that freed."""
     kept = 0
     if rows:
@@ -97,18 +97,18 @@ def _rewrite(lease: Lease, path: Path, size: int, rows: list[RawRow]) -> int:
         with _locked(lease, new_id):
             new = Path(lease.packs.path(new_id))
             try:
-                with open_inside(str(path)) as source, open_inside(str(new), "xb") as target, naming(new):
+                with safe_open(str(path)) as source, safe_open(str(new), "xb") as target, naming(new):
                     moves = _copy(source, target, rows, path)
                     kept = target.tell()
-                    flush_file(target)
-                flush_folder(new.parent)
+                    fsync_file(target)
+                fsync_directory(new.parent)
                 lease.index.move(rows, new_id, moves)
             except BaseException:
                 if not lease.index.rows_of_pack(new_id):
                     new.unlink(missing_ok=True)
                 raise
     path.unlink()
-    flush_folder(path.parent)
+    fsync_directory(path.parent)
     return size - kept
 
 
@@ -122,8 +122,8 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
         _, _, offset, length, _, _ = raw
         offsets.append(position)
         for start in range(0, length, _COPY_BYTES):
-            if is_abandoned():
-                raise OperationAbandoned
+            if cancel_requested():
+                raise WorkCancelled
             wanted = min(_COPY_BYTES, length - start)
             data = read_at(source.fileno(), wanted, offset + start)
             if len(data) < wanted:
@@ -133,7 +133,7 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
     return offsets
 
 
-def _next_number(lease: Lease, pack_id: int) -> int:
+def _next_number(lease: ContainerSession, pack_id: int) -> int:
     """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
     own = pack_id >= FIRST_OWN_PACK
     numbers = [int(path.name) for path in lease.layout.pack_files()]
@@ -142,7 +142,7 @@ def _next_number(lease: Lease, pack_id: int) -> int:
 
 
 @contextmanager
-def _locked(lease: Lease, pack_id: int) -> Iterator[None]:
+def _locked(lease: ContainerSession, pack_id: int) -> Iterator[None]:
     """Keep others from writing to a pack: disk-objectstore's packers, or those who put groups."""
     with ExitStack() as stack:
         if pack_id < FIRST_OWN_PACK:

@@ -8,28 +8,28 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.durable import flush_file, flush_folder
+from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.index import NO_ROW, Row
-from objrepo.disk.inside import open_inside
 from objrepo.disk.layout import REPACK_PACK
-from objrepo.disk.packs import read_at
-from objrepo.disk.pool import Lease
+from objrepo.disk.pack_files import read_at
 from objrepo.disk.repack import recover_repack
-from objrepo.disk.verifying import damages, find_leftovers
+from objrepo.disk.safe_open import safe_open
+from objrepo.disk.session import ContainerSession
+from objrepo.disk.verify import damages, find_leftovers
 from objrepo.errors import RepositoryError, naming
 from objrepo.reports import RepairStep
 
-__all__ = ("drop_damaged", "has_intact_copy", "set_aside", "tidy")
+__all__ = ("drop_damaged", "has_intact_copy", "quarantine_object", "tidy")
 
 _COPY_BYTES: Final = 1024 * 1024
 
 
-def has_intact_copy(lease: Lease, key: str) -> bool:
+def has_intact_copy(lease: ContainerSession, key: str) -> bool:
     """Say whether one of the copies of an object is as it should be."""
     return damages(lease, key)[1]
 
 
-def set_aside(lease: Lease, key: str) -> bool:
+def quarantine_object(lease: ContainerSession, key: str) -> bool:
     """Move a damaged file of an object to the quarantine, and copy its damaged bytes in a pack to it.
 
     :return: whether another copy is intact.
@@ -40,14 +40,14 @@ def set_aside(lease: Lease, key: str) -> bool:
             path = Path(lease.layout.loose_name(lease.config, key))
             with _quarantined(lease, key) as (target, _):
                 os.replace(path, target)  # noqa: PTH105
-            flush_folder(path.parent)
+            fsync_directory(path.parent)
         else:
             with _quarantined(lease, f"{key}.packed") as (_, file):
                 _copy_packed(lease, damage.row, file)
     return intact
 
 
-def drop_damaged(lease: Lease, key: str) -> bool:
+def drop_damaged(lease: ContainerSession, key: str) -> bool:
     """Have the index forget a damaged copy of an object, which was set aside; return whether another one is intact."""
     found, intact = damages(lease, key)
     for damage in found:
@@ -56,7 +56,7 @@ def drop_damaged(lease: Lease, key: str) -> bool:
     return intact
 
 
-def tidy(lease: Lease, dry_run: bool) -> list[RepairStep]:
+def tidy(lease: ContainerSession, dry_run: bool) -> list[RepairStep]:
     """Take away what others have left that were interrupted; the caller knows that nobody else is at work."""
     steps = []
     for leftover in find_leftovers(lease):
@@ -72,7 +72,7 @@ def tidy(lease: Lease, dry_run: bool) -> list[RepairStep]:
 
 
 @contextmanager
-def _quarantined(lease: Lease, name: str) -> Iterator[tuple[Path, BinaryIO]]:
+def _quarantined(lease: ContainerSession, name: str) -> Iterator[tuple[Path, BinaryIO]]:
     """Make a new file in the quarantine, to be written or replaced; on leaving it is on the disk."""
     folder = lease.layout.quarantine
     folder.mkdir(exist_ok=True)
@@ -86,14 +86,14 @@ def _quarantined(lease: Lease, name: str) -> Iterator[tuple[Path, BinaryIO]]:
             number += 1
     with file, naming(path):
         yield path, file
-        flush_file(file)
-    flush_folder(folder)
-    flush_folder(folder.parent)
+        fsync_file(file)
+    fsync_directory(folder)
+    fsync_directory(folder.parent)
 
 
-def _copy_packed(lease: Lease, row: Row, target: BinaryIO) -> None:
+def _copy_packed(lease: ContainerSession, row: Row, target: BinaryIO) -> None:
     """Copy those bytes of a packed object that can be read."""
-    with suppress(OSError, RepositoryError, *NO_ROW), open_inside(lease.packs.path(row.pack_id)) as pack:
+    with suppress(OSError, RepositoryError, *NO_ROW), safe_open(lease.packs.path(row.pack_id)) as pack:
         for start in range(0, max(row.length, 0), _COPY_BYTES):
             data = read_at(pack.fileno(), min(_COPY_BYTES, row.length - start), row.offset + start)
             if not data:

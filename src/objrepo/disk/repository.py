@@ -11,21 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from objrepo.base import GROUPED_BYTES, PAGE_KEYS, log_report
-from objrepo.disk import lifecycle
-from objrepo.disk.bulk import Item, Stamps, open_items, plan, read_each
-from objrepo.disk.group import put_group
-from objrepo.disk.info import DiskInfo, ObjectLocation, info_of, location_of
+from objrepo.disk import create
+from objrepo.disk.bulk_reader import FileSignatures, Item, open_items, plan, read_each
+from objrepo.disk.group_commit import put_group
 from objrepo.disk.listing import Cursor, list_keys
 from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.mending import Repairable
-from objrepo.disk.objects import find_size, has_object, has_objects, open_object, read_at_once, read_object
-from objrepo.disk.pool import Lease
-from objrepo.disk.verifying import check_objects, find_leftovers
+from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
+from objrepo.disk.session import ContainerSession
+from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of
+from objrepo.disk.verify import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
-from objrepo.keys import checked_key, possible_keys
-from objrepo.offload import ALONE, Offload, OperationAbandoned, is_abandoned
+from objrepo.keys import require_str, valid_keys
+from objrepo.offload import UNBATCHED, Offload, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import (
     Leftover,
@@ -34,8 +33,9 @@ from objrepo.reports import (
     Statistics,
     VerifyReport,
 )
-from objrepo.source import Prefixed, open_source, read_up_to
-from objrepo.stream import BATCH_BYTES, OpenedObject
+from objrepo.repository import LIST_PAGE_SIZE, MAX_GROUPED_OBJECT_BYTES, log_report
+from objrepo.sources import ChainedReader, open_source, read_up_to
+from objrepo.streams import BATCH_BYTES, OpenedObject
 
 __all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")
 
@@ -109,7 +109,7 @@ class DiskRepository(Repairable):
 
         :raises ObjectNotFoundError: if the object is not there.
         """
-        return await self._ready().run(self._locate, checked_key(key), wait=False)
+        return await self._ready().run(self._locate, require_str(key), wait=False)
 
     async def maintain(
         self,
@@ -159,7 +159,7 @@ class DiskRepository(Repairable):
     def _initialise(self, **options: Any) -> None:
         if options["clear"]:
             self._pool.close()
-        lifecycle.initialise(self._layout, **options)
+        create.initialise(self._layout, **options)
 
     def _is_initialised(self) -> bool:
         return self._layout.is_initialised()
@@ -181,12 +181,12 @@ class DiskRepository(Repairable):
 
     def _put_each(self, sources: list[memoryview | os.PathLike[str]]) -> list[Any]:
         outcomes = [source if isinstance(source, memoryview) else _small_file(source) for source in sources]
-        small = {number: content for number, content in enumerate(outcomes) if content is not ALONE}
+        small = {number: content for number, content in enumerate(outcomes) if content is not UNBATCHED}
         if len(small) > 1:
             stored = self._put_small(small)
         else:  # who is alone puts it where AiiDA does, in a file of its own
             stored = {number: self._outcome(content) for number, content in small.items()}
-        return [stored.get(number, ALONE) for number in range(len(sources))]
+        return [stored.get(number, UNBATCHED) for number in range(len(sources))]
 
     def _outcome(self, content: memoryview | bytes) -> Any:
         try:
@@ -200,12 +200,12 @@ class DiskRepository(Repairable):
         size = 0
         try:
             for number, source in enumerate(sources):
-                if is_abandoned():
-                    raise OperationAbandoned
+                if cancel_requested():
+                    raise WorkCancelled
                 with open_source(source) as reader:
-                    head = read_up_to(reader, GROUPED_BYTES + 1)
-                    if len(head) > GROUPED_BYTES:
-                        keys[number] = self._put(Prefixed(head, reader))
+                    head = read_up_to(reader, MAX_GROUPED_OBJECT_BYTES + 1)
+                    if len(head) > MAX_GROUPED_OBJECT_BYTES:
+                        keys[number] = self._put(ChainedReader(head, reader))
                         continue
                 small[number] = head
                 size += len(head)
@@ -228,12 +228,12 @@ class DiskRepository(Repairable):
 
     def _has(self, keys: Sequence[object]) -> list[bool]:
         with self._pool.lease() as lease:
-            found = has_objects(lease, possible_keys(keys, lease.config.hash_type))
+            found = has_objects(lease, valid_keys(keys, lease.config.hash_type))
         return [isinstance(key, str) and key in found for key in keys]
 
     def _get_each(self, keys: list[str]) -> list[Any]:
         with self._pool.lease() as lease:
-            possible = list(dict.fromkeys(possible_keys(keys, lease.config.hash_type)))
+            possible = list(dict.fromkeys(valid_keys(keys, lease.config.hash_type)))
             outcomes = read_each(lease, possible, self) if possible else {}
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
 
@@ -257,7 +257,7 @@ class DiskRepository(Repairable):
     def _size(self, key: str) -> int:
         return self._found(key, find_size)
 
-    def _found(self, key: str, look: Callable[[Lease, str], T | None]) -> T:
+    def _found(self, key: str, look: Callable[[ContainerSession, str], T | None]) -> T:
         with self._pool.lease() as lease:
             found = look(lease, key) if lease.matches(key) else None
         if found is None:
@@ -266,12 +266,12 @@ class DiskRepository(Repairable):
 
     def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
         with self._pool.lease() as lease:
-            if len(possible_keys(keys, lease.config.hash_type)) < len(keys):
+            if len(valid_keys(keys, lease.config.hash_type)) < len(keys):
                 self._require(keys)
             items, stamps = plan(lease, keys, self)
         return items, partial(self._open_items, stamps)
 
-    def _open_items(self, stamps: Stamps, items: Sequence[Item]) -> list[OpenedObject]:
+    def _open_items(self, stamps: FileSignatures, items: Sequence[Item]) -> list[OpenedObject]:
         with self._pool.lease() as lease:
             opened = open_items(lease, stamps, items, self)
         self._kept(opened[-1])
@@ -279,7 +279,7 @@ class DiskRepository(Repairable):
 
     def _list(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
         with self._pool.lease() as lease:
-            return list_keys(lease, cursor, PAGE_KEYS)
+            return list_keys(lease, cursor, LIST_PAGE_SIZE)
 
     def _delete(self, keys: Sequence[str]) -> None:
         with self._pool.lease() as lease, maintenance_lock(lease.layout, _DELETE_PATIENCE):
@@ -318,21 +318,21 @@ class DiskRepository(Repairable):
 
     def _erase(self) -> None:
         self._pool.close()
-        lifecycle.erase(self._layout)
+        create.erase(self._layout)
 
     def _close(self) -> None:
         self._pool.close()
 
 
 def _small_file(path: os.PathLike[str]) -> bytes | Any:
-    """Return the content of a file; ``ALONE`` where it may be large, may have to be waited for, or cannot be read."""
+    """Return the content of a file; ``UNBATCHED`` where it may be large, or block, or cannot be read."""
     try:
         status = Path(path).stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= GROUPED_BYTES:
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_GROUPED_OBJECT_BYTES:
             with open(path, "rb", buffering=0) as file:
-                content = file.read(GROUPED_BYTES + 1)
-            if len(content) <= GROUPED_BYTES:
+                content = file.read(MAX_GROUPED_OBJECT_BYTES + 1)
+            if len(content) <= MAX_GROUPED_OBJECT_BYTES:
                 return content
     except (OSError, ValueError):
         pass  # done alone, it meets its error
-    return ALONE
+    return UNBATCHED

@@ -6,22 +6,22 @@ function takes (a lease, a handle, a lock) it gives back itself, so that a calle
 
 from __future__ import annotations
 
-from objrepo.offload.base import ALONE, Inline, Offload, Traffic
-from objrepo.offload.calls import OperationAbandoned, call_soon, is_abandoned
+from objrepo.offload.base import UNBATCHED, Inline, Offload, OffloadStatistics
 from objrepo.offload.own import OwnThreads
-from objrepo.offload.several import Several
+from objrepo.offload.pool import BlockingPool
 from objrepo.offload.threads import PROCESSORS, Threads
+from objrepo.offload.work_item import WorkCancelled, call_soon, cancel_requested
 
 __all__ = (
-    "ALONE",
     "PROCESSORS",
+    "UNBATCHED",
+    "BlockingPool",
     "Inline",
     "Offload",
-    "OperationAbandoned",
+    "OffloadStatistics",
     "OwnThreads",
-    "Several",
     "Threads",
-    "Traffic",
+    "WorkCancelled",
     "call_soon",
-    "is_abandoned",
+    "cancel_requested",
 )

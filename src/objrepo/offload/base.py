@@ -8,21 +8,21 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from objrepo.offload.ahead import Ahead, InTask, WhenAsked
 
-__all__ = ("ALONE", "Inline", "Offload", "Traffic")
+__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics")
 
 T = TypeVar("T")
 
 
-class Traffic(NamedTuple):
+class OffloadStatistics(NamedTuple):
     """What goes through an offload: see :class:`~objrepo.reports.Statistics`."""
 
     workers_busy: int = 0
     calls_waiting: int = 0
-    shared_hops: int = 0
-    shared_calls: int = 0
+    batches: int = 0
+    batched_calls: int = 0
 
 
-ALONE: Final = object()
+UNBATCHED: Final = object()
 """The outcome of a shared call that is to be done in a hop of its own."""
 
 
@@ -41,7 +41,7 @@ class Offload(ABC):
 
         :param function: called with ``args``; what it raises comes out.
         :param wait: whether a cancelled caller waits until the function has ended (it is what a write needs, and the
-            function may give up early, see :func:`is_abandoned`) or leaves at once (a read).
+            function may give up early, see :func:`cancel_requested`) or leaves at once (a read).
         :param discard: called with the result, if there is one, when the caller is not there to take it.
         """
 
@@ -64,15 +64,15 @@ class Offload(ABC):
         """Have a blocking function do one thing, together with what others have asked of it at the same moment.
 
         :param function: called with some items; it returns an outcome for each: a result, an exception to be raised, or
-            :data:`ALONE` for what would hold up the others. If it raises, each item is done alone.
+            :data:`UNBATCHED` for what would hold up the others. If it raises, each item is done alone.
         :param item: what this caller asks for.
         :param alone: called with the item, in a hop of its own, if that is its outcome.
         :param wait: as in :meth:`run`.
         """
 
-    def traffic(self) -> Traffic:
+    def statistics_of_calls(self) -> OffloadStatistics:
         """Return how much is going on, and how much went on."""
-        return Traffic()
+        return OffloadStatistics()
 
     def ahead(self) -> Ahead[Any]:
         """Return an async context manager for blocking calls that are at work while their caller goes on.

@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from objrepo.offload.base import Traffic
-from objrepo.offload.calls import Call, call_soon
+from objrepo.offload.base import OffloadStatistics
 from objrepo.offload.threads import Threads
+from objrepo.offload.work_item import Call, call_soon
 
 __all__ = ("OwnThreads",)
 
@@ -49,11 +49,11 @@ class OwnThreads(Threads):
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(team.end)
 
-    def traffic(self) -> Traffic:
+    def statistics_of_calls(self) -> OffloadStatistics:
         """Return how much is going on in all loops, and how much went on."""
         unfinished = 0 if self._team is None else self._team.unfinished
         busy = min(unfinished, self.limit)
-        return super().traffic()._replace(workers_busy=busy, calls_waiting=unfinished - busy)
+        return super().statistics_of_calls()._replace(workers_busy=busy, calls_waiting=unfinished - busy)
 
     async def _on_worker(self, call: Call[T], unlimited: anyio.CapacityLimiter) -> T:
         await anyio.lowlevel.checkpoint_if_cancelled()

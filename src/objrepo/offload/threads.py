@@ -13,9 +13,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from objrepo.offload.base import ALONE, Offload, Traffic
-from objrepo.offload.calls import Call, call_soon
-from objrepo.offload.crowd import Crowd, Member, wait_through
+from objrepo.offload.base import UNBATCHED, Offload, OffloadStatistics
+from objrepo.offload.batcher import Crowd, Member, wait_through
+from objrepo.offload.work_item import Call, call_soon
 
 __all__ = ("PROCESSORS", "Threads")
 
@@ -96,7 +96,7 @@ class Threads(Offload):
             await crowd.join(member, wait)
         if not member.served:
             await self._carry(crowd, member, function, lane, wait)
-        if member.outcome is ALONE:
+        if member.outcome is UNBATCHED:
             return await self.run(alone, item, wait=wait)
         if isinstance(member.outcome, Exception):
             raise member.outcome
@@ -115,7 +115,7 @@ class Threads(Offload):
             try:
                 outcomes = function([each.item for each in batch])
             except Exception:  # noqa: BLE001  (done alone, each meets its own error)
-                outcomes = [ALONE] * len(batch)
+                outcomes = [UNBATCHED] * len(batch)
             if len(batch) > 1:
                 call_soon(token, partial(crowd.arrive, batch, outcomes))
             return outcomes
@@ -183,12 +183,12 @@ class Threads(Offload):
         if cancelled is not None:
             raise cancelled
 
-    def traffic(self) -> Traffic:
+    def statistics_of_calls(self) -> OffloadStatistics:
         """Return how much is going on in all loops, and how much went on."""
         lanes = list(self._lanes.values())
         limiters = [lane.limiter.statistics() for lane in lanes]
         crowded = sum(crowd.waiting for lane in lanes for crowd in list(lane.crowds.values()))
-        return Traffic(
+        return OffloadStatistics(
             sum(limiter.borrowed_tokens for limiter in limiters),
             sum(limiter.tasks_waiting for limiter in limiters) + crowded,
             self._shared_hops,

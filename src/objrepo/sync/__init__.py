@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from objrepo.sync.abstract import AbstractRepositoryBackend
-from objrepo.sync.documented import DiskObjectStoreRepositoryBackend, SandboxFolder, SandboxRepositoryBackend
+from objrepo.sync.aiida_abc import AbstractRepositoryBackend
+from objrepo.sync.aiida_backends import DiskObjectStoreRepositoryBackend, SandboxFolder, SandboxRepositoryBackend
 from objrepo.sync.repository import SyncRepository
 
 __all__ = (

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 from objrepo.errors import RepositoryClosedError
 from objrepo.offload import Inline
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.stream import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
-from objrepo.sync.abstract import AbstractRepositoryBackend
-from objrepo.sync.driver import Driver, InPlace, ThroughPortal
-from objrepo.sync.reader import WHOLE_BYTES, object_reader, whole_reader
+from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
+from objrepo.sync.aiida_abc import AbstractRepositoryBackend
+from objrepo.sync.files import WHOLE_BYTES, object_reader, whole_reader
+from objrepo.sync.runner import Driver, InPlace, ThroughPortal
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal

@@ -17,11 +17,11 @@ import pytest
 # Before they are imported: so that a failed assertion shows the values.
 pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in ("managing", "reading", "storing", "stopping")))
 
+from objrepo.testing.admin_contract import ManagingContract  # noqa: E402
+from objrepo.testing.cancellation_contract import StoppingContract  # noqa: E402
 from objrepo.testing.fixtures import ContractFixtures  # noqa: E402
-from objrepo.testing.managing import ManagingContract  # noqa: E402
-from objrepo.testing.reading import ReadingContract  # noqa: E402
-from objrepo.testing.stopping import StoppingContract  # noqa: E402
-from objrepo.testing.storing import StoringContract  # noqa: E402
+from objrepo.testing.put_contract import StoringContract  # noqa: E402
+from objrepo.testing.read_contract import ReadingContract  # noqa: E402
 
 __all__ = ("RepositoryContract",)
 

@@ -1,0 +1,114 @@
+"""The state of a container, in numbers."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from objrepo.disk.listing import loose_keys
+from objrepo.disk.safe_open import is_inside
+from objrepo.disk.session import ContainerSession
+from objrepo.reports import HTMLTableMixin, RepositoryInfo
+
+__all__ = ("DiskInfo", "ObjectLocation", "info_of", "location_of")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskInfo(RepositoryInfo):
+    """The state of a :class:`DiskRepository`; sizes are in bytes, and None unless details were asked for.
+
+    :ivar compression_algorithm: how objects are compressed that are packed compressed, such as ``'zlib+1'``.
+    :ivar loose: how many objects are loose files, packed as well or not.
+    :ivar packed: how many objects are in packs.
+    :ivar pack_files: how many packs there are.
+    :ivar loose_size: the size of all loose files.
+    :ivar packed_size: the size of all packed objects when decompressed.
+    :ivar packed_size_on_disk: the size of all packed objects as they are in the packs.
+    :ivar pack_files_size: the size of the packs, including what belongs to deleted objects.
+    :ivar index_size: the size of the index of the packs.
+    """
+
+    compression_algorithm: str
+    loose: int
+    packed: int
+    pack_files: int
+    loose_size: int | None = None
+    packed_size: int | None = None
+    packed_size_on_disk: int | None = None
+    pack_files_size: int | None = None
+    index_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectLocation(HTMLTableMixin):
+    """Where an object of a :class:`DiskRepository` is.
+
+    :ivar key: its key.
+    :ivar size: its bytes.
+    :ivar loose: whether it is in a file of its own; it may be in a pack as well.
+    :ivar pack: the number of the pack that it is in, None if it is in none; likewise the following.
+    :ivar offset: where its bytes begin there.
+    :ivar length: how many bytes it takes there.
+    :ivar compressed: whether these are compressed.
+    """
+
+    key: str
+    size: int
+    loose: bool
+    pack: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    compressed: bool | None = None
+
+
+def location_of(lease: ContainerSession, key: str) -> ObjectLocation | None:
+    """Return where an object is, None if it is not there."""
+    status = is_inside(lease.layout.loose_name(lease.config, key))
+    row = lease.index.row(key)
+    if row is not None:
+        place = {"pack": row.pack_id, "offset": row.offset, "length": row.length}
+        return ObjectLocation(
+            key=key, size=row.size, loose=status is not None, compressed=bool(row.compressed), **place
+        )
+    return None if status is None else ObjectLocation(key=key, size=status.st_size, loose=True)
+
+
+def info_of(lease: ContainerSession, detailed: bool) -> DiskInfo:
+    """Count what a container holds.
+
+    :param detailed: whether to sum up the sizes too.
+    """
+    loose = loose_size = copies = copies_size = 0
+    for keys in loose_keys(lease):
+        loose += len(keys)
+        rows = lease.index.rows(keys)
+        copies += len(rows)
+        copies_size += sum(row[-1] for row in rows)
+        if detailed:
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    loose_size += os.lstat(lease.layout.loose_name(lease.config, key)).st_size
+    packed = lease.index.count()
+    info = DiskInfo(
+        location=str(lease.layout.folder),
+        uuid=lease.config.container_id,
+        key_format=lease.config.hash_type,
+        objects=packed + loose - copies,
+        compression_algorithm=lease.config.compression_algorithm,
+        loose=loose,
+        packed=packed,
+        pack_files=len(lease.layout.pack_files()),
+    )
+    if not detailed:
+        return info
+    packed_size, packed_size_on_disk = lease.index.sums()
+    return replace(
+        info,
+        size=packed_size + loose_size - copies_size,
+        loose_size=loose_size,
+        packed_size=packed_size,
+        packed_size_on_disk=packed_size_on_disk,
+        pack_files_size=lease.layout.pack_files_size(),
+        index_size=lease.layout.index_file.stat().st_size,
+    )

@@ -1,0 +1,112 @@
+"""Where a bucket is and how to speak to it, checked before anything is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+__all__ = ("PART_BYTES", "S3Options")
+
+PART_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes one request carries at the most: the parts in which large objects go up and come down."""
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
+
+_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_SECRETS: Final = ("access_key_id", "secret_access_key", "session_token")
+
+
+def _yes_or_no(value: str) -> bool:
+    if value not in ("0", "1"):
+        raise ValueError(value)
+    return value == "1"
+
+
+_FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
+    "endpoint": str,
+    "region": str,
+    "profile": str,
+    "anonymous": _yes_or_no,
+    "virtual_hosted_style": _yes_or_no,
+    "timeout": float,
+    "retry_timeout": float,
+    "concurrency": int,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Options:
+    """See :class:`~objrepo.S3Repository`, whose parameters these are."""
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None
+    region: str | None = None
+    access_key_id: str | None = field(default=None, repr=False)
+    secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: str | None = None
+    anonymous: bool = False
+    virtual_hosted_style: bool = False
+    timeout: float = 30.0
+    retry_timeout: float = 60.0
+    concurrency: int = 32
+
+    def __post_init__(self) -> None:
+        if _BUCKET.fullmatch(self.bucket) is None:
+            raise ValueError(f"{self.bucket!r} is no name of a bucket: 3 or more letters, digits, dots and hyphens")
+        object.__setattr__(self, "prefix", self.prefix.strip("/"))
+        for part in self.prefix.split("/") if self.prefix else ():
+            if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):
+                raise ValueError(f"{self.prefix!r} is no prefix: {part!r} is not made of letters, digits and !_.*'()-")
+        if self.endpoint is None:
+            object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
+        if self.endpoint is not None:
+            url = urlsplit(self.endpoint)
+            if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+                raise ValueError("an endpoint is https://HOST or http://HOST, with a port if need be and nothing more")
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key go together: give both or none")
+        if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
+            raise ValueError("give one of access_key_id, profile and anonymous")
+        if self.timeout <= 0 or self.retry_timeout < 0:
+            raise ValueError(f"timeout and retry_timeout are seconds, not {self.timeout} and {self.retry_timeout}")
+        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
+            raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+
+    @classmethod
+    def of_url(cls, url: str) -> Self:
+        """Return what a URL says: ``s3://BUCKET/PREFIX?OPTION=VALUE&…``, with the options of :class:`S3Options`.
+
+        :raises ValueError: if there is an unknown option, a bad value, or a secret, which has no place in a URL.
+        """
+        parts = urlsplit(url)
+        given: dict[str, Any] = {}
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name in _SECRETS:
+                raise ValueError(f"{name} has no place in a URL: set AWS_ACCESS_KEY_ID and so on, or name a profile")
+            if name not in _FROM_TEXT:
+                raise ValueError(f"unknown option {name!r} of s3: write one of {', '.join(_FROM_TEXT)}")
+            try:
+                given[name] = _FROM_TEXT[name](value)
+            except ValueError:
+                raise ValueError(f"{value!r} is no value for {name}") from None
+        return cls(bucket=parts.netloc, prefix=unquote(parts.path), **given)
+
+    @property
+    def url(self) -> str:
+        """Where the repository is, for people to read."""
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
+
+    @property
+    def bucket_endpoint(self) -> str | None:
+        """The endpoint as the bucket is addressed: with the bucket in the name of the host where that is the style."""
+        if self.endpoint is None or not self.virtual_hosted_style:
+            return self.endpoint
+        scheme, _, host = self.endpoint.partition("://")
+        return f"{scheme}://{self.bucket}.{host}"

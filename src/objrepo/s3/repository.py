@@ -1,0 +1,398 @@
+"""`S3Repository`: objects in a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import operator
+import threading
+import uuid
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from itertools import chain
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO, Final, cast
+
+from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
+from objrepo.integrity import compared
+from objrepo.keys import is_key, valid_keys
+from objrepo.offload import BlockingPool, Offload, OwnThreads, WorkCancelled, cancel_requested
+from objrepo.protocol import BinaryReader
+from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
+from objrepo.repository import Repository, log_report
+from objrepo.s3.bucket import PAGE_NAMES, Bucket, Buffer, Listing
+from objrepo.s3.client import MissingError
+from objrepo.s3.multipart import abort_uploads, list_uploads
+from objrepo.s3.options import PART_BYTES, S3Options
+from objrepo.s3.range_reader import RangeRequestFile
+from objrepo.sources import as_seekable, read_up_to
+from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
+
+__all__ = ("S3Repository",)
+
+_MARKER: Final = "objrepo.json"  # comes after all keys in a listing, as these begin with hexadecimal digits
+_FORMAT: Final = 1
+_WHOLE_BYTES: Final = PART_BYTES // 2
+_READ_BYTES: Final = 1024 * 1024
+_FEW_KEYS: Final = 8
+_DAY: Final = 24 * 60 * 60.0
+
+
+class S3Repository(Repository):
+    """Keeps objects in a bucket of Amazon S3 or of anything that speaks its protocol, such as Ceph, Garage or R2.
+
+    An object is stored under the SHA-256 of its content, which is known before anything is sent: what is there is not
+    sent again. What comes back is compared with its key by ``get``; ``open`` and ``stream`` fetch ranges as they are
+    read, and the next ones ahead. Nothing is ever changed in place, so it may be written to from many machines.
+
+    It needs the extra ``s3``. Each request is sent again while it is not answered, for ``retry_timeout`` seconds, and
+    then raises :class:`~objrepo.RepositoryUnavailableError`; what the object store refuses raises
+    :class:`~objrepo.AccessDeniedError`. No error and no ``repr`` says a secret. A process that was forked from one that
+    used it cannot use it.
+
+    :param bucket: the name of a bucket that exists.
+    :param prefix: the folder in it, if it is not to be the whole bucket.
+    :param endpoint: the URL of the service; Amazon's unless given here or by ``AWS_ENDPOINT_URL``.
+    :param region: the region, which Amazon wants to know.
+    :param access_key_id: who one is. Unless given, it is what the environment, the shared configuration files or the
+        machine's own role say, as botocore finds it.
+    :param secret_access_key: the secret that goes with it.
+    :param session_token: the token that goes with credentials that expire.
+    :param profile: which profile of the shared configuration files to take.
+    :param anonymous: whether to sign nothing, for a bucket that everybody may read.
+    :param virtual_hosted_style: whether the bucket is a part of the host's name, and not of the path.
+    :param timeout: how many seconds one request may take, which carries 8 MiB at the most.
+    :param retry_timeout: for how many seconds a request is sent again. All in all a request has an end within
+        ``retry_timeout + 2 * timeout`` seconds.
+    :param concurrency: how many requests are under way at the same time for one call, and for all together.
+    :param offload: where the work is done; as many worker threads as ``concurrency`` unless given.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint: str | None = None,
+        region: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+        session_token: str | None = None,
+        profile: str | None = None,
+        anonymous: bool = False,
+        virtual_hosted_style: bool = False,
+        timeout: float = 30.0,
+        retry_timeout: float = 60.0,
+        concurrency: int = 32,
+        offload: Offload | None = None,
+    ) -> None:
+        self._options = S3Options(
+            bucket=bucket,
+            prefix=prefix,
+            endpoint=endpoint,
+            region=region,
+            access_key_id=access_key_id,
+            secret_access_key=secret_access_key,
+            session_token=session_token,
+            profile=profile,
+            anonymous=anonymous,
+            virtual_hosted_style=virtual_hosted_style,
+            timeout=timeout,
+            retry_timeout=retry_timeout,
+            concurrency=concurrency,
+        )
+        super().__init__(OwnThreads(concurrency) if offload is None else offload)
+        self._bucket = Bucket(self._options)
+        self._several = self._threads = BlockingPool(concurrency)
+        self._reading_marker = threading.Lock()
+        self._marker: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return f"S3Repository {self._options.url}"
+
+    async def maintain(
+        self, dry_run: bool = False, live: bool = True, *, uploads_older_than: float = _DAY
+    ) -> MaintenanceReport:
+        """Abort uploads that were begun and never ended, whose parts take space that no listing shows.
+
+        :param dry_run: only count them.
+        :param live: whether others may be writing at the moment; then only old uploads are aborted.
+        :param uploads_older_than: how old, in seconds.
+        """
+        report = await self._ready().run(self._maintain, dry_run, uploads_older_than if live else 0.0)
+        log_report(self, report)
+        return report
+
+    # -- the repository as a whole ------------------------------------------------------------------------------
+
+    def _initialise(self, **options: Any) -> None:
+        if options:
+            raise TypeError(f"an S3 repository has no options to initialise it with, got {', '.join(options)}")
+        if self._read_marker() is not None:
+            return
+        other = next((name for name, _ in self._bucket.list().next() if _key(name) is None), None)
+        if other is not None:
+            raise ValueError(f"{self._options.url} is something else already, with {other!r} in it: use another prefix")
+        marker = {"objrepo": _FORMAT, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
+        self._bucket.create(_MARKER, json.dumps(marker).encode())
+        self._checked_marker()
+
+    def _is_initialised(self) -> bool:
+        try:
+            return self._read_marker() is not None
+        except NotInitialisedError:
+            return False
+
+    def _uuid(self) -> str | None:
+        marker = self._read_marker() if self._is_initialised() else None
+        return None if marker is None else str(marker["uuid"])
+
+    def _key_format(self) -> str:
+        return str(self._checked_marker()["key_format"])
+
+    def _info(self, detailed: bool) -> RepositoryInfo:
+        marker = self._checked_marker()
+        objects = total = 0
+        for name, size in self._names():
+            if _key(name) is not None:
+                objects += 1
+                total += size
+        return RepositoryInfo(
+            location=self._options.url,
+            uuid=marker["uuid"],
+            key_format=marker["key_format"],
+            objects=objects,
+            size=total if detailed else None,
+        )
+
+    def _maintain(self, dry_run: bool, older_than: float) -> MaintenanceReport:
+        self._checked_marker()
+        uploads = list_uploads(self._options, older_than)
+        if uploads and not dry_run:
+            abort_uploads(self._options, uploads)
+        return MaintenanceReport(dry_run, (MaintenanceStep("abort_uploads", len(uploads), 0),))
+
+    def _leftovers(self) -> tuple[Leftover, ...]:
+        uploads = list_uploads(self._options, _DAY)
+        return tuple(Leftover("unfinished upload", name, 0) for name, _ in uploads)
+
+    def _erase(self) -> None:
+        self._marker = None
+        if self._read_marker() is None:
+            return
+        listing = self._bucket.list()
+        while not listing.ended:
+            self._bucket.delete([name for name, _ in listing.next() if _key(name) is not None])
+        abort_uploads(self._options, list_uploads(self._options, 0))
+        self._bucket.delete([_MARKER])
+        self._marker = None
+
+    def _close(self) -> None:
+        self._bucket.close()
+        self._marker = None
+
+    def _checked_marker(self) -> dict[str, Any]:
+        marker = self._read_marker()
+        if marker is None:
+            raise NotInitialisedError(f"there is no repository at {self._options.url} yet: call initialise() first")
+        return marker
+
+    def _read_marker(self) -> dict[str, Any] | None:
+        """Return what the marker says; it is fetched once for each time that the repository is opened."""
+        with self._reading_marker:
+            if self._marker is None:
+                try:
+                    marker = json.loads(self._bucket.get(_MARKER)[0].content)
+                except MissingError:
+                    return None
+                except ValueError:
+                    marker = None
+                if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
+                    raise RepositoryError(
+                        f"{_MARKER} in {self._options.url} is not of format {_FORMAT}: use a release that knows it"
+                    )
+                if marker.get("key_format") != "sha256":
+                    raise RepositoryError(
+                        f"{self._options.url} has keys of an unknown format: use a release that knows it"
+                    )
+                self._marker = marker
+            return self._marker
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def _put(self, reader: BinaryReader) -> str:
+        self._checked_marker()
+        content = read_up_to(reader, _WHOLE_BYTES)
+        if len(content) < _WHOLE_BYTES:
+            key = hashlib.sha256(content).hexdigest()
+            self._bucket.create(_name(key), content)
+            return key
+        # The key, which is the name, is known only once all of it was read: it has to be read twice.
+        file = as_seekable(reader)
+        with TemporaryFile() if file is None else nullcontext() as spool:
+            hasher = hashlib.sha256()
+            while content:
+                hasher.update(content)
+                if spool is not None:
+                    spool.write(content)
+                content = reader.read(_WHOLE_BYTES)
+            return self._upload(hasher.hexdigest(), cast("BinaryIO", file or spool))
+
+    def _upload(self, key: str, file: BinaryIO) -> str:
+        """Send a large object, and nothing of it if it is there."""
+        name = _name(key)
+        size = file.seek(0, 2)
+        if self._bucket.size(name) is None:
+            # What obstore raises for an iterator, and not for a file, takes back what has gone up.
+            self._bucket.upload(name, lambda: _chunks(key, file), size)
+        return key
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        self._require(keys)
+        self._bucket.delete([_name(key) for key in keys])
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def _has(self, keys: Sequence[object]) -> list[bool]:
+        self._checked_marker()
+        present = self._present(sorted(set(valid_keys(keys, "sha256"))))
+        return [isinstance(key, str) and key in present for key in keys]
+
+    def _present(self, keys: list[str]) -> set[str]:
+        """Return which of some sorted keys are there, with as few requests as may be.
+
+        A listing decides every key that it comes past, for a thousand names with each request. Keys are hashes, so that
+        its beginning tells how many requests the rest will take; each key is asked for where that takes fewer, and
+        where there are only a few.
+        """
+        position = 0
+        present: set[str] = set()
+        if len(keys) >= _FEW_KEYS:
+            listing = self._bucket.list(after=_name(keys[0])[:-1], at_once=PAGE_NAMES // 2)
+            seen = 0
+            end = keys[0]
+            while position < len(keys) and seen * _distance(end, keys[-1]) <= (
+                PAGE_NAMES * (len(keys) - position) * _distance(keys[0], end)
+            ):
+                names = [name for name, _ in listing.next()]
+                present.update(key for name in names if (key := _key(name)) is not None)
+                seen += len(names)
+                end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
+                position = bisect_right(keys, end)
+        asked = keys[position:]
+        sizes = self._threads.each(self._bucket.size, map(_name, asked))
+        found = {key for key, size in zip(asked, sizes, strict=True) if size is not None}
+        return found | present.intersection(keys)
+
+    def _size(self, key: str) -> int:
+        size = self._bucket.size(_name(key)) if self._is_key(key) else None
+        if size is None:
+            raise ObjectNotFoundError([key], self)
+        return size
+
+    def _list(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
+        self._checked_marker()
+        listing = self._bucket.list() if cursor is None else cursor
+        keys = [key for name, _ in listing.next() if (key := _key(name)) is not None]
+        return keys, None if listing.ended else listing
+
+    def _names(self) -> Iterator[tuple[str, int]]:
+        listing = self._bucket.list()
+        while not listing.ended:
+            if cancel_requested():
+                raise WorkCancelled
+            yield from listing.next()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _get(self, key: str) -> bytes:
+        with self._missing(key):
+            name = _name(key)
+            (content, size), first = self._bucket.get(name)
+            if first is None:
+                return compared(key, "sha256", content)
+            starts = range(PART_BYTES, size, PART_BYTES)
+            rest = (partial(self._buffer, key, start, min(start + PART_BYTES, size)) for start in starts)
+            reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
+            hasher = hashlib.sha256()
+            whole = io.BytesIO()  # gives out what was written to it without a copy, and is filled while parts come in
+            for part in self._threads.each(operator.call, reads):
+                hasher.update(part)
+                whole.write(part)
+        if hasher.hexdigest() != key:
+            raise CorruptObjectError(key, f"its content hashes to {hasher.hexdigest()}")
+        return whole.getvalue()
+
+    def _get_checked(self, key: str) -> bytes:
+        return self._get(key)
+
+    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        wanted = CHUNK_BYTES if length is None else min(max(length, 1), CHUNK_BYTES)
+        with self._missing(key):
+            head, whole = self._bucket.get_range(_name(key), offset, offset + wanted)
+        offset = min(offset, whole)
+        size = whole - offset if length is None else min(length, whole - offset)
+        if len(head) >= size:
+            return OpenedObject(key, size, head[:size], None)
+        file = RangeRequestFile(
+            whole, lambda start, end: self._part(key, start, end), self._threads.start, f"{self._options.url} {key}"
+        )
+        return self._kept(OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size)))
+
+    def _part(self, key: str, start: int, end: int) -> bytes:
+        return bytes(self._buffer(key, start, end))
+
+    def _buffer(self, key: str, start: int, end: int) -> Buffer:
+        with self._missing(key):
+            content = self._bucket.get_buffer(_name(key), start, end)
+        if len(content) != end - start:
+            raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
+        return content
+
+    def _is_key(self, key: str) -> bool:
+        return is_key(key, self._key_format())
+
+    @contextmanager
+    def _missing(self, key: str) -> Iterator[None]:
+        """Have what is missing in the bucket be a missing object, and ask for nothing that cannot be a key."""
+        if not self._is_key(key):
+            raise ObjectNotFoundError([key], self)
+        try:
+            yield
+        except MissingError:
+            raise ObjectNotFoundError([key], self) from None
+
+
+def _name(key: str) -> str:
+    return f"{key[:2]}/{key[2:]}"
+
+
+def _key(name: str) -> str | None:
+    """Return the key of an object in the bucket, None if it is none of ours."""
+    key = name.replace("/", "", 1)
+    return key if is_key(key, "sha256") and _name(key) == name else None
+
+
+def _distance(key: str, other: str) -> int:
+    """Return how far apart two keys are, as a part of 2 ** 64 of all keys."""
+    return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
+
+
+def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
+    """Give the content of a file, and raise at its end if it is not what it was when the key was made."""
+    file.seek(0)
+    if isinstance(file, io.BytesIO):  # nobody else has it
+        content = memoryview(file.getvalue())  # which copies nothing
+        yield from (content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES))
+        return
+    hasher = hashlib.sha256()
+    while chunk := file.read(_READ_BYTES):
+        if cancel_requested():
+            raise WorkCancelled
+        hasher.update(chunk)
+        yield chunk
+    if hasher.hexdigest() != key:
+        raise OSError(f"what was to be stored as {key} has changed while it was read; store it again")

@@ -1,0 +1,397 @@
+"""What `open` gives out: the bytes of an object as a stream, and the blocking files behind it."""
+
+from __future__ import annotations
+
+import io
+import operator
+import os
+import threading
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
+
+import anyio
+from anyio.abc import ByteReceiveStream
+
+from objrepo.errors import CorruptObjectError, RepositoryClosedError, naming
+from objrepo.protocol import ObjectStream
+from objrepo.sources import read_up_to
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from objrepo.offload import Offload
+
+__all__ = (
+    "BATCH_BYTES",
+    "BATCH_OBJECTS",
+    "CHUNK_BYTES",
+    "BackendStream",
+    "DecompressingFile",
+    "ObjectIterator",
+    "OpenedObject",
+    "RangeHandle",
+    "checked_range",
+    "close_all",
+    "open_range",
+)
+
+CHUNK_BYTES: Final = 256 * 1024
+"""An object of up to this size is opened, read and closed in one hop to a worker."""
+
+BATCH_OBJECTS: Final = 256
+"""How many objects one hop to a worker handles at the most."""
+
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""After how many bytes no more objects are taken into a hop."""
+
+_AHEAD_AT_LEAST: Final = 64 * 1024
+_AHEAD_AT_MOST: Final = 1024 * 1024
+
+
+class RangeHandle:
+    """The open file of an object, or a range of it, read on workers and closed from anywhere at any time.
+
+    :param key: the object, for messages.
+    :param file: a seekable binary file; the handle closes it.
+    :param start: where in the file the range begins.
+    :param size: the length of the range in bytes.
+    """
+
+    def __init__(self, key: str, file: BinaryIO, start: int, size: int) -> None:
+        self._key = key
+        self._file = file
+        self._start = start
+        self._size = size
+        self._reading = threading.Lock()
+        self.closed = False
+
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes from a position in the range; blocking.
+
+        :raises RepositoryClosedError: if the handle was closed.
+        :raises CorruptObjectError: if the file has less than that.
+        """
+        try:
+            with self._reading:
+                if self.closed:
+                    raise RepositoryClosedError(
+                        f"the stream of object {self._key!r} is closed: read inside its `async with`"
+                    )
+                return self._read(position, size)
+        finally:
+            if self.closed:  # looked at after the lock is free, so that one of the two always closes
+                self.close()
+
+    def close(self) -> None:
+        """Close the file, at once or, if a worker is reading from it, as soon as that has ended. Never blocks."""
+        self.closed = True
+        if self._reading.acquire(blocking=False):
+            try:
+                self._file.close()
+            finally:
+                self._reading.release()
+
+    def descriptor(self) -> tuple[int, int] | None:
+        """Return a descriptor of the file for the caller, who closes it, and where the range begins in it; blocking.
+
+        :return: None if the bytes of the object are in no file as they are.
+        """
+        with self._reading:
+            if self.closed:
+                raise RepositoryClosedError(
+                    f"the stream of object {self._key!r} is closed: read inside its `async with`"
+                )
+            try:
+                return os.dup(self._file.fileno()), self._start
+            except (AttributeError, io.UnsupportedOperation):
+                return None
+
+    def _read(self, position: int, size: int) -> bytes:
+        with naming(getattr(self._file, "name", None), self._key):
+            self._file.seek(self._start + position)
+            data = read_up_to(self._file, size)
+        if len(data) < size:
+            raise CorruptObjectError(self._key, f"its bytes end after {position + len(data)} of {self._size}")
+        return data
+
+
+class DecompressingFile:
+    """A file that is decompressed as it is read, whose errors say which object is damaged.
+
+    :param file: what decompresses; it can ``seek`` and ``read``.
+    :param errors: what it raises for bytes that it cannot decompress.
+    :param close: what closes the file behind it.
+    """
+
+    def __init__(self, key: str, file: Any, errors: tuple[type[Exception], ...], close: Callable[[], object]) -> None:
+        self._key = key
+        self._file = file
+        self._errors = errors
+        self._close = close
+
+    def seek(self, position: int) -> int:
+        """Move to another position."""
+        return int(self._within(self._file.seek, position))
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes."""
+        return bytes(self._within(self._file.read, size))
+
+    def close(self) -> None:
+        """Close the file behind it."""
+        self._close()
+
+    def _within(self, function: Any, argument: int) -> Any:
+        try:
+            return function(argument)
+        except self._errors as error:
+            raise CorruptObjectError(self._key, f"it cannot be decompressed: {error}") from error
+
+
+def checked_range(offset: int, length: int | None) -> tuple[int, int | None]:
+    """Return a range of bytes as numbers.
+
+    :raises TypeError: if it is not made of whole numbers.
+    :raises ValueError: if one is negative.
+    """
+    return _not_negative("offset", offset), None if length is None else _not_negative("length", length)
+
+
+def _not_negative(name: str, value: int) -> int:
+    value = operator.index(value)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative: {value}")
+    return value
+
+
+class OpenedObject(NamedTuple):
+    """An object as a worker hands it over: all of it when it is small, else its start and an open handle."""
+
+    key: str
+    size: int
+    head: bytes
+    handle: RangeHandle | None
+
+    def close(self) -> None:
+        """Close the handle, if there is one."""
+        if self.handle is not None:
+            self.handle.close()
+
+
+def open_range(
+    key: str, file: BinaryIO, size: int, offset: int = 0, length: int | None = None, *, start: int = 0
+) -> OpenedObject:
+    """Take over an object's open file, and read its first chunk; blocking.
+
+    :param file: a seekable binary file; it is closed here if the range is small or if reading fails.
+    :param size: the length of the object in bytes.
+    :param offset: where the range begins in the object.
+    :param length: how long the range is at the most; None reaches to the end.
+    :param start: where the object begins in the file.
+    """
+    offset = min(offset, size)
+    length = size - offset if length is None else min(length, size - offset)
+    handle = RangeHandle(key, file, start + offset, length)
+    try:
+        head = handle.read_at(0, min(length, CHUNK_BYTES)) if length else b""
+    except BaseException:
+        handle.close()
+        raise
+    if len(head) == length:
+        handle.close()
+        return OpenedObject(key, length, head, None)
+    return OpenedObject(key, length, head, handle)
+
+
+class BackendStream(ByteReceiveStream):
+    """An :class:`~objrepo.protocol.ObjectStream` that fetches a chunk with each hop to a worker.
+
+    What is in memory already is given out without suspending.
+    """
+
+    _chunk_start = 0
+    _position = 0
+    _ahead = CHUNK_BYTES
+    _guard: anyio.ResourceGuard | None = None  # made when it is needed, which for small objects is never
+    _closed = False
+
+    def __init__(self, opened: OpenedObject, offload: Offload) -> None:
+        self._key, self._size, self._chunk, self._handle = opened
+        self._offload = offload
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"at {self._position}"
+        return f"<{type(self).__name__} of {self._key}, {self._size} bytes, {state}>"
+
+    @property
+    def key(self) -> str:
+        """The key of the object."""
+        return self._key
+
+    @property
+    def size(self) -> int:
+        """The length of the stream in bytes."""
+        return self._size
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        """Return the next bytes, at least one; see :meth:`ObjectStream.receive`."""
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        self._check_open()
+        if self._position >= self._size:
+            raise anyio.EndOfStream
+        if not self._in_chunk():
+            await self._fetch(1)
+        return self._take(min(max_bytes, self._in_chunk()))
+
+    async def read(self, n: int | None = -1) -> bytes:
+        """Return exactly ``n`` bytes, or what is left; see :meth:`ObjectStream.read`."""
+        self._check_open()
+        left = max(self._size - self._position, 0)
+        wanted = left if n is None or (n := operator.index(n)) < 0 else min(n, left)
+        if wanted > self._in_chunk():
+            await self._fetch(wanted)
+        return self._take(wanted)
+
+    async def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Fill a writable buffer; see :meth:`ObjectStream.readinto`."""
+        with memoryview(buffer).cast("B") as view:
+            if view.readonly:
+                raise TypeError(f"cannot read into a read-only {type(buffer).__name__}: pass a bytearray")
+            data = await self.read(len(view))
+            view[: len(data)] = data
+        return len(data)
+
+    async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to another position; see :meth:`ObjectStream.seek`."""
+        self._check_open()
+        origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
+        if whence not in origins:
+            raise ValueError(f"invalid whence ({whence}, should be 0, 1 or 2)")
+        position = origins[whence] + operator.index(offset)
+        if position < 0:
+            raise io.UnsupportedOperation(f"negative seek position {position}")
+        self._position = position
+        return position
+
+    async def tell(self) -> int:
+        """Return the position in bytes from the start of the stream."""
+        self._check_open()
+        return self._position
+
+    async def aclose(self) -> None:
+        """Close the stream and the file behind it; see :meth:`ObjectStream.aclose`."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the stream and the file behind it, without a loop."""
+        self._closed = True
+        self._chunk = b""
+        if self._handle is not None:
+            self._handle.close()
+
+    def descriptor(self) -> tuple[int, int] | None:
+        """Return a descriptor of the file behind it, and where it begins there; see :meth:`RangeHandle.descriptor`."""
+        return None if self._handle is None else self._handle.descriptor()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RepositoryClosedError(f"the stream of object {self._key!r} is closed: read inside its `async with`")
+
+    def _in_chunk(self) -> int:
+        """Return how many of the bytes from here on are in memory."""
+        inside = self._position - self._chunk_start
+        return max(len(self._chunk) - inside, 0) if inside >= 0 else 0
+
+    def _take(self, size: int) -> bytes:
+        inside = self._position - self._chunk_start
+        data = self._chunk[inside : inside + size]
+        self._position += size
+        if self._handle is not None and inside + size >= len(self._chunk):
+            self._chunk, self._chunk_start = b"", self._position  # what was given out is not held any longer
+        return data
+
+    async def _fetch(self, wanted: int) -> None:
+        """Have the chunk begin here and hold at least ``wanted`` bytes; more, the longer reading goes straight on."""
+        assert self._handle is not None, "the chunk of a stream without a handle is the whole object"
+        if self._guard is None:
+            self._guard = anyio.ResourceGuard("reading from this object")
+        with self._guard:
+            kept = self._chunk[self._position - self._chunk_start :] if self._in_chunk() else b""
+            straight_on = bool(kept) or self._position == self._chunk_start + len(self._chunk)
+            self._ahead = min(self._ahead * 2, _AHEAD_AT_MOST) if straight_on else _AHEAD_AT_LEAST
+            start = self._position + len(kept)
+            # Who asks for much at a time does not wait for hops, and holds no more than was asked for.
+            ahead = self._ahead if wanted < CHUNK_BYTES else 0
+            size = min(max(wanted, ahead) - len(kept), self._size - start)
+            data = await self._offload.run(self._handle.read_at, start, size, wait=False)
+            self._check_open()
+            self._chunk, self._chunk_start = kept + data, self._position
+
+
+class ObjectIterator:
+    """The objects of ``stream``, a batch with each hop; the stream given out last is closed by the next step.
+
+    :param items: the objects, as ``open_batch`` wants to be told of them.
+    :param open_batch: a blocking function that opens some of the items it is given, from the first on.
+    """
+
+    def __init__(
+        self, items: Sequence[Any], open_batch: Callable[[Sequence[Any]], list[OpenedObject]], offload: Offload
+    ) -> None:
+        self._items = items
+        self._next = 0
+        self._open_batch = open_batch
+        self._offload = offload
+        self._batch: list[OpenedObject] = []
+        self._stream: BackendStream | None = None
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[str, ObjectStream]:
+        await self._fill()
+        if not self._batch:
+            raise StopAsyncIteration
+        opened = self._batch.pop()
+        self._stream = BackendStream(opened, self._offload)
+        return opened.key, self._stream
+
+    async def whole_ones(self) -> list[tuple[str, bytes]]:
+        """Take the next objects as keys and contents, as far as they are in memory; none if the next one is not."""
+        await self._fill()
+        taken = []
+        while self._batch and self._batch[-1].handle is None:
+            key, _, content, _ = self._batch.pop()
+            taken.append((key, content))
+        return taken
+
+    async def _fill(self) -> None:
+        if self._closed:
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if not self._batch and self._next < len(self._items):
+            wanted = self._items[self._next : self._next + BATCH_OBJECTS]
+            batch = await self._offload.run(self._open_batch, wanted, wait=False, discard=close_all)
+            self._next += len(batch)
+            self._batch = batch[::-1]
+
+    def close(self) -> None:
+        """Close everything that is open."""
+        self._closed = True
+        close_all(self._batch)
+        self._batch = []
+        if self._stream is not None:
+            self._stream.close()
+
+
+def close_all(batch: Iterable[OpenedObject]) -> None:
+    """Close what was opened for a batch."""
+    for opened in batch:
+        opened.close()
+
+
+if TYPE_CHECKING:
+    _: type[ObjectStream] = BackendStream

@@ -1,7 +1,0 @@
-"""A repository in front of another one: what was read once is read from near by from then on."""
-
-from __future__ import annotations
-
-from objrepo.tiered.repository import TieredRepository
-
-__all__ = ("TieredRepository",)
