@@ -20,7 +20,7 @@ __all__ = (
     "RepositoryClosedError",
     "RepositoryError",
     "RepositoryUnavailableError",
-    "naming",
+    "with_path",
 )
 
 _KEYS_SHOWN = 10
@@ -99,7 +99,7 @@ class RepositoryClosedError(RepositoryError, ValueError):
 
 
 @contextmanager
-def naming(path: object, key: str | None = None) -> Iterator[None]:
+def with_path(path: object, key: str | None = None) -> Iterator[None]:
     """Have errors of the system name the file, and the object, which they do not if they come of an open file.
 
     :param path: the file's; None if it has none.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from objrepo.errors import CorruptObjectError, RepositoryClosedError, naming
+from objrepo.errors import CorruptObjectError, RepositoryClosedError, with_path
 from objrepo.protocol import ObjectStream
 from objrepo.sources import read_up_to
 
@@ -106,7 +106,7 @@ class RangeHandle:
                 return None
 
     def _read(self, position: int, size: int) -> bytes:
-        with naming(getattr(self._file, "name", None), self._key):
+        with with_path(getattr(self._file, "name", None), self._key):
             self._file.seek(self._start + position)
             data = read_up_to(self._file, size)
         if len(data) < size:

@@ -13,7 +13,7 @@ from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
 from objrepo.disk.safe_open import safe_open
-from objrepo.errors import naming
+from objrepo.errors import with_path
 
 __all__ = ("PatchedContainer",)
 
@@ -36,7 +36,7 @@ class PatchedContainer(Container):  # type: ignore[misc]
         pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
         with pack_lock(Layout(self.get_folder()), int(pack_id)), safe_open(str(pack), "ab") as raw:
             handle = io.BufferedWriter(raw)
-            with naming(pack):
+            with with_path(pack):
                 yield handle
                 fsync_file(handle)
             fsync_directory(pack.parent)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from objrepo.errors import naming
+from objrepo.errors import with_path
 
 __all__ = ("fsync_directory", "fsync_file", "start_write_back")
 
@@ -31,7 +31,7 @@ def fsync_directory(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY | flag)
     try:
-        with naming(folder):
+        with with_path(folder):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

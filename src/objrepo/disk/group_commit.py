@@ -22,7 +22,7 @@ from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import RepositoryError, naming
+from objrepo.errors import RepositoryError, with_path
 from objrepo.sources import write_all
 
 __all__ = ("FIRST_OWN_PACK", "put_group")
@@ -89,7 +89,7 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
         rows.append((key, 0, size, offset, size, pack_id))
         offset += size
     try:
-        with naming(pack.name):
+        with with_path(pack.name):
             write_all(pack, data)
             fsync_file(pack)
         fsync_directory(Path(pack.name).parent)  # whoever made the pack may have been killed before

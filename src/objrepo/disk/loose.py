@@ -12,7 +12,7 @@ from objrepo.disk.cpu_limiter import turn
 from objrepo.disk.fsync import fsync_directory, fsync_file, start_write_back
 from objrepo.disk.safe_open import refused
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import naming
+from objrepo.errors import with_path
 from objrepo.protocol import BinaryReader
 from objrepo.sources import write_all
 
@@ -33,7 +33,7 @@ def write_loose(lease: ContainerSession, reader: BinaryReader) -> str:
     try:
         with open(aside, "xb", buffering=0) as file:
             key = _copy(reader, file, lease.config.hash_type)
-            with naming(aside):
+            with with_path(aside):
                 fsync_file(file)
         _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease)
     except BaseException:
@@ -65,7 +65,7 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
         # What is small, or only the rest, is done sooner than waited for.
         with turn(patient and len(chunk) == _COPY_BYTES) as taken:
             hasher.update(chunk)
-            with naming(file.name):
+            with with_path(file.name):
                 write_all(file, chunk)
         patient = taken or len(chunk) < _COPY_BYTES
         written += len(chunk)

@@ -16,7 +16,7 @@ from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.pack_files import inflated, read_at, short_of
 from objrepo.disk.safe_open import is_inside, safe_open
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import CorruptObjectError, RepositoryError, naming
+from objrepo.errors import CorruptObjectError, RepositoryError, with_path
 from objrepo.streams import CHUNK_BYTES, DecompressingFile, OpenedObject, open_range
 
 __all__ = (
@@ -86,7 +86,7 @@ def read_object(lease: ContainerSession, key: str) -> bytes | None:
     """Return the whole content of an object, None if it is not there."""
     for row in _places(lease, key, lease.index.row(key)):
         if row is None:
-            with suppress(FileNotFoundError), _loose_file(lease, key) as file, naming(file.name, key):
+            with suppress(FileNotFoundError), _loose_file(lease, key) as file, with_path(file.name, key):
                 return file.read()
         elif (content := _read_packed(lease, row, 0, row.size)) is not None:
             return content
@@ -169,7 +169,7 @@ def _read_packed(lease: ContainerSession, row: Row, start: int, size: int) -> by
     for current, descriptor in _descriptors(lease, row):
         path = lease.packs.path(current.pack_id)
         check_inside(current, path, os.fstat(descriptor).st_size)
-        with naming(path, row.key):
+        with with_path(path, row.key):
             if current.compressed:
                 return _inflate(lease, current, descriptor)[start : start + size]
             data = read_at(descriptor, size, current.offset + start)

@@ -23,7 +23,7 @@ from objrepo.disk.pack_files import read_at, short_of
 from objrepo.disk.reader import check_inside
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import RepositoryBusyError, naming
+from objrepo.errors import RepositoryBusyError, with_path
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import Progress, ProgressCallback
 from objrepo.sources import write_all
@@ -97,7 +97,7 @@ def _rewrite(lease: ContainerSession, path: Path, size: int, rows: list[RawRow])
         with _locked(lease, new_id):
             new = Path(lease.packs.path(new_id))
             try:
-                with safe_open(str(path)) as source, safe_open(str(new), "xb") as target, naming(new):
+                with safe_open(str(path)) as source, safe_open(str(new), "xb") as target, with_path(new):
                     moves = _copy(source, target, rows, path)
                     kept = target.tell()
                     fsync_file(target)

@@ -16,7 +16,7 @@ from objrepo.disk.repack import recover_repack
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.disk.verify import damages, find_leftovers
-from objrepo.errors import RepositoryError, naming
+from objrepo.errors import RepositoryError, with_path
 from objrepo.reports import RepairStep
 
 __all__ = ("drop_damaged", "has_intact_copy", "quarantine_object", "tidy")
@@ -84,7 +84,7 @@ def _quarantined(lease: ContainerSession, name: str) -> Iterator[tuple[Path, Bin
             break
         except FileExistsError:
             number += 1
-    with file, naming(path):
+    with file, with_path(path):
         yield path, file
         fsync_file(file)
     fsync_directory(folder)
