@@ -15,9 +15,9 @@ from typing import Any
 from disk_objectstore import Container
 
 from benchmarks.harness import show
-from objrepo.disk.fsync import fsync_file
 from objrepo.disk.group_commit import put_group
 from objrepo.disk.reader import read_at_once
+from objrepo.fsync import fsync_file
 from objrepo.keys import is_key
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 

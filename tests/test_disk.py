@@ -28,7 +28,6 @@ from objrepo import (
 )
 from objrepo.disk import DiskInfo
 from objrepo.disk.container import PatchedContainer
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.index import Index
 from objrepo.disk.layout import Layout
 from objrepo.disk.session import Pool
@@ -755,26 +754,6 @@ anyio.run(main)
         assert os.listdir(folder / "sandbox") == []
         assert await listed(repo) == [lines[2]]
         assert await repo.get(lines[2]) == b"small"
-
-    def test_without_fcntl(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "fcntl", None)
-        with open(tmp_path / "file", "wb") as file:
-            file.write(b"content")
-            fsync_file(file)
-            assert (tmp_path / "file").read_bytes() == b"content"
-
-    def test_with_the_fcntl_of_macos(self, tmp_path, monkeypatch):
-        asked = []
-        monkeypatch.setattr("fcntl.F_FULLFSYNC", 51, raising=False)
-        monkeypatch.setattr("fcntl.fcntl", lambda descriptor, command: asked.append(command))
-        with open(tmp_path / "file", "wb") as file:
-            fsync_file(file)
-        assert asked == [51]
-
-    def test_without_a_way_to_open_folders(self, tmp_path, monkeypatch):
-        monkeypatch.delattr(os, "O_DIRECTORY")
-        monkeypatch.setattr(os, "open", None)
-        fsync_directory(tmp_path)
 
     async def test_too_many_open_files(self, repo):
         key = await repo.put(CONTENT)

@@ -9,11 +9,11 @@ from typing import Any
 
 from disk_objectstore import Container
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
 from objrepo.disk.safe_open import safe_open
 from objrepo.errors import with_path
+from objrepo.fsync import fsync_directory, fsync_file
 
 __all__ = ("PatchedContainer",)
 

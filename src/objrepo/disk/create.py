@@ -8,9 +8,9 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.layout import Layout, not_initialised
 from objrepo.errors import RepositoryError
+from objrepo.fsync import fsync_directory, fsync_file
 
 __all__ = ("erase", "initialise")
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryError, with_path
+from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.sources import write_all
 
 __all__ = ("FIRST_OWN_PACK", "put_group")

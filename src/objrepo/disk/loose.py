@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from objrepo.disk.cpu_limiter import turn
-from objrepo.disk.fsync import fsync_directory, fsync_file, start_write_back
 from objrepo.disk.safe_open import refused
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import with_path
+from objrepo.fsync import fsync_directory, fsync_file, start_write_back
 from objrepo.protocol import BinaryReader
 from objrepo.sources import write_all
 

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.index import Row
 from objrepo.disk.layout import Layout
 from objrepo.disk.safe_open import NO_DETOUR, refused, safe_open
 from objrepo.errors import CorruptObjectError
+from objrepo.fsync import fsync_directory, fsync_file
 
 __all__ = ("FileId", "FileSignature", "Packs", "inflated", "read_at", "short_of", "signature_of")
 

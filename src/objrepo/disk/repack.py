@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.group_commit import FIRST_OWN_PACK
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.layout import REPACK_PACK
@@ -24,6 +23,7 @@ from objrepo.disk.reader import check_inside
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryBusyError, with_path
+from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import Progress, ProgressCallback
 from objrepo.sources import write_all

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.fsync import fsync_directory, fsync_file
 from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.pack_files import read_at
@@ -17,6 +16,7 @@ from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.disk.verify import damages, find_leftovers
 from objrepo.errors import RepositoryError, with_path
+from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.reports import RepairStep
 
 __all__ = ("drop_damaged", "has_intact_copy", "quarantine_object", "tidy")
