@@ -16,7 +16,6 @@ from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNo
 from objrepo.instrumentation import InstrumentedRepository, Operation, log_operations
 from objrepo.offload import Inline, OwnThreads, Threads
 from objrepo.otel import telemetry
-from objrepo.reports import DamagedObject, RepositoryInfo, VerifyReport
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
 
@@ -197,20 +196,6 @@ class TestNotebooks:
         assert str(repo) in repr(tiered)
         assert repr(SyncRepository(repo)) == f"<SyncRepository of {repo}>"
         assert repr(Threads(3)) == "Threads(3)"
-
-    def test_reports_are_tables(self):
-        info = RepositoryInfo(location="<b>here</b>", key_format="sha256", objects=1_234_567)
-        html = info._repr_html_()
-        assert "<table>" in html
-        assert "&lt;b&gt;here&lt;/b&gt;" in html
-        assert "1,234,567" in html
-
-    def test_long_lists_are_cut(self):
-        report = VerifyReport(100, 0, tuple(DamagedObject(f"key{n}", "reason") for n in range(100)))
-        html = report._repr_html_()
-        assert "key49" in html
-        assert "key50" not in html
-        assert "and 50 more" in html
 
 
 def test_an_operation_says_what_it_is():

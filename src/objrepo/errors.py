@@ -1,4 +1,4 @@
-"""What can go wrong, in words. Each error is also the builtin exception that callers already catch."""
+"""The errors of objrepo. Each is also the built-in exception that callers already catch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KEY_LENGTH_SHOWN = 80
 
 
 class RepositoryError(Exception):
-    """The base of every error that objrepo raises about a repository or an object."""
+    """The base class of all errors that objrepo raises about a repository or an object."""
 
 
 class ObjectNotFoundError(RepositoryError, FileNotFoundError):
@@ -36,7 +36,8 @@ class ObjectNotFoundError(RepositoryError, FileNotFoundError):
 
     Also a :class:`FileNotFoundError`, with ``errno`` set to ``ENOENT``.
 
-    :ivar keys: every missing key, in the order in which they were asked for.
+    :ivar keys: every missing key, in the order of the request.
+    :ivar repository: the repository, as text; None if unknown.
     """
 
     def __init__(self, keys: Iterable[str], repository: object = None) -> None:
@@ -50,12 +51,12 @@ class ObjectNotFoundError(RepositoryError, FileNotFoundError):
 
 
 class CorruptObjectError(RepositoryError, OSError):
-    """The stored bytes of an object are damaged: too few, not decompressible, or not those of its key.
+    """The stored bytes of an object are damaged: truncated, not decompressible, or their hash is not the key.
 
     Also an :class:`OSError`, with ``errno`` set to ``EIO``.
 
     :ivar key: the key of the damaged object.
-    :ivar reason: what is wrong with it.
+    :ivar reason: how it is damaged.
     """
 
     def __init__(self, key: str, reason: str) -> None:
@@ -69,40 +70,38 @@ class CorruptObjectError(RepositoryError, OSError):
 
 
 class NotInitialisedError(RepositoryError, RuntimeError):
-    """The repository does not exist yet; the message says how to make it."""
+    """The repository does not exist; the message says how to create it. Also a :class:`RuntimeError`."""
 
 
 class RepositoryBusyError(RepositoryError, TimeoutError):
-    """Somebody else holds the lock that the operation needs; try again later. Also a :class:`TimeoutError`."""
+    """Another process or thread holds a lock that the operation needs; retry later. Also a :class:`TimeoutError`."""
 
 
 class AccessDeniedError(RepositoryError, PermissionError):
-    """Whoever keeps the repository does not let in who asks, or not for this. Also a :class:`PermissionError`."""
+    """The server refuses the credentials or the operation. Also a :class:`PermissionError`."""
 
 
 class RepositoryUnavailableError(RepositoryError, ConnectionError):
-    """Whoever keeps the repository did not answer, or not as it should, for as long as was waited.
+    """The server did not answer within the timeouts, or answered with an error, at every attempt.
 
     Also a :class:`ConnectionError`.
     """
 
 
 class ReadOnlyError(RepositoryError, io.UnsupportedOperation):
-    """The repository cannot be written to, whoever asks. Also what a file raises that is open for reading only."""
+    """The repository is read-only, as every archive is. Also an :class:`io.UnsupportedOperation`."""
 
 
 class RepositoryClosedError(RepositoryError, ValueError):
-    """The repository or stream is used outside of its ``async with``.
-
-    Also a :class:`ValueError`, as a closed file raises.
-    """
+    """The repository or stream is used outside of its ``async with``. Also a :class:`ValueError`."""
 
 
 @contextmanager
 def with_path(path: object, key: str | None = None) -> Iterator[None]:
-    """Have errors of the system name the file, and the object, which they do not if they come of an open file.
+    """Add a path, and a key, to an :class:`OSError` without a file name, as operations on an open file raise it.
 
-    :param path: the file's; None if it has none.
+    :param path: of the file; None if it has none.
+    :param key: of the object that is read or written, for the message.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What operations on a whole repository tell: its state, the work done on it, the damage found in it, progress."""
+"""The results of operations on a whole repository, and their progress."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = (
 )
 
 
-_SHOWN_AT_MOST: Final = 50
+_MAX_ITEMS_SHOWN: Final = 50
 
 
 class HTMLTableMixin:
-    """A report that notebooks show as a table."""
+    """Notebooks show an instance as a table."""
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{name}</th><td>{_as_html(value)}</td></tr>" for name, value in vars(self).items())
@@ -37,10 +37,10 @@ def _as_html(value: object) -> str:
     if isinstance(value, HTMLTableMixin):
         return value._repr_html_()
     if isinstance(value, tuple):
-        shown = "".join(f"<li>{_as_html(each)}</li>" for each in value[:_SHOWN_AT_MOST])
-        more = f"<li>and {len(value) - _SHOWN_AT_MOST:,} more</li>" if len(value) > _SHOWN_AT_MOST else ""
+        shown = "".join(f"<li>{_as_html(each)}</li>" for each in value[:_MAX_ITEMS_SHOWN])
+        more = f"<li>and {len(value) - _MAX_ITEMS_SHOWN:,} more</li>" if len(value) > _MAX_ITEMS_SHOWN else ""
         return f"<ul>{shown}{more}</ul>" if value else "none"
-    from html import escape  # notebooks only, and it is not small
+    from html import escape  # imported late: only notebooks need it
 
     return escape(f"{value:,}" if type(value) is int else str(value))
 
@@ -49,11 +49,11 @@ def _as_html(value: object) -> str:
 class RepositoryInfo(HTMLTableMixin):
     """The state of a repository.
 
-    :ivar location: where it is, for people to read.
-    :ivar uuid: its unique identifier, None where it has none.
-    :ivar key_format: what its keys look like, such as ``'sha256'``.
-    :ivar objects: how many different objects it holds.
-    :ivar size: their bytes, each object counted once and uncompressed; None unless details were asked for.
+    :ivar location: the kind of the repository, and its path or URL, as text.
+    :ivar uuid: its unique identifier; None if it has none.
+    :ivar key_format: the format of its keys, such as ``'sha256'``.
+    :ivar objects: the number of objects.
+    :ivar size: the sum of their uncompressed sizes in bytes; None without ``detailed=True``.
     """
 
     location: str
@@ -65,18 +65,18 @@ class RepositoryInfo(HTMLTableMixin):
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics(HTMLTableMixin):
-    """What a repository object is doing at the moment, and has done since it was made.
+    """The present state of a repository object, and its counters since it was created.
 
-    :ivar location: where the repository is, for people to read.
-    :ivar users: how many have entered it and not left it.
-    :ivar workers_busy: how many blocking calls are at work.
-    :ivar calls_waiting: how many wait for a worker, or for others with whom they travel.
-    :ivar open_objects: how many objects are open that hold a file.
-    :ivar idle_connections: how many sets of connections and files are kept warm between calls.
-    :ivar batches: how many hops to a worker were made for those who waited at the same moment.
-    :ivar batched_calls: how many calls travelled with these, so that the two tell how large a batch was.
-    :ivar cache_hits: how many reads a cache has answered; None where there is no cache.
-    :ivar cache_misses: how many it has not.
+    :ivar location: the kind of the repository, and its path or URL, as text.
+    :ivar users: how many ``async with`` blocks use it.
+    :ivar workers_busy: how many blocking calls are running.
+    :ivar calls_waiting: how many calls wait for a worker or for their batch.
+    :ivar open_objects: how many open objects hold a file.
+    :ivar idle_connections: how many sessions of connections and files are kept for the next call.
+    :ivar batches: how many thread calls executed a batch of concurrent calls.
+    :ivar batched_calls: how many calls these batches contained; divided by ``batches`` it is the mean batch size.
+    :ivar cache_hits: how many reads a cache has answered; None without a cache.
+    :ivar cache_misses: how many reads it has not answered; None without a cache.
     """
 
     location: str
@@ -93,11 +93,11 @@ class Statistics(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class MaintenanceStep(HTMLTableMixin):
-    """One kind of work on a repository.
+    """One step of maintenance.
 
-    :ivar name: the switch of ``maintain`` that asks for it, such as ``'pack_loose'``.
-    :ivar objects: how many objects it concerns.
-    :ivar size: their bytes.
+    :ivar name: the option of ``maintain`` that requests it, such as ``'pack_loose'``.
+    :ivar objects: how many objects it processes.
+    :ivar size: the sum of their sizes in bytes.
     """
 
     name: str
@@ -107,10 +107,10 @@ class MaintenanceStep(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class MaintenanceReport(HTMLTableMixin):
-    """What ``maintain`` did, or with ``dry_run`` would do.
+    """The result of ``maintain``.
 
-    :ivar dry_run: whether nothing was changed.
-    :ivar steps: the work in its order; empty where a backend needs none.
+    :ivar dry_run: whether the steps were only planned, and nothing was changed.
+    :ivar steps: the steps in their order; empty if nothing is to do.
     """
 
     dry_run: bool
@@ -119,10 +119,10 @@ class MaintenanceReport(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class DamagedObject(HTMLTableMixin):
-    """An object whose stored bytes are not what they should be.
+    """A damaged object.
 
     :ivar key: its key.
-    :ivar reason: what is wrong with it.
+    :ivar reason: how it is damaged.
     """
 
     key: str
@@ -131,11 +131,11 @@ class DamagedObject(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class Leftover(HTMLTableMixin):
-    """Something that takes space and belongs to no object; it does no harm to any.
+    """Used space that belongs to no object, as deletions and interrupted operations leave it. It is harmless.
 
     :ivar kind: such as ``'temporary file'``, ``'orphaned bytes'``, ``'lock'``.
-    :ivar path: the file that it is, or is in.
-    :ivar size: how many bytes it takes.
+    :ivar path: the file, or the file that contains the bytes.
+    :ivar size: the size in bytes.
     """
 
     kind: str
@@ -145,13 +145,13 @@ class Leftover(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class VerifyReport(HTMLTableMixin):
-    """The result of reading every object back.
+    """The result of ``verify``.
 
     :ivar objects: how many objects were read.
-    :ivar size: how many bytes they have.
-    :ivar damaged: those that are damaged, in the order in which they were found.
-    :ivar leftovers: what was left behind by deletions and by whoever was interrupted. A write that is under way at the
-        moment has its temporary file and its lock here, too.
+    :ivar size: the sum of their sizes in bytes.
+    :ivar damaged: the damaged objects, in the order of their detection.
+    :ivar leftovers: the space that deletions and interrupted operations left unused. The temporary file and the lock
+        of a concurrent write are listed, too.
     """
 
     objects: int
@@ -161,19 +161,19 @@ class VerifyReport(HTMLTableMixin):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is damaged."""
+        """Whether no object is damaged."""
         return not self.damaged
 
 
 @dataclass(frozen=True)
 class RepairStep(HTMLTableMixin):
-    """One thing that ``repair`` did.
+    """One change by ``repair``.
 
-    :ivar action: ``'restored'`` for an object of which another copy was intact, ``'refilled'`` for one that came from
-        another repository, ``'quarantined'`` for one that is gone but for its damaged bytes, ``'recovered'`` for an
-        interrupted repack, ``'removed'`` for a file or lock that was left over.
+    :ivar action: ``'restored'``: an object, from another copy of it; ``'refilled'``: an object, from another
+        repository; ``'quarantined'``: the damaged bytes of an object without an intact copy; ``'recovered'``: a pack,
+        after an interrupted repack; ``'removed'``: a leftover file or lock.
     :ivar subject: the key or path.
-    :ivar reason: what was wrong with it.
+    :ivar reason: why it was changed.
     """
 
     action: Literal["restored", "refilled", "quarantined", "recovered", "removed"]
@@ -183,10 +183,10 @@ class RepairStep(HTMLTableMixin):
 
 @dataclass(frozen=True)
 class RepairReport(HTMLTableMixin):
-    """What ``repair`` did, or with ``dry_run`` would do.
+    """The result of ``repair``.
 
-    :ivar dry_run: whether nothing was changed.
-    :ivar steps: the work in its order; empty where nothing was wrong.
+    :ivar dry_run: whether the steps were only planned, and nothing was changed.
+    :ivar steps: the changes in their order; empty if nothing was damaged or left over.
     """
 
     dry_run: bool
@@ -194,21 +194,22 @@ class RepairReport(HTMLTableMixin):
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """The keys of the objects that could not be restored; what is left of them is in the quarantine."""
+        """The keys of the objects that could not be restored. Their damaged bytes are in the quarantine."""
         return tuple(step.subject for step in self.steps if step.action == "quarantined")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyReport(HTMLTableMixin):
-    """What ``copy`` did, or with ``dry_run`` would do.
+    """The result of ``copy`` and of ``export``.
 
-    :ivar dry_run: whether nothing was changed.
-    :ivar objects: how many objects were looked at.
-    :ivar copied: how many of them the target did not have, and has now.
-    :ivar size: their bytes.
-    :ivar deleted: how many objects of the target the source does not have, if these were to be deleted.
-    :ivar damaged: the objects that were not copied, as their bytes in the source are not those of their keys.
-    :ivar renamed: which key became which, where the two repositories have different keys; else empty.
+    :ivar dry_run: whether objects were only counted, and nothing was changed.
+    :ivar objects: how many objects of the source were compared with the target.
+    :ivar copied: how many of them were missing in the target, and were copied.
+    :ivar size: the sum of their sizes in bytes.
+    :ivar deleted: how many objects, which the source does not have, were deleted from the target.
+    :ivar damaged: the objects that were not copied, because they are damaged in the source.
+    :ivar renamed: the new key of each copied object by its old one, if the two repositories have different keys; else
+        empty.
     """
 
     dry_run: bool = False
@@ -221,18 +222,18 @@ class CopyReport(HTMLTableMixin):
 
     @property
     def ok(self) -> bool:
-        """Whether everything is there now."""
+        """Whether no object is damaged, so that every object was copied."""
         return not self.damaged
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long operation has come.
+    """The progress of a long operation.
 
-    :ivar step: what is being done, such as ``'pack_loose'``.
-    :ivar done: how much of it is done.
-    :ivar total: how much there is to do, None where that is not known.
-    :ivar unit: what is counted.
+    :ivar step: the present step, such as ``'pack_loose'``.
+    :ivar done: how many units are done.
+    :ivar total: how many units there are; None if unknown.
+    :ivar unit: the unit.
     """
 
     step: str
@@ -242,5 +243,5 @@ class Progress:
 
 
 ProgressCallback: TypeAlias = Callable[[Progress], object]
-"""Called now and then by a long operation, on a worker thread or in the caller's task: it must be quick and
-thread-safe. What it raises ends the operation."""
+"""A function that a long operation calls from time to time, on a worker thread or in the caller's task. It must be fast
+and thread-safe. An exception that it raises ends the operation."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from objrepo.disk.session import ContainerSession
-from objrepo.keys import hashes_only, valid_keys
+from objrepo.keys import valid_keys
 
 __all__ = ("Cursor", "list_keys", "loose_keys")
 
@@ -40,7 +40,7 @@ def list_keys(lease: ContainerSession, cursor: Cursor | None, enough: int) -> tu
     share, width, names = cursor or Cursor(0, 1, sorted(_names(lease.layout.loose)))
     end = min(share + width, len(SHARES))
     loose = set(_loose_in_shares(lease, share, end, names))
-    keys = hashes_only(lease.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX), lease.config.hash_type)
+    keys = valid_keys(lease.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX), lease.config.hash_type)
     if loose:
         keys += sorted(loose.difference(keys))
     if end == len(SHARES):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import pytest
 
 # Before they are imported: so that a failed assertion shows the values.
-pytest.register_assert_rewrite(*(f"{__name__}.{room}" for room in ("managing", "reading", "storing", "stopping")))
+pytest.register_assert_rewrite(*(f"{__name__}.{each}_contract" for each in ("admin", "read", "put", "cancellation")))
 
 from objrepo.testing.admin_contract import ManagingContract  # noqa: E402
 from objrepo.testing.cancellation_contract import StoppingContract  # noqa: E402
