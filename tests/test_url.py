@@ -112,7 +112,7 @@ def test_tiers(tmp_path):
     text = f"cached:?cache=disk:{tmp_path}/cache&origin=s3://bucket/x%3Fregion=r&max_bytes=2G"
     repo = open_repository(text, Inline())
     assert type(repo) is CachedRepository
-    assert repo._cache.ledger.max_bytes == 2 * 1024**3
+    assert repo._store.index.max_bytes == 2 * 1024**3
     assert str(repo) == f"CachedRepository of DiskRepository at {tmp_path}/cache over S3Repository s3://bucket/x"
     assert type(repo.offload) is Inline
 

@@ -1,7 +1,7 @@
-"""What `objrepo.instrumentation` tells, as traces and metrics of OpenTelemetry.
+"""A hook for `objrepo.instrumentation` that makes spans and metrics of OpenTelemetry.
 
-It needs the extra ``otel``, which is OpenTelemetry's API; where the telemetry goes is what the program configures with
-OpenTelemetry's own SDK.
+It needs the extra ``otel``, which installs OpenTelemetry's API. The program configures with OpenTelemetry's SDK where
+the telemetry goes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from opentelemetry import metrics, trace
 
 import objrepo
-from objrepo.instrumentation import Hook, Operation
+from objrepo.instrumentation import Hook, OperationEvent
 
 __all__ = ("telemetry",)
 
@@ -22,35 +22,37 @@ _NANOSECONDS: Final = 1_000_000_000
 def telemetry(
     tracer_provider: trace.TracerProvider | None = None, meter_provider: metrics.MeterProvider | None = None
 ) -> Hook:
-    """Return a hook that makes a span of each operation, and measures its time and its bytes.
+    """Return a hook that makes a span of each operation, and measures its duration and size.
 
-    Metrics are ``objrepo.operation.duration`` (a histogram, in seconds) and ``objrepo.operation.size`` (a counter, in
-    bytes). Attributes are ``objrepo.operation.name`` and ``objrepo.backend``, and ``error.type`` where something went
-    wrong, as OpenTelemetry's semantic conventions name it (https://opentelemetry.io/docs/specs/semconv/).
+    The metrics are ``objrepo.operation.duration`` (a histogram, in seconds) and ``objrepo.operation.size`` (a counter,
+    in bytes). The attributes are ``objrepo.operation.name``, ``objrepo.backend`` and, for an operation that failed or
+    was cancelled, ``error.type``, the name that OpenTelemetry's semantic conventions give it
+    (https://opentelemetry.io/docs/specs/semconv/).
 
-    :param tracer_provider: who makes spans; the program's own unless given.
-    :param meter_provider: who takes measurements; likewise.
+    :param tracer_provider: makes the spans; the global provider by default.
+    :param meter_provider: makes the instruments; the global provider by default.
+    :return: a hook for :class:`~objrepo.instrumentation.InstrumentedRepository`.
     """
     tracer = trace.get_tracer("objrepo", objrepo.__version__, tracer_provider)
     meter = metrics.get_meter("objrepo", objrepo.__version__, meter_provider)
     duration = meter.create_histogram("objrepo.operation.duration", "s", "How long operations take.")
     size = meter.create_counter("objrepo.operation.size", "By", "Bytes of objects that operations move.")
 
-    def hook(operation: Operation) -> None:
-        attributes = {"objrepo.operation.name": operation.name, "objrepo.backend": operation.backend}
-        if operation.outcome != "ok":
-            attributes["error.type"] = operation.outcome
-        duration.record(operation.seconds, attributes)
-        if operation.size is not None:
-            size.add(operation.size, attributes)
+    def hook(event: OperationEvent) -> None:
+        attributes = {"objrepo.operation.name": event.name, "objrepo.backend": event.backend}
+        if event.outcome != "ok":
+            attributes["error.type"] = event.outcome
+        duration.record(event.seconds, attributes)
+        if event.size is not None:
+            size.add(event.size, attributes)
         end = time.time_ns()
-        start = end - int(operation.seconds * _NANOSECONDS)
-        span = tracer.start_span(f"objrepo {operation.name}", kind=trace.SpanKind.CLIENT, start_time=start)
+        start = end - int(event.seconds * _NANOSECONDS)
+        span = tracer.start_span(f"objrepo {event.name}", kind=trace.SpanKind.CLIENT, start_time=start)
         span.set_attributes(attributes)
-        if operation.size is not None:
-            span.set_attribute("objrepo.operation.size", operation.size)
-        if operation.outcome not in ("ok", "cancelled"):
-            span.set_status(trace.StatusCode.ERROR, operation.outcome)
+        if event.size is not None:
+            span.set_attribute("objrepo.operation.size", event.size)
+        if event.outcome not in ("ok", "cancelled"):
+            span.set_status(trace.StatusCode.ERROR, event.outcome)
         span.end(end)
 
     return hook

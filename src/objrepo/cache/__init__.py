@@ -1,4 +1,4 @@
-"""A repository in front of another one: what was read once is read from near by from then on."""
+"""`CachedRepository`: a repository that keeps copies of the objects of another repository."""
 
 from __future__ import annotations
 

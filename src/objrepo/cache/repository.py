@@ -1,58 +1,56 @@
-"""`CachedRepository`: a cache near by in front of an origin far away."""
+"""`CachedRepository`: a repository that keeps copies of the objects of another repository."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Final, Self
 
+import anyio
 from anyio.abc import ByteSendStream
 
-from objrepo.cache.lru_index import Ledger
-from objrepo.cache.prefetch import Prefetch
-from objrepo.cache.single_flight import Flight, Flights
-from objrepo.cache.store import Cache
+from objrepo.cache.lru_index import LRUIndex
+from objrepo.cache.single_flight import Download, SingleFlight
+from objrepo.cache.store import CacheStore
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
+from objrepo.forwarding import ForwardingRepository
 from objrepo.keys import require_str
 from objrepo.offload import Inline, Offload, Threads
-from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
-from objrepo.reports import (
-    CopyReport,
-    DamagedObject,
-    MaintenanceReport,
-    ProgressCallback,
-    RepositoryInfo,
-    Statistics,
-    VerifyReport,
-)
+from objrepo.protocol import AsyncRepository, ObjectStream
+from objrepo.reports import CopyReport, DamagedObject, MaintenanceReport, Progress, ProgressCallback, Statistics
 from objrepo.sendfile import send_stream
 from objrepo.streams import CHUNK_BYTES, BackendStream, OpenedObject, checked_range
 
 __all__ = ("CachedRepository",)
 
-T = TypeVar("T")
+_CONCURRENT_FETCHES: Final = 16
 
 
-class CachedRepository:
-    """Reads from a cache, and from the origin what the cache does not have, which it then keeps.
+class CachedRepository(ForwardingRepository):
+    """Reads objects from a cache, and from the origin if the cache does not have them; the cache then keeps a copy.
 
-    What is written goes to the origin, and is acknowledged when it is there. Objects are read from the cache without
-    asking the origin, so that reading them works while it is not to be had; one that is damaged in the cache is fetched
-    again. Several tasks that want the same absent object cause one download. When the cache is full, what was not read
-    for longest goes. The cache belongs to nothing else; several processes may share it, if all give the same ledger.
+    Objects are written to the origin. Objects in the cache are read without a request to the origin, also while the
+    origin is unavailable. Each is compared with its key; one that is damaged in the cache is fetched again. Concurrent
+    misses of an object are coalesced into one download (single-flight). When the cache is full, the least recently used
+    objects are evicted. Ranges of objects that are not in the cache are read from the origin and not kept.
 
-    Whole objects are kept; of what is not in the cache a range comes straight from the origin. A cache that cannot be
-    written to, or an object larger than the whole cache, does not keep anything from being read.
+    A cache that fails, or is smaller than an object, does not keep the object from being read: the failure is logged at
+    WARNING. ``uuid``, ``info``, ``verify`` and ``maintain`` concern the origin; ``maintain`` also compares the index of
+    the cache with its content. ``delete`` deletes from both. ``erase`` erases both.
 
-    :param cache: where copies are kept, such as a :class:`~objrepo.DiskRepository`; it is made when it is needed.
+    :param cache: where the copies are, such as a :class:`~objrepo.DiskRepository`; it is initialised on first use and
+        has no other content. Several processes may share it if all use the same index.
     :param origin: where the objects are.
-    :param max_bytes: how many bytes the objects in the cache may have together; at least 1.
-    :param ledger: the file in which it is written down what is in the cache, and when it was used. Unless given, it is
-        beside the folder of a cache on disk, and in memory for any other.
+    :param max_bytes: the size of the cache in bytes; at least 1.
+    :param index: the path of the SQLite file that lists what is in the cache and when it was used. By default it is the
+        path of the cache with the suffix ``.cache-index``, and in memory for a cache that has no path.
+    :raises TypeError: if ``max_bytes`` is not an int.
+    :raises ValueError: if ``max_bytes`` is less than 1.
     """
 
     def __init__(
@@ -61,38 +59,43 @@ class CachedRepository:
         origin: AsyncRepository,
         *,
         max_bytes: int,
-        ledger: str | os.PathLike[str] | None = None,
+        index: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
             raise TypeError(f"max_bytes must be an int, not {type(max_bytes).__name__}")
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-        self._origin = origin
+        super().__init__(origin)
         folder = getattr(cache, "path", None)
-        path = Path(f"{folder}.ledger") if ledger is None and isinstance(folder, Path) else ledger
-        ledger_file = Ledger(None if path is None else Path(path).absolute(), max_bytes)
+        if index is None and isinstance(folder, Path):
+            index = f"{folder}.cache-index"
         inline = all(isinstance(getattr(each, "offload", None), Inline) for each in (cache, origin))
         self.offload: Offload = Inline() if inline else Threads(4)
-        self._cache = Cache(cache, origin, ledger_file, self.offload)
-        self._flights = Flights()
+        lru_index = LRUIndex(None if index is None else Path(index).absolute(), max_bytes)
+        self._store = CacheStore(cache, origin, lru_index, self.offload)
+        self._single_flight = SingleFlight()
         self._entered = 0
         self._entering = threading.Lock()
         self._hits = self._misses = 0
 
     def __str__(self) -> str:
-        return f"CachedRepository of {self._cache.repository} over {self._origin}"
+        return f"CachedRepository of {self._store.repository} over {self._repository}"
 
-    def __repr__(self) -> str:
-        return f"<{self}>"
+    def __reduce__(self) -> tuple[Callable[..., CachedRepository], tuple[AsyncRepository, AsyncRepository]]:
+        index = self._store.index
+        return partial(type(self), max_bytes=index.max_bytes, index=index.path), (
+            self._store.repository,
+            self._repository,
+        )
 
-    # -- entering and leaving -------------------------------------------------------------------------------------
+    # -- the repository as a whole ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await self._origin.__aenter__()
+        await super().__aenter__()
         try:
-            await self._cache.repository.__aenter__()
+            await self._store.repository.__aenter__()
         except BaseException:
-            await self._origin.__aexit__(None, None, None)
+            await super().__aexit__(None, None, None)
             raise
         with self._entering:
             self._entered += 1
@@ -106,159 +109,98 @@ class CachedRepository:
             last = not self._entered
         try:
             if last:
-                await self._cache.close()
+                await self._store.close()
         finally:
             try:
-                await self._cache.repository.__aexit__(exc_type, exc, traceback)
+                await self._store.repository.__aexit__(exc_type, exc, traceback)
             finally:
-                await self._origin.__aexit__(exc_type, exc, traceback)
-
-    # -- the repository as a whole ----------------------------------------------------------------------------------
+                await super().__aexit__(exc_type, exc, traceback)
 
     async def initialise(self, *args: Any, **options: Any) -> None:
-        """Make the origin, with its options, and the cache; see :meth:`AsyncRepository.initialise`."""
-        await self._origin.initialise(*args, **options)
-        await self._cache.prepare()
-
-    async def is_initialised(self) -> bool:
-        """Say whether the origin exists."""
-        return await self._origin.is_initialised()
-
-    async def uuid(self) -> str | None:
-        """Return the unique identifier of the origin, None where it has none."""
-        return await self._origin.uuid()
+        await super().initialise(*args, **options)
+        await self._store.repository.initialise()
+        await self._store.prepare()
 
     async def key_format(self) -> str:
-        """Return what the keys look like."""
-        return await self._cache.prepare()
+        return await self._store.prepare()
 
     def statistics(self) -> Statistics:
-        """Return what this object is doing at the moment, its own work and hits and misses of the cache."""
-        statistics_of_calls = self.offload.statistics_of_calls()._asdict()
+        """Return the current state of this object: its thread calls, and the hits and misses of the cache."""
         return Statistics(
             location=str(self),
             users=self._entered,
             cache_hits=self._hits,
             cache_misses=self._misses,
-            **statistics_of_calls,
+            **self.offload.statistics_of_calls()._asdict(),
         )
 
-    async def info(self, detailed: bool = False) -> RepositoryInfo:
-        """Return the state of the origin."""
-        return await self._origin.info(detailed)
-
     async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
-        """Maintain the origin, with its options, and compare what is in the cache with its ledger."""
-        report = await self._origin.maintain(dry_run, live, *args, **options)
-        await self._cache.prepare()
+        report = await super().maintain(dry_run, live, *args, **options)
+        await self._store.prepare()
         if not dry_run:
-            await self._cache.take_stock()
+            await self._store.synchronise_index()
         return report
 
-    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
-        """Verify the origin. What is damaged in the cache is found and fetched again when it is read."""
-        return await self._origin.verify(progress, quick)
-
     async def erase(self) -> None:
-        """Erase the origin, the cache and its ledger."""
-        await self._origin.erase()
-        await self._cache.erase()
-
-    def keys(self) -> AsyncIterator[str]:
-        """Iterate over the keys of the origin; see :meth:`AsyncRepository.keys`."""
-        return self._origin.keys()
-
-    # -- writing: to the origin ---------------------------------------------------------------------------------------
-
-    async def put(self, source: Source) -> str:
-        """Store one object in the origin; see :meth:`AsyncRepository.put`."""
-        return await self._origin.put(source)
-
-    async def put_many(
-        self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
-    ) -> list[str]:
-        """Store many objects in the origin; see :meth:`AsyncRepository.put_many`."""
-        return await self._origin.put_many(sources, progress)
-
-    def create(self) -> ObjectWriter:
-        """Return a writer of a new object of the origin; see :meth:`AsyncRepository.create`."""
-        return self._origin.create()
+        await super().erase()
+        await self._store.erase()
 
     async def delete(self, key: str) -> None:
-        """Delete an object from both; see :meth:`AsyncRepository.delete`."""
         await self.delete_many([key])
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete objects from both, from the origin first; see :meth:`AsyncRepository.delete_many`."""
-        wanted = list(keys)
-        await self._origin.delete_many(wanted)
-        await self._cache.prepare()
-        for key in dict.fromkeys(wanted):
-            await self._cache.remove(key)
+        unique = list(dict.fromkeys(keys))
+        await super().delete_many(unique)
+        for key in unique:
+            await self._store.remove(key)
 
-    # -- looking: in the cache, and then at the origin ----------------------------------------------------------------
+    # -- questions that the cache may answer --------------------------------------------------------------------------
 
     async def has(self, key: str) -> bool:
-        """Say whether an object is there; the origin is asked only for what is not in the cache."""
         return (await self.has_many([key]))[0]
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
-        """Say of each key whether its object is there; see :meth:`has`."""
         wanted: list[Any] = list(keys)
-        await self._cache.prepare()
-        found = set()
-        if self._cache.same_keys:
-            near = await self._cache.repository.has_many(wanted)
-            found = {key for key, there in zip(wanted, near, strict=True) if there}
-        asked = [key for key in wanted if isinstance(key, str) and key not in found]
-        if asked:
-            far = await self._origin.has_many(asked)
-            found |= {key for key, there in zip(asked, far, strict=True) if there}
-        return [isinstance(key, str) and key in found for key in wanted]
+        await self._store.prepare()
+        cached = [False] * len(wanted)
+        if self._store.same_keys:
+            with self._store.failures_ignored():
+                cached = await self._store.repository.has_many(wanted)
+        unknown = [key for key, found in zip(wanted, cached, strict=True) if not found]
+        if not unknown:
+            return cached
+        answers = iter(await super().has_many(unknown))
+        return [found or next(answers) for found in cached]
 
     async def size(self, key: str) -> int:
-        """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
-        return await self._ask(key, lambda repository, name: repository.size(name))
+        size = await self._store.use(require_str(key), self._store.repository.size)
+        return await super().size(key) if size is None else size
 
     async def hash(self, key: str) -> str:
-        """Return the SHA-256 of an object; see :meth:`AsyncRepository.hash`."""
-        return await self._ask(key, lambda repository, name: repository.hash(name))
+        return await self._store.use(require_str(key), self._store.repository.hash) or await super().hash(key)
 
-    async def _ask(self, key: str, question: Callable[[AsyncRepository, str], Awaitable[T]]) -> T:
-        name = await self._cache.name(require_str(key))
-        if name is not None:
-            with suppress(ObjectNotFoundError, CorruptObjectError):
-                return await question(self._cache.repository, name)
-        return await question(self._origin, key)
-
-    # -- reading: from the cache, which is filled on the way -----------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: str, check: bool = False) -> bytes:
-        """Return the whole content of an object, always compared with its key; see :meth:`AsyncRepository.get`."""
-        landed = self._flights.landed
-        content = await self._cache.get(require_str(key))
+        completed = self._single_flight.completed
+        content = await self._store.get(require_str(key))
         if content is not None:
             self._hits += 1
             return content
         self._misses += 1
-        async with self._flights.of(key, landed) as flight:
-            if flight.outdated:
-                flight.content = await self._cache.get(key)
-            if flight.content is None:
-                flight.content = await self._origin.get(key, check=True)
-                flight.land()
-                await self._cache.keep(key, flight.content, len(flight.content))
-            return flight.content
+        async with self._single_flight.join(key, completed) as download:
+            if download.recheck:
+                download.content = await self._store.get(key)
+            if download.content is None:
+                download.content = await super().get(key, check=True)
+                download.complete()
+                await self._store.keep(key, download.content, len(download.content))
+            return download.content
 
     @asynccontextmanager
     async def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool = False
     ) -> AsyncIterator[ObjectStream]:
-        """Open an object for reading; see :meth:`AsyncRepository.open`.
-
-        A whole object is always compared with its key by the time that it was read straight to its end, if the cache
-        knows it by that.
-        """
         offset, length = checked_range(offset, length)
         async with AsyncExitStack() as resources:
             stream = await self._open(resources, require_str(key), offset, length, check)
@@ -266,97 +208,110 @@ class CachedRepository:
                 yield stream
             except CorruptObjectError as error:
                 if error.key == key:
-                    await self._cache.drop(key)
+                    await self._store.drop(key)
                 raise
 
     async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        """Send an object into a stream of bytes; see :meth:`AsyncRepository.send_object`."""
         async with self.open(key, offset, length) as opened:
             return await send_stream(opened, stream, self.offload)
 
     @asynccontextmanager
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
-        """Read many objects, each as :meth:`open` does; see :meth:`AsyncRepository.stream`."""
         wanted = list(dict.fromkeys(require_str(key) for key in keys))
         present = await self.has_many(wanted)
-        missing = [key for key, there in zip(wanted, present, strict=True) if not there]
+        missing = [key for key, found in zip(wanted, present, strict=True) if not found]
         if missing:
             raise ObjectNotFoundError(missing, self)
         async with aclosing(_Objects(self, wanted)) as objects:
             yield objects
 
     async def prefetch(self, keys: Iterable[str], progress: ProgressCallback | None = None) -> CopyReport:
-        """Have objects in the cache before they are read, several at the same time.
+        """Fetch objects into the cache, several at a time.
 
-        Cancellation leaves in the cache what is there by then.
+        The first error stops it. Cancellation stops it too; the objects that were fetched until then stay in the cache.
 
-        :param keys: which objects; more than the cache can hold drive out those before them.
-        :param progress: told of each object.
-        :return: how many objects were fetched, and which are damaged at the origin.
-        :raises ObjectNotFoundError: if one of the keys is not there.
+        :param keys: the objects. If they are more than the cache can hold, the later ones evict the earlier ones.
+        :param progress: called after each object.
+        :return: how many objects were fetched, and which are damaged in the origin.
+        :raises ObjectNotFoundError: if there is no such object.
+        :raises RepositoryUnavailableError: if the origin is unavailable.
         """
         wanted = list(dict.fromkeys(require_str(key) for key in keys))
-        await self._cache.prepare()
-        return await Prefetch(self._prefetch_one, progress).run(wanted, not isinstance(self.offload, Inline))
+        await self._store.prepare()
+        remaining = iter(wanted)
+        sizes: list[int] = []
+        damaged: list[DamagedObject] = []
+        done = 0
 
-    async def _prefetch_one(self, key: str) -> int | DamagedObject | None:
-        """Return the size of what was fetched, None for what is there, or what is wrong with the object."""
-        name = await self._cache.name(key)
-        if name is not None and await self._cache.repository.has(name):
-            return None
-        try:
-            async with AsyncExitStack() as resources:
-                return (await self._open(resources, key, 0, None, True)).size
-        except CorruptObjectError as error:
-            return DamagedObject(key, error.reason)
+        async def fetch_remaining() -> None:
+            nonlocal done
+            for key in remaining:
+                try:
+                    if not await self._store.use(key, self._store.repository.has):
+                        async with AsyncExitStack() as resources:
+                            sizes.append((await self._open(resources, key, 0, None, True)).size)
+                except CorruptObjectError as error:
+                    damaged.append(DamagedObject(key, error.reason))
+                done += 1
+                if progress is not None:
+                    progress(Progress("prefetch", done, len(wanted), "objects"))
+
+        if isinstance(self.offload, Inline):
+            await fetch_remaining()
+        else:
+            try:
+                async with anyio.create_task_group() as group:
+                    for _ in range(min(_CONCURRENT_FETCHES, len(wanted))):
+                        group.start_soon(fetch_remaining)
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return CopyReport(objects=done, copied=len(sizes), size=sum(sizes), damaged=tuple(damaged))
 
     async def _open(
         self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
     ) -> ObjectStream:
         whole = not offset and length is None
-        landed = self._flights.landed
-        opened = await self._cache.open(resources, key, offset, length, whole or check)
+        completed = self._single_flight.completed
+        opened = await self._store.open(resources, key, offset, length, whole or check)
         if opened is not None:
             self._hits += 1
             return opened
         self._misses += 1
         if whole:
-            async with self._flights.of(key, landed) as flight:
-                if flight.content is not None:
-                    return self._in_memory(key, flight.content)
-                if flight.outdated:
-                    opened = await self._cache.open(resources, key, 0, None, True)
+            async with self._single_flight.join(key, completed) as download:
+                if download.content is not None:
+                    return self._in_memory(key, download.content)
+                if download.recheck:
+                    opened = await self._store.open(resources, key, 0, None, True)
                 if opened is None:
-                    opened = await self._fetch(resources, key, flight)
+                    opened = await self._fetch(resources, key, download)
         if opened is not None:
             return opened
-        return await resources.enter_async_context(self._origin.open(key, offset, length, whole or check))
+        return await resources.enter_async_context(super().open(key, offset, length, whole or check))
 
-    async def _fetch(self, resources: AsyncExitStack, key: str, flight: Flight) -> ObjectStream | None:
-        """Bring an object into the cache and open it there; None if that cannot keep it."""
-        async with self._origin.open(key, check=True) as stream:
+    async def _fetch(self, resources: AsyncExitStack, key: str, download: Download) -> ObjectStream | None:
+        """Copy an object into the cache and open the copy; return None if the cache does not keep it."""
+        async with super().open(key, check=True) as stream:
             size = stream.size
-            if self._cache.is_too_small_for(size):
-                return None
             if size <= CHUNK_BYTES:
-                content = flight.content = await stream.read()
-                flight.land()
-                await self._cache.keep(key, content, size)
+                content = download.content = await stream.read()
+                download.complete()
+                await self._store.keep(key, content, size)
                 return self._in_memory(key, content)
-            if not await self._cache.keep(key, stream, size):
+            if not await self._store.keep(key, stream, size):
                 return None
-        return await self._cache.open(resources, key, 0, None, True)
+        return await self._store.open(resources, key, 0, None, True)
 
     def _in_memory(self, key: str, content: bytes) -> ObjectStream:
         return BackendStream(OpenedObject(key, len(content), content, None), self.offload)
 
 
 class _Objects:
-    """The objects of ``stream``; each is opened when it is asked for, and closed by the next step."""
+    """The iterator of ``stream``: each step opens one object and closes the one before."""
 
     def __init__(self, repository: CachedRepository, keys: list[str]) -> None:
         self._repository = repository
-        self._left = iter(keys)
+        self._remaining = iter(keys)
         self._resources = AsyncExitStack()
         self._closed = False
 
@@ -367,14 +322,10 @@ class _Objects:
         if self._closed:
             raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
         await self._resources.aclose()
-        for key in self._left:
+        for key in self._remaining:
             return key, await self._resources.enter_async_context(self._repository.open(key))
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
         self._closed = True
         await self._resources.aclose()
-
-
-if TYPE_CHECKING:
-    _: type[AsyncRepository] = CachedRepository

@@ -1,4 +1,4 @@
-"""One download for all who want the same object at the same time."""
+"""Single-flight: concurrent misses of the same object share one download."""
 
 from __future__ import annotations
 
@@ -9,70 +9,72 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-__all__ = ("Flight", "Flights")
+__all__ = ("Download", "SingleFlight")
 
 
-class Flight:
-    """A download under way.
+class Download:
+    """A download that is running.
 
-    :ivar content: what was downloaded, once it is there; None where it went into the cache only.
-    :ivar outdated: whether a download has ended since the cache was looked at, which may have put the object there.
+    :ivar recheck: whether another download has ended since the caller looked into the cache, which may have the object
+        now.
+    :ivar content: the downloaded bytes, once they are complete; None if the object went only into the cache.
     """
 
-    def __init__(self, outdated: bool, content: bytes | None = None) -> None:
+    def __init__(self, recheck: bool, content: bytes | None = None) -> None:
+        self.recheck = recheck
         self.content = content
-        self.outdated = outdated
-        self._landed: anyio.Event | None = None
+        self._completed: anyio.Event | None = None
 
     async def wait(self) -> None:
-        """Wait until the download has ended, however it did."""
-        if self._landed is None:
-            self._landed = anyio.Event()
-        await self._landed.wait()
+        """Wait until the download has succeeded, failed or been cancelled."""
+        if self._completed is None:
+            self._completed = anyio.Event()
+        await self._completed.wait()
 
-    def land(self) -> None:
-        """Let those go on who wait for it."""
-        if self._landed is not None:
-            self._landed.set()
+    def complete(self) -> None:
+        """Wake up the tasks that wait for the download."""
+        if self._completed is not None:
+            self._completed.set()
 
 
-class Flights:
-    """The downloads under way, each loop's by itself. Without a loop nobody can wait, and each downloads alone.
+class SingleFlight:
+    """The downloads that are running, by event loop and key. Without an event loop, no task can wait for another.
 
-    :ivar landed: how many have ended.
+    :ivar completed: how many downloads have ended.
     """
 
     def __init__(self) -> None:
-        self.landed = 0
-        self._under_way: dict[Any, Flight] = {}
+        self.completed = 0
+        self._running: dict[Any, Download] = {}
 
     @asynccontextmanager
-    async def of(self, key: str, since: int) -> AsyncIterator[Flight]:
-        """Give a flight to who is to download an object, or, once somebody else has, what came of that.
+    async def join(self, key: str, completed: int) -> AsyncIterator[Download]:
+        """Wait for a download of the object that is running, or register one that the caller is to make.
 
-        A download that failed, or was cancelled, is the next one's to try: everybody gets an error of their own.
+        If a download fails or is cancelled, the next waiting task makes its own and gets its own error.
 
-        :param since: what ``landed`` was before the caller looked for the object in the cache.
+        :param completed: the value of :attr:`completed` before the caller looked for the object in the cache.
+        :return: a download; the caller makes it unless it has a ``content``.
         """
-        place = (_loop(), key)
-        while place[0] is not None and (flight := self._under_way.get(place)) is not None:
-            if flight.content is None:
-                await flight.wait()
-            if flight.content is not None:
-                yield Flight(False, flight.content)
+        loop = _current_loop()
+        while loop is not None and (running := self._running.get((loop, key))) is not None:
+            if running.content is None:
+                await running.wait()
+            if running.content is not None:
+                yield Download(False, running.content)
                 return
-        flight = self._under_way[place] = Flight(self.landed != since)
+        download = self._running[loop, key] = Download(self.completed != completed)
         try:
-            yield flight
+            yield download
         finally:
-            self.landed += 1
-            if self._under_way.get(place) is flight:
-                del self._under_way[place]
-            flight.land()
+            self.completed += 1
+            if self._running.get((loop, key)) is download:
+                del self._running[loop, key]
+            download.complete()
 
 
-def _loop() -> Any:
+def _current_loop() -> Any:
     try:
         return anyio.lowlevel.current_token().native_token
-    except (RuntimeError, LookupError):
+    except anyio.NoEventLoopError:
         return None

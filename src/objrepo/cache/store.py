@@ -1,106 +1,116 @@
-"""The near side of a `CachedRepository`: what is in the cache, by which names, and how it gets in and out."""
+"""The copies of a `CachedRepository`: the repository that holds them, and the index that bounds their size."""
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from objrepo.cache.lru_index import Ledger
-from objrepo.cache.named import NamedStream
-from objrepo.errors import CorruptObjectError, ObjectNotFoundError
+from anyio.abc import ByteReceiveStream
+
+from objrepo.cache.lru_index import LRUIndex
+from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError
 from objrepo.integrity import compared
 from objrepo.keys import is_key
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository, ObjectStream, Source
 from objrepo.sources import closing_generator
+from objrepo.streams import BATCH_OBJECTS
 
-__all__ = ("Cache",)
+__all__ = ("CacheStore",)
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("objrepo")
 
 
-class Cache:
-    """A repository of copies, and the ledger of what is in it.
+class CacheStore:
+    """The copies of the objects of an origin.
+
+    A failure of the cache never makes reading fail, as the origin has the objects: it is logged, once until
+    :meth:`close`.
 
     :param repository: where the copies are.
     :param origin: where the objects are.
-    :param ledger: what is where, and when it was used.
-    :param offload: where the ledger is read and written.
-    :ivar repository, ledger: as given.
-    :ivar same_keys: whether both know objects by the same keys, once it was found out.
+    :param index: what is in the cache.
+    :param offload: runs the methods of the index.
+    :ivar same_keys: whether a copy has the key of its object; known after :meth:`prepare`.
     """
 
-    def __init__(self, repository: AsyncRepository, origin: AsyncRepository, ledger: Ledger, offload: Offload) -> None:
+    def __init__(self, repository: AsyncRepository, origin: AsyncRepository, index: LRUIndex, offload: Offload) -> None:
         self.repository = repository
+        self.index = index
         self.same_keys = False
         self._origin = origin
-        self.ledger = ledger
         self._offload = offload
         self._key_format: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.repository}, in front of {self._origin}"
+        self._usable = False
+        self._failure_logged = False
 
     async def close(self) -> None:
-        """Close the ledger, and forget what was found out."""
+        """Close the index. The next use prepares the cache again."""
         self._key_format = None
-        await self._offload.finish(self.ledger.close)
+        self._failure_logged = False
+        await self._offload.finish(self.index.close)
 
     async def erase(self) -> None:
-        """Delete the copies and the ledger."""
+        """Delete the copies and the index."""
         await self.repository.erase()
-        await self._offload.run(self.ledger.remove)
+        await self._offload.run(self.index.remove)
         self._key_format = None
 
     async def prepare(self) -> str:
-        """Find out, once, how both know objects, and return how the origin does; also while that is not to be had."""
+        """Create the cache unless it exists, and return the key format of the origin, which the index remembers."""
         if self._key_format is not None:
             return self._key_format
-        if not await self.repository.is_initialised():
-            await self._origin.key_format()  # a cache without an origin is none
-            await self.repository.initialise()
-        cached_format = await self.repository.key_format()
-        known = await self._offload.run(self.ledger.fact, "key_format")
+        exists, cache_format, known = False, None, None
+        with self.failures_ignored():
+            exists = await self.repository.is_initialised()
+        if not exists:
+            await self._origin.key_format()  # raises before anything is created if there is no origin
+        with self.failures_ignored():
+            if not exists:
+                await self.repository.initialise()
+            cache_format = await self.repository.key_format()
+            known = await self._offload.run(self.index.key_format)
         key_format = known or await self._origin.key_format()
-        if known is None:
-            uuid = await self._origin.uuid()
-            await self._offload.run(lambda: self.ledger.write_facts(key_format=key_format, uuid=uuid))
-        self.same_keys = key_format == cached_format != "uuid4"
-        if known is None:
-            await self.take_stock()
+        self._usable = cache_format is not None
+        self.same_keys = key_format == cache_format != "uuid4"
+        if self._usable and known is None:
+            with self.failures_ignored():
+                await self._offload.run(self.index.set_key_format, key_format)
+                await self.synchronise_index()
         self._key_format = key_format
         return key_format
 
-    async def take_stock(self) -> None:
-        """Write down what is in the cache, and strike out what is not there, where the keys tell that."""
+    async def synchronise_index(self) -> None:
+        """Make the index list exactly the copies that exist. If copies have keys of their own, do nothing.
+
+        :raises OSError: if the cache or its index fails.
+        """
         if not self.same_keys:
             return
-        gone = set(await self._offload.run(self.ledger.keys))
+        vanished = set(await self._offload.run(self.index.keys))
+        found: list[tuple[str, str, int]] = []
         keys = self.repository.keys()
         async with closing_generator(keys):
             async for key in keys:
-                if key in gone:
-                    gone.discard(key)
+                if key in vanished:
+                    vanished.discard(key)
                     continue
                 with suppress(ObjectNotFoundError):
-                    await self._offload.run(self.ledger.enter, key, key, await self.repository.size(key))
-        await self._offload.run(self.ledger.strike_out, gone)
-        await self._make_space(0)
-
-    async def name(self, key: str) -> str | None:
-        """Return by which name the cache knows an object, if it has it; None if it certainly does not."""
-        key_format = await self.prepare()
-        if not is_key(key, key_format):
-            return None
-        return key if self.same_keys else await self._offload.run(self.ledger.name, key)
+                    found.append((key, key, await self.repository.size(key)))
+                if len(found) == BATCH_OBJECTS:
+                    await self._offload.run(self.index.insert, found)
+                    found = []
+        await self._offload.run(self.index.insert, found)
+        await self._offload.run(self.index.delete, vanished)
+        await self._evict(0)
 
     async def get(self, key: str) -> bytes | None:
-        """Return the content of an object, None if it is not there as it should be."""
+        """Return the content of an object; see :meth:`use`."""
 
         async def read(name: str) -> bytes:
             content = await self.repository.get(name, check=True)
@@ -108,74 +118,149 @@ class Cache:
                 await self._offload.run(compared, key, await self.prepare(), content)
             return content
 
-        return await self._used(key, read)
+        return await self.use(key, read)
 
     async def open(
         self, resources: AsyncExitStack, key: str, offset: int, length: int | None, check: bool
     ) -> ObjectStream | None:
-        """Open an object until the resources are closed; None if it is not there as it should be."""
+        """Open an object until ``resources`` is closed; see :meth:`use`."""
 
         async def enter(name: str) -> ObjectStream:
             stream = await resources.enter_async_context(self.repository.open(name, offset, length, check))
-            return stream if name == key else NamedStream(key, stream)
+            return stream if name == key else _RenamedStream(key, stream)
 
-        return await self._used(key, enter)
+        return await self.use(key, enter)
 
-    async def _used(self, key: str, use: Callable[[str], Awaitable[T]]) -> T | None:
-        """Use an object by the name that it has here, and note that; None if it is not there as it should be."""
-        name = await self.name(key)
-        if name is None:
-            return None
-        try:
-            found = await use(name)
-        except ObjectNotFoundError:
-            return None
-        except CorruptObjectError:
-            await self.drop(key)
-            return None
-        self.ledger.note(key)
-        return found
+    async def use(self, key: str, operation: Callable[[str], Awaitable[T]]) -> T | None:
+        """Call an operation with the key of an object's copy.
 
-    def is_too_small_for(self, size: int) -> bool:
-        """Say whether an object is larger than the whole cache."""
-        return size > self.ledger.max_bytes
+        :return: its result, or None if there is no copy or the cache fails. A damaged copy is deleted.
+        """
+        await self.prepare()
+        with self.failures_ignored():
+            name = await self._name(key)
+            if name is None:
+                return None
+            try:
+                result = await operation(name)
+            except CorruptObjectError:
+                await self.drop(key)
+                return None
+            if self.index.touch(key):
+                with self.failures_ignored():
+                    await self._offload.run(self.index.flush)
+            return result
+        return None
 
     async def keep(self, key: str, source: bytes | ObjectStream, size: int) -> bool:
-        """Put an object into the cache; return whether it is there now. The cache is allowed to fail."""
-        if self.is_too_small_for(size):
+        """Store a copy.
+
+        :return: whether the cache has it now.
+        :raises CorruptObjectError: if the source is damaged.
+        """
+        if not self._usable or size > self.index.max_bytes:
             return False
-        # As a file, so that it is kept in one of its own, which frees its bytes at once when it is deleted.
+        # A file is stored as a loose object, whose bytes are freed at once when it is deleted.
         content: Source = io.BytesIO(source) if isinstance(source, bytes) else source
+        name = key
         try:
-            await self._make_space(size)
-            if self.same_keys:  # written down first: what a crash leaves in the cache is in the book
-                await self._offload.run(self.ledger.enter, key, key, size)
+            await self._evict(size)
+            if self.same_keys:  # indexed first: a crash leaves no copy that the index does not count
+                await self._offload.run(self.index.insert, [(key, key, size)])
                 await self.repository.put(content)
             else:
                 name = await self.repository.put(content)
-                await self._offload.run(self.ledger.enter, key, name, size)
-        except CorruptObjectError:  # at the origin
-            await self._offload.run(self.ledger.strike_out, [key])
-            raise
-        except OSError:
-            await self._offload.run(self.ledger.strike_out, [key])
+                await self._offload.run(self.index.insert, [(key, name, size)])
+        except (OSError, NotInitialisedError) as error:
+            with self.failures_ignored():
+                await self._offload.run(self.index.delete, [key])
+            if name != key:
+                with self.failures_ignored():
+                    await self.repository.delete(name)
+            if isinstance(error, CorruptObjectError):
+                raise
+            self._log_failure(error)
             return False
         return True
 
     async def drop(self, key: str) -> None:
-        """Take an object out that was damaged here, and is fetched again."""
-        _log.warning("%s is damaged in the cache, and fetched again: %s", key, self)
-        await self.remove(key)
+        """Delete a damaged copy."""
+        _log.warning("the copy of object %s in the cache %s is damaged and is fetched again", key, self.repository)
+        with self.failures_ignored():
+            await self.remove(key)
 
     async def remove(self, key: str) -> None:
-        """Take an object out, if it is there."""
-        name = await self.name(key)
+        """Delete the copy of an object, if there is one.
+
+        :raises OSError: if the copy may still be there.
+        """
+        await self.prepare()
+        name = await self._name(key)
         if name is not None:
-            await self._offload.run(self.ledger.strike_out, [key])
+            with self.failures_ignored():
+                await self._offload.run(self.index.delete, [key])
             with suppress(ObjectNotFoundError):
                 await self.repository.delete(name)
 
-    async def _make_space(self, size: int) -> None:
-        for name in await self._offload.run(self.ledger.make_space, size):
-            with suppress(ObjectNotFoundError):  # another process was quicker
+    @contextmanager
+    def failures_ignored(self) -> Iterator[None]:
+        """Log a failure of the cache instead of raising it."""
+        try:
+            yield
+        except ObjectNotFoundError:
+            pass  # another process evicted it
+        except (OSError, NotInitialisedError) as error:
+            self._log_failure(error)
+
+    def _log_failure(self, error: Exception) -> None:
+        if not self._failure_logged:
+            self._failure_logged = True
+            _log.warning("the cache %s fails, objects come from %s: %s", self.repository, self._origin, error)
+
+    async def _name(self, key: str) -> str | None:
+        """Return the key of an object's copy, None if there certainly is no copy."""
+        if not self._usable or not is_key(key, await self.prepare()):
+            return None
+        return key if self.same_keys else await self._offload.run(self.index.name, key)
+
+    async def _evict(self, size: int) -> None:
+        for name in await self._offload.run(self.index.evict, size):
+            with self.failures_ignored():
                 await self.repository.delete(name)
+
+
+class _RenamedStream(ByteReceiveStream):
+    """An :class:`ObjectStream` of a copy that has a key of its own, with the key of the object."""
+
+    def __init__(self, key: str, stream: ObjectStream) -> None:
+        self.key = key
+        self.size = stream.size
+        self.seek = stream.seek
+        self.tell = stream.tell
+        self._stream = stream
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        with self._errors_renamed():
+            return await self._stream.receive(max_bytes)
+
+    async def read(self, n: int | None = -1) -> bytes:
+        with self._errors_renamed():
+            return await self._stream.read(n)
+
+    async def readinto(self, buffer: bytearray | memoryview) -> int:
+        with self._errors_renamed():
+            return await self._stream.readinto(buffer)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    @contextmanager
+    def _errors_renamed(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptObjectError as error:
+            raise CorruptObjectError(self.key, error.reason) from error
+
+
+if TYPE_CHECKING:
+    _: type[ObjectStream] = _RenamedStream

@@ -1,7 +1,9 @@
-"""Looking on: what a hook, the log, OpenTelemetry, statistics and notebooks are told."""
+"""Instrumentation: hooks, logging, OpenTelemetry, statistics and representations in notebooks."""
 
 from __future__ import annotations
 
+import copy
+import io
 import logging
 
 import anyio
@@ -12,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError
-from objrepo.instrumentation import InstrumentedRepository, Operation, log_operations
+from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError, RepositoryClosedError
+from objrepo.instrumentation import InstrumentedRepository, log_operations
 from objrepo.offload import Inline, OwnThreads, Threads
 from objrepo.otel import telemetry
 from objrepo.sync import SyncRepository
@@ -23,23 +25,23 @@ SECRET = b"what an object contains"
 
 
 class TestHook:
-    async def test_it_is_told_of_each_operation(self, repo):
-        told = []
-        observed = InstrumentedRepository(repo, told.append)
-        async with observed:
-            key = await observed.put(SECRET)
-            await observed.get(key)
-            await observed.has(key)
-            async with observed.open(key, 5) as stream:
+    async def test_it_is_called_after_each_operation(self, repo):
+        events = []
+        instrumented = InstrumentedRepository(repo, events.append)
+        async with instrumented:
+            key = await instrumented.put(SECRET)
+            await instrumented.get(key)
+            await instrumented.has(key)
+            async with instrumented.open(key, 5) as stream:
                 await stream.read(3)
-            async with observed.stream([key]) as objects:
+            async with instrumented.stream([key]) as objects:
                 async for _ in objects:
                     pass
-            await observed.verify()
-            await observed.delete(key)
+            await instrumented.verify()
+            await instrumented.delete(key)
             with pytest.raises(ObjectNotFoundError):
-                await observed.get(key)
-            assert [(each.name, each.size, each.outcome) for each in told] == [
+                await instrumented.get(key)
+            assert [(each.name, each.size, each.outcome) for each in events] == [
                 ("put", len(SECRET), "ok"),
                 ("get", len(SECRET), "ok"),
                 ("has", None, "ok"),
@@ -49,32 +51,62 @@ class TestHook:
                 ("delete", None, "ok"),
                 ("get", None, "ObjectNotFoundError"),
             ]
-            assert {each.backend for each in told} == {"DiskRepository"}
-            assert all(0 < each.seconds < 60 for each in told)
+            assert {each.backend for each in events} == {"DiskRepository"}
+            assert all(0 < each.seconds < 60 for each in events)
 
-    async def test_it_is_told_of_what_was_cancelled(self):
+    async def test_cancelled_operations_are_reported(self):
         class Slow(MemoryRepository):
             async def get(self, key, check=False):
                 await anyio.sleep(60)
 
-        told = []
-        async with InstrumentedRepository(Slow(), told.append) as observed:
+        events = []
+        async with InstrumentedRepository(Slow(), events.append) as instrumented:
             with anyio.move_on_after(0.01):
-                await observed.get("key")
-        assert [each.outcome for each in told] == ["cancelled"]
+                await instrumented.get("key")
+        assert [each.outcome for each in events] == ["cancelled"]
 
-    async def test_what_else_a_repository_has_goes_through(self, repo):
-        observed = InstrumentedRepository(repo, print)
-        assert (await observed.repair()).steps == ()
-        assert observed.path == repo.path
-        assert str(observed) == f"InstrumentedRepository {repo}"
-        assert str(repo) in repr(observed)
+    async def test_attributes_of_the_wrapped_repository_are_available(self, repo):
+        instrumented = InstrumentedRepository(repo, print)
+        assert (await instrumented.repair()).steps == ()
+        assert instrumented.path == repo.path
+        assert str(instrumented) == f"InstrumentedRepository {repo}"
+        assert str(repo) in repr(instrumented)
         with pytest.raises(AttributeError, match="nonsense"):
-            observed.nonsense  # noqa: B018
+            instrumented.nonsense  # noqa: B018
+
+    def test_errors_are_reported_without_an_event_loop(self, folder):
+        events = []
+        with SyncRepository(InstrumentedRepository(DiskRepository(folder, Inline()), events.append)) as repo:
+            repo.initialise()
+            with pytest.raises(ObjectNotFoundError):
+                repo.get_object_content("0" * 64)
+            with pytest.raises(ObjectNotFoundError), repo.open("0" * 64):
+                pass
+            with pytest.raises(KeyboardInterrupt):
+                repo.put_object_from_filelike(Interrupted())
+        assert [(event.name, event.outcome) for event in events] == [
+            ("initialise", "ok"),
+            ("get", "ObjectNotFoundError"),
+            ("open", "ObjectNotFoundError"),
+            ("put", "KeyboardInterrupt"),
+        ]
+
+    def test_a_copy_has_the_same_repository_and_hook(self):
+        events = []
+        instrumented = copy.copy(InstrumentedRepository(MemoryRepository(), events.append))
+        assert type(instrumented) is InstrumentedRepository
+        with pytest.raises(RepositoryClosedError):
+            anyio.run(instrumented.has, "key")
+        assert [event.name for event in events] == ["has"]
+
+
+class Interrupted(io.BytesIO):
+    def read(self, size=-1):
+        raise KeyboardInterrupt
 
 
 class TestLogging:
-    async def test_operators_are_told_what_was_done_and_nobody_what_it_contains(self, folder, caplog):
+    async def test_operations_are_logged_without_the_contents_of_objects(self, folder, caplog):
         with caplog.at_level(logging.DEBUG):
             async with InstrumentedRepository(DiskRepository(folder), log_operations) as repo:
                 await repo.initialise()
@@ -96,7 +128,7 @@ class TestLogging:
         assert any(level == "WARNING" and "ObjectNotFoundError" in message for level, message in details)
         assert SECRET.decode() not in caplog.text
 
-    async def test_damage_is_a_warning(self, repo, caplog):
+    async def test_damage_is_logged_as_a_warning(self, repo, caplog):
         key = await repo.put(SECRET)
         [loose] = (path for path in (repo.path / "loose").rglob("*") if path.is_file())
         loose.chmod(0o644)
@@ -115,11 +147,11 @@ async def test_opentelemetry(repo):
     tracers, meters = TracerProvider(), MeterProvider([reader])
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     try:
-        async with InstrumentedRepository(repo, telemetry(tracers, meters)) as observed:
-            key = await observed.put(SECRET)
-            await observed.get(key)
+        async with InstrumentedRepository(repo, telemetry(tracers, meters)) as instrumented:
+            key = await instrumented.put(SECRET)
+            await instrumented.get(key)
             with pytest.raises(ObjectNotFoundError):
-                await observed.get("0" * 64)
+                await instrumented.get("0" * 64)
         good, bad = spans.get_finished_spans()[1:]
         assert good.name == "objrepo get"
         assert good.attributes["objrepo.backend"] == "DiskRepository"
@@ -137,7 +169,7 @@ async def test_opentelemetry(repo):
 
 
 class TestStatistics:
-    async def test_users_connections_and_open_objects(self, repo):
+    async def test_users_connections_and_open_objects_are_counted(self, repo):
         key = await repo.put(content_of(3_000_000))
         async with repo, repo.open(key):
             statistics = repo.statistics()
@@ -145,7 +177,7 @@ class TestStatistics:
             assert statistics.idle_connections >= 1
             assert str(repo.path) in statistics.location
 
-    async def test_calls_that_travel_together(self, repo):
+    async def test_batched_calls_are_counted(self, repo):
         keys = await repo.put_many(content_of(10, seed) for seed in range(100))
         before = repo.statistics()
         async with anyio.create_task_group() as group:
@@ -157,7 +189,7 @@ class TestStatistics:
         assert 1 <= hops < 100
 
     @pytest.mark.parametrize("kind", [Threads, OwnThreads])
-    async def test_who_is_at_work_and_who_waits(self, kind):
+    async def test_busy_workers_and_waiting_calls_are_counted(self, kind):
         from test_offload import Blocked
 
         offload, blocked = kind(1), Blocked()
@@ -172,31 +204,27 @@ class TestStatistics:
         assert offload.statistics_of_calls()[:2] == (0, 0)
         assert Inline().statistics_of_calls() == (0, 0, 0, 0)
 
-    async def test_what_a_cache_has_answered(self):
-        async with CachedRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as tiered:
-            await tiered.initialise()
-            key = await tiered._origin.put(SECRET)
+    async def test_cache_hits_and_misses_are_counted(self):
+        async with CachedRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as cached:
+            await cached.initialise()
+            key = await cached._repository.put(SECRET)
             for _ in range(3):
-                await tiered.get(key)
-            async with tiered.open(key):
+                await cached.get(key)
+            async with cached.open(key):
                 pass
-            statistics = tiered.statistics()
+            statistics = cached.statistics()
             assert (statistics.cache_hits, statistics.cache_misses) == (3, 1)
 
 
 class TestNotebooks:
-    async def test_a_repr_says_what_a_thing_is(self, repo):
+    async def test_reprs_name_class_and_location(self, repo):
         key = await repo.put(SECRET)
         async with repo.open(key) as stream:
             await stream.read(3)
             assert repr(stream) == f"<BackendStream of {key}, {len(SECRET)} bytes, at 3>"
         assert repr(stream).endswith("closed>")
         assert repr(repo) == f"<DiskRepository at {repo.path}>"
-        tiered = CachedRepository(MemoryRepository(), repo, max_bytes=1)
-        assert str(repo) in repr(tiered)
+        cached = CachedRepository(MemoryRepository(), repo, max_bytes=1)
+        assert str(repo) in repr(cached)
         assert repr(SyncRepository(repo)) == f"<SyncRepository of {repo}>"
         assert repr(Threads(3)) == "Threads(3)"
-
-
-def test_an_operation_says_what_it_is():
-    assert "get" in repr(Operation("get", "DiskRepository", 1, 0.1, "ok"))
