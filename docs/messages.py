@@ -1,4 +1,4 @@
-"""List every message of an error in `docs/errors.md`: python docs/messages.py."""
+"""Write the list of all error messages in `docs/errors.md`: python docs/messages.py."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "objrepo"
 PAGE = ROOT / "docs" / "errors.md"
 HEADING = "## Every message\n"
-# What only tells a worker to stop, what a protocol wants as it is, and the doors, which answer in their own way.
-NOT_SHOWN = {"HTTPException", "NotImplementedError", "AttributeError", "DatabaseError"}
-DOORS = {"aiida", "cli", "testing"}
+# Errors that never reach a user of the API, or whose message a protocol prescribes; and the subpackages with their own users.
+HIDDEN_ERRORS = {"HTTPException", "NotImplementedError", "AttributeError", "DatabaseError"}
+HIDDEN_PACKAGES = {"aiida", "cli", "testing"}
 
 
 def text_of(node: ast.expr) -> str | None:
-    """Return a message with … where something is filled in, None if it is no text."""
+    """Return a message with … for each inserted value, None if the expression is not a string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -26,17 +27,17 @@ def text_of(node: ast.expr) -> str | None:
 
 
 def messages() -> dict[str, set[str]]:
-    """Return what each kind of error says."""
+    """Return the messages of each type of error."""
     found = defaultdict(set)
-    for path in sorted((ROOT / "src" / "objrepo").rglob("*.py")):
-        if DOORS & set(path.parts):
+    for path in sorted(SOURCE.rglob("*.py")):
+        if HIDDEN_PACKAGES & set(path.relative_to(SOURCE).parts):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
             texts = [text for each in node.args if (text := text_of(each)) is not None and " " in text]
-            if name.endswith("Error") and name not in NOT_SHOWN and texts and len(texts[-1].split()) > 2:
+            if name.endswith("Error") and name not in HIDDEN_ERRORS and texts and len(texts[-1].split()) > 2:
                 found[name.replace("_BadTargetError", "CorruptObjectError")].add(texts[-1].strip())
     return found
 

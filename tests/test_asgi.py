@@ -1,8 +1,9 @@
-"""The web door, a long list: conditions, ranges, uploads, refusals; real servers, and clients that leave."""
+"""`ObjectApp`: preconditions, ranges, uploads, refusals, pages; under real servers, with clients that disconnect."""
 
 from __future__ import annotations
 
 import email
+import gzip
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -25,10 +27,16 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from objrepo import DiskRepository, MemoryRepository, RepositoryUnavailableError, SandboxRepository
+from objrepo import (
+    ArchiveRepository,
+    DiskRepository,
+    MemoryRepository,
+    RepositoryBusyError,
+    S3Repository,
+    SandboxRepository,
+)
 from objrepo.asgi import ObjectApp
-from objrepo.asgi.listing import page_of_keys
-from objrepo.asgi.ranges import Part, parse_ranges
+from objrepo.asgi.ranges import ByteRange, parse_ranges
 from objrepo.testing.fixtures import content_of
 from processes import free_ports
 
@@ -39,7 +47,7 @@ CONTENT = bytes(range(256)) * 4
 
 @asynccontextmanager
 async def client_of(app, **options):
-    """A client of an application that is called right here."""
+    """A client that calls an application in this process."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here", **options) as client:
         yield client
 
@@ -56,7 +64,7 @@ async def key(repo):
 
 
 class TestGet:
-    async def test_an_object_and_what_is_said_of_it(self, client, key):
+    async def test_an_object_and_its_headers(self, client, key):
         answer = await client.get(f"/{key}")
         assert (answer.status_code, answer.content) == (200, CONTENT)
         assert answer.headers["etag"] == f'"{key}"'
@@ -67,12 +75,14 @@ class TestGet:
         assert answer.headers["content-disposition"] == "attachment"
         assert answer.headers["x-content-type-options"] == "nosniff"
 
-    async def test_head_says_the_same_without_the_bytes(self, client, key):
+    async def test_head_has_the_same_headers_and_no_body(self, client, key):
         head, whole = await client.head(f"/{key}"), await client.get(f"/{key}")
         assert (head.status_code, head.content) == (200, b"")
         assert head.headers == whole.headers
         ranged = await client.head(f"/{key}", headers={"range": "bytes=0-1"})
-        assert (ranged.status_code, ranged.headers["content-length"]) == (200, "1024"), "a range is a matter of GET"
+        assert (ranged.status_code, ranged.headers["content-length"]) == (200, "1024"), (
+            "ranges are defined for GET only"
+        )
 
     async def test_a_large_and_an_empty_object(self, repo, client):
         for content in (b"", content_of(3_000_000)):
@@ -81,7 +91,7 @@ class TestGet:
 
     @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
     @pytest.mark.parametrize("condition", [{}, {"if-none-match": "*"}, {"range": "bytes=0-1"}])
-    async def test_what_is_not_there(self, client, method, condition):
+    async def test_absent_objects_are_404(self, client, method, condition):
         answer = await client.request(method, f"/{'0' * 64}", headers=WRITER | condition)
         assert answer.status_code == 404
 
@@ -90,13 +100,13 @@ class TestGet:
         ["/../etc/passwd", "/%2e%2e", "/..%2f..%2fetc%2fpasswd", "/%00", "/a/b", "/%ff", "/config.json", "/packs",
          "//etc/passwd", "/" + "a" * 5000, "/%2Fetc%2Fpasswd", "/packs%2fpacks.idx"],
     )  # fmt: skip
-    async def test_paths_lead_nowhere_else(self, client, key, path):
+    async def test_paths_outside_the_repository_are_404(self, client, key, path):
         for method in ("GET", "HEAD", "DELETE"):
             answer = await client.request(method, httpx.URL("http://here", raw_path=path.encode()), headers=WRITER)
             assert answer.status_code in (404, 405)
         assert (await client.get(f"/{key}")).status_code == 200
 
-    async def test_types_and_names_as_asked_for(self, client, key):
+    async def test_media_types_and_file_names(self, client, key):
         async def headers(query):
             answer = await client.get(f"/{key}?{query}")
             return answer.headers.get("content-type"), answer.headers.get("content-disposition"), answer.status_code
@@ -106,7 +116,7 @@ class TestGet:
         named = ("text/plain", "attachment; filename*=UTF-8''a%20%C3%BC%22%0D%0A.txt", 200)
         assert await headers("type=text/plain&filename=a%20%C3%BC%22%0D%0A.txt") == named
         for active in ("text/html", "image/svg%2Bxml", "application/xhtml%2Bxml", "text/xml", "application/pdf"):
-            assert (await headers(f"type={active}&inline=1"))[1] == "attachment", "what can run is never shown"
+            assert (await headers(f"type={active}&inline=1"))[1] == "attachment", "active content is never displayed"
         for wrong in ("type=png", "type=a/b%0d%0ax:y", "type=", "filename=" + "x" * 256):
             assert (await headers(wrong))[2] == 400
         assert "sandbox" in (await client.get(f"/{key}")).headers["content-security-policy"]
@@ -129,7 +139,7 @@ class TestConditions:
             ("if-modified-since", "Wed, 21 Oct 2037 07:28:00 GMT", 200),
         ],
     )
-    async def test_each(self, client, key, header, value, status):
+    async def test_preconditions_of_get_and_head(self, client, key, header, value, status):
         for method in ("GET", "HEAD"):
             answer = await client.request(method, f"/{key}", headers={header: value.replace("KEY", key)})
             assert answer.status_code == status
@@ -138,7 +148,56 @@ class TestConditions:
                 assert answer.headers["etag"] == f'"{key}"'
                 assert "cache-control" in answer.headers
 
-    async def test_if_match_comes_first(self, client, key):
+    @pytest.mark.parametrize(
+        ("header", "value", "status"),
+        [
+            ("if-match", '"KEY"', 204),
+            ("if-match", '"other", "KEY"', 204),
+            ("if-match", "*", 204),
+            ("if-match", 'W/"KEY"', 412),
+            ("if-match", '"other"', 412),
+            ("if-match", "KEY", 412),
+            ("if-none-match", '"other"', 204),
+            ("if-none-match", '"KEY"', 412),
+            ("if-none-match", 'W/"KEY"', 412),
+            ("if-none-match", "*", 412),
+        ],
+    )
+    async def test_a_delete_whose_precondition_fails_deletes_nothing(self, repo, client, key, header, value, status):
+        answer = await client.delete(f"/{key}", headers=WRITER | {header: value.replace("KEY", key)})
+        assert answer.status_code == status
+        assert await repo.has(key) == (status == 412)
+
+    @pytest.mark.parametrize(
+        ("header", "value", "absent", "present"),
+        [
+            ("if-match", '"KEY"', 412, 200),
+            ("if-match", "*", 412, 200),
+            ("if-match", '"other"', 412, 412),
+            ("if-match", 'W/"KEY"', 412, 412),
+            ("if-none-match", "*", 201, 412),
+            ("if-none-match", '"KEY"', 201, 412),
+            ("if-none-match", 'W/"KEY"', 201, 412),
+            ("if-none-match", '"other"', 201, 200),
+        ],
+    )
+    async def test_a_put_whose_precondition_fails_stores_nothing(self, repo, client, header, value, absent, present):
+        key = hashlib.sha256(CONTENT).hexdigest()
+        headers = WRITER | {header: value.replace("KEY", key)}
+        assert (await client.put(f"/{key}", content=CONTENT, headers=headers)).status_code == absent
+        assert await repo.has(key) == (absent == 201)
+        await repo.put(CONTENT)
+        assert (await client.put(f"/{key}", content=CONTENT, headers=headers)).status_code == present
+
+    async def test_preconditions_are_ignored_where_the_request_fails_without_them(self, client, key):
+        condition = {"if-match": '"other"'}
+        assert (await client.delete(f"/{'0' * 64}", headers=WRITER | condition)).status_code == 404
+        assert (await client.delete(f"/{key}", headers=condition)).status_code == 401
+        assert (await client.put("/readme", content=b"", headers=WRITER | condition)).status_code == 422
+        large = await client.put(f"/{key}", content=bytes(1_000_001), headers=WRITER | condition)
+        assert large.status_code == 413
+
+    async def test_if_match_precedes_if_none_match(self, client, key):
         headers = {"if-match": '"other"', "if-none-match": f'"{key}"', "range": "bytes=0-1"}
         assert (await client.get(f"/{key}", headers=headers)).status_code == 412
 
@@ -157,7 +216,7 @@ class TestRanges:
             ("bytes=1-3, 5000-6000", 1, 4),
         ],
     )
-    async def test_a_part(self, client, key, header, start, end):
+    async def test_one_range(self, client, key, header, start, end):
         answer = await client.get(f"/{key}", headers={"range": header})
         assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
         assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/1024"
@@ -167,21 +226,21 @@ class TestRanges:
     @pytest.mark.parametrize(
         "header",
         ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=3-1", "bytes=1-3,x", "bytes=--5", "lines=1-3",
-         "bytes=1-2-3",
+         "bytes=1-2-3", f"bytes=0-{'9' * 5000}", f"bytes={'9' * 5000}-", f"bytes=-{'9' * 5000}",
          "bytes=" + ",".join(f"{n}-{n}" for n in range(17)), "bytes=0-1000,0-1000",
          "bytes=\u0661-3".encode()],
     )  # fmt: skip
-    async def test_what_is_no_range_or_too_much_gives_the_whole(self, client, key, header):
+    async def test_malformed_and_excessive_ranges_return_the_whole_object(self, client, key, header):
         answer = await client.get(f"/{key}", headers={"range": header})
         assert (answer.status_code, answer.content) == (200, CONTENT)
 
     @pytest.mark.parametrize("header", ["bytes=1024-", "bytes=5000-6000", "bytes=-0"])
-    async def test_a_range_of_nothing(self, client, key, header):
+    async def test_an_unsatisfiable_range_is_416(self, client, key, header):
         answer = await client.get(f"/{key}", headers={"range": header})
         assert answer.status_code == 416
         assert answer.headers["content-range"] == "bytes */1024"
 
-    async def test_several_parts(self, client, key):
+    async def test_several_ranges(self, client, key):
         answer = await client.get(f"/{key}?type=text/plain", headers={"range": "bytes=0-1, 100-103 ,-1"})
         assert answer.status_code == 206
         assert len(answer.content) == int(answer.headers["content-length"])
@@ -203,14 +262,14 @@ class TestRanges:
         headers = {"range": "bytes=0-1", "if-range": value.replace("KEY", key)}
         assert (await client.get(f"/{key}", headers=headers)).status_code == status
 
-    def test_a_part_says_where_it_is(self):
-        assert parse_ranges({"range": "bytes=2-"}, "", 5) == [Part(2, 5)]
-        assert Part(2, 5).content_range(5) == "bytes 2-4/5"
+    def test_a_range_has_a_content_range(self):
+        assert parse_ranges({"range": "bytes=2-"}, "", 5) == [ByteRange(2, 5)]
+        assert ByteRange(2, 5).content_range(5) == "bytes 2-4/5"
         assert parse_ranges({"range": "bytes=0-"}, "", 0) == []
 
 
 class TestUploads:
-    async def test_a_post_is_stored(self, repo, client):
+    async def test_post_stores_the_body(self, repo, client):
         answer = await client.post("/", content=CONTENT, headers=WRITER)
         key = hashlib.sha256(CONTENT).hexdigest()
         assert answer.status_code == 201
@@ -218,7 +277,7 @@ class TestUploads:
         assert answer.headers["location"] == f"/{key}"
         assert await repo.get(key) == CONTENT
 
-    async def test_a_put_is_stored_if_it_hashes_to_its_key(self, repo, client):
+    async def test_put_stores_the_body_if_its_hash_is_the_key(self, repo, client):
         key = hashlib.sha256(CONTENT).hexdigest()
         wrong = await client.put(f"/{key}", content=CONTENT[1:], headers=WRITER)
         assert wrong.status_code == 422
@@ -229,7 +288,7 @@ class TestUploads:
         assert (await client.put(f"/{key}", content=CONTENT, headers=only_new)).status_code == 412
         assert (await client.put("/readme", content=CONTENT, headers=WRITER)).status_code == 422
 
-    async def test_keys_that_are_no_hashes_cannot_be_put(self, tmp_path):
+    async def test_put_needs_keys_that_are_hashes(self, tmp_path):
         async with SandboxRepository(tmp_path) as repo:
             await repo.initialise()
             async with client_of(ObjectApp(repo, token=TOKEN)) as client:
@@ -237,12 +296,32 @@ class TestUploads:
                 answer = await client.post("/", content=b"a", headers=WRITER)
                 assert (await client.get(answer.headers["location"])).content == b"a"
 
-    async def test_what_is_too_large_is_refused(self, repo, client):
+    async def test_an_upload_that_is_too_large_is_413(self, repo, client):
         answer = await client.post("/", content=bytes(1_000_001), headers=WRITER)
         assert answer.status_code == 413
         assert not [key async for key in repo.keys()]
 
-    async def test_no_more_at_a_time_and_no_longer_than_allowed(self, repo):
+    @pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "gzip, identity"])
+    async def test_encoded_uploads_are_refused(self, repo, client, coding):
+        content = gzip.compress(CONTENT)
+        headers = WRITER | {"content-encoding": coding}
+        for method, path in (("POST", "/"), ("PUT", f"/{hashlib.sha256(content).hexdigest()}")):
+            answer = await client.request(method, path, content=content, headers=headers)
+            assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+            assert "Content-Encoding" in answer.text
+        assert not [key async for key in repo.keys()]
+
+    async def test_an_upload_may_name_the_identity_coding(self, repo, client):
+        answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-encoding": "identity"})
+        assert await repo.get(answer.json()["key"]) == CONTENT
+
+    async def test_a_range_of_an_upload_is_refused(self, repo, client):
+        headers = WRITER | {"content-range": f"bytes 0-9/{len(CONTENT)}"}
+        for method, path in (("POST", "/"), ("PUT", f"/{hashlib.sha256(CONTENT[:10]).hexdigest()}")):
+            assert (await client.request(method, path, content=CONTENT[:10], headers=headers)).status_code == 400
+        assert not [key async for key in repo.keys()]
+
+    async def test_uploads_are_limited_in_number_and_duration(self, repo):
         async def chunks():
             yield b"a"
             await anyio.sleep(0.2)
@@ -260,14 +339,16 @@ class TestUploads:
                     group.start_soon(upload)
             assert statuses == [503, 408, 408]
             assert not [key async for key in repo.keys()]
-            assert (await client.post("/", content=b"a", headers=WRITER)).status_code == 201, "there is room again"
+            assert (await client.post("/", content=b"a", headers=WRITER)).status_code == 201, (
+                "the finished uploads no longer count"
+            )
 
     @pytest.mark.parametrize(
         ("authorization", "status"),
         [(None, 401), ("", 401), ("Bearer", 401), ("Bearer s3cre", 401), ("Basic s3cret", 401), ("s3cret", 401),
          ("Bearer \u00fc".encode(), 401), ("bearer s3cret", 204)],
     )  # fmt: skip
-    async def test_only_who_has_the_token_changes_anything(self, repo, client, key, authorization, status):
+    async def test_changes_need_the_token(self, repo, client, key, authorization, status):
         headers = {} if authorization is None else {"authorization": authorization}
         for method, path in (("POST", "/"), ("PUT", f"/{key}"), ("DELETE", f"/{key}")):
             answer = await client.request(method, path, headers=headers, content=CONTENT)
@@ -276,13 +357,13 @@ class TestUploads:
                 assert answer.headers["www-authenticate"] == "Bearer"
         assert await repo.has(key) == (status == 401)
 
-    async def test_without_a_token_nobody_does(self, repo, key):
+    async def test_a_server_without_a_token_is_read_only(self, repo, key):
         async with client_of(ObjectApp(repo)) as client:
             for method, path in (("POST", "/"), ("PUT", f"/{key}"), ("DELETE", f"/{key}")):
                 assert (await client.request(method, path, headers=WRITER)).status_code == 403
             assert (await client.get(f"/{key}")).status_code == 200
 
-    async def test_other_methods(self, client, key):
+    async def test_other_methods_are_405(self, client, key):
         assert (await client.request("PATCH", f"/{key}", headers=WRITER)).status_code == 405
         assert (await client.request("DELETE", "/", headers=WRITER)).status_code == 405
 
@@ -290,16 +371,16 @@ class TestUploads:
         ("option", "value"),
         [("token", ""), ("token", " "), ("max_bytes", 0), ("max_uploads", -1), ("upload_seconds", 0)],
     )
-    def test_options_that_make_no_sense(self, option, value):
+    def test_invalid_options_raise_value_error(self, option, value):
         with pytest.raises(ValueError, match=option):
             ObjectApp(MemoryRepository(), **{option: value})
 
-    def test_the_token_is_not_told(self):
+    def test_repr_does_not_show_the_token(self):
         assert TOKEN not in repr(ObjectApp(MemoryRepository(), token=TOKEN))
 
 
 class TestListing:
-    async def test_pages(self, repo, client):
+    async def test_keys_are_listed_in_pages(self, repo, client):
         keys = sorted(await repo.put_many(content_of(10, seed) for seed in range(25)))
         answer = (await client.get("/?limit=10")).json()
         assert answer["keys"] == keys[:10]
@@ -310,37 +391,40 @@ class TestListing:
         assert seen == keys
         assert (await client.get("/")).json() == {"keys": keys, "next": None}
 
-    async def test_few_are_held(self):
-        class Many:
+    async def test_a_page_of_many_keys_in_any_order(self):
+        class ManyKeys(MemoryRepository):
             async def keys(self):
                 for number in range(20_000, 0, -1):
                     yield f"{number:08}"
 
-        assert await page_of_keys(Many(), "00000500", 3) == (["00000501", "00000502", "00000503"], True)
-        assert await page_of_keys(Many(), "00019998", 3) == (["00019999", "00020000"], False)
+        async with client_of(ObjectApp(ManyKeys())) as client:
+            for after, keys in (("00000500", ["00000501", "00000502"]), ("00019998", ["00019999", "00020000"])):
+                page = (await client.get("/", params={"after": after, "limit": 2})).json()
+                assert page["keys"] == keys
+                assert (page["next"] is None) == (after == "00019998")
 
-    @pytest.mark.parametrize("limit", ["0", "-1", "x", "10001", "", "1e3", "\u0663"])
-    async def test_bad_limits(self, client, limit):
+    @pytest.mark.parametrize("limit", ["0", "-1", "x", "10001", "", "1e3", "\u0663", "9" * 5000])
+    async def test_invalid_limits_are_400(self, client, limit):
         assert (await client.get("/", params={"limit": limit})).status_code == 400
 
 
-class TestPage:
+class TestHTML:
     HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
-    async def test_a_browser_gets_links_without_javascript(self, repo, client):
+    async def test_lists_of_keys_need_no_javascript(self, repo, client):
         keys = sorted(await repo.put_many(content_of(10, seed) for seed in range(101)))
         page = (await client.get("/", headers=self.HTML)).text
         assert re.findall(r'href="/\?key=(\w+)"', page) == keys[:100]
         following = re.search(r'rel="next" href="([^"]+)"', page)[1].replace("&amp;", "&")
         assert re.findall(r'href="/\?key=(\w+)"', (await client.get(following, headers=self.HTML)).text) == keys[100:]
 
-    async def test_only_who_may_upload_sees_the_form(self, repo, client):
+    async def test_a_read_only_server_shows_no_upload_form(self, repo, client):
         assert 'id="upload"' in (await client.get("/", headers=self.HTML)).text
         async with client_of(ObjectApp(repo)) as reader:
             page = (await reader.get("/", headers=self.HTML)).text
         assert 'id="upload"' not in page
         assert "<script" not in page
-        assert "There is nothing here" in page
+        assert "There are no objects" in page
 
     @pytest.mark.parametrize(
         ("content", "shown"),
@@ -348,18 +432,18 @@ class TestPage:
             (b"<script>alert(1)</script>", "&lt;script&gt;"),
             (b"\x89PNG\r\n\x1a\n", '<img alt="preview" src="/KEY?type=image/png&amp;inline=1">'),
             (b"\0\xff" * 300, "00 ff 00 ff"),
-            ("\u00fc".encode() * 100_000, "first 16,384 bytes"),
+            ("\u00fc".encode() * 100_000, "first 16,384 bytes are shown"),
             (b"", "0 bytes"),
         ],
     )
-    async def test_what_an_object_looks_like(self, repo, client, content, shown):
+    async def test_previews(self, repo, client, content, shown):
         key = await repo.put(content)
         answer = await client.get("/", params={"key": f" {key} "})
         assert shown.replace("KEY", key) in answer.text
         assert "<script" not in answer.text
         assert "script-src 'nonce-" in answer.headers["content-security-policy"]
 
-    async def test_a_key_that_is_not_there(self, client):
+    async def test_an_absent_key_is_not_echoed(self, client):
         answer = await client.get("/", params={"key": "<script>"})
         assert (answer.status_code, "<script>" in answer.text) == (404, False)
 
@@ -372,21 +456,39 @@ async def test_mounted_in_another_application(repo, key):
         assert (await client.get(location)).content == b"a"
         listing = (await client.get("/objects/?limit=1")).json()
         assert (await client.get(listing["next"])).json()["next"] is None
-        page = (await client.get("/objects/", headers=TestPage.HTML)).text
+        page = (await client.get("/objects/", headers=TestHTML.HTML)).text
         assert f'href="/objects/?key={key}"' in page
 
 
-async def test_a_repository_that_is_not_to_be_had_is_logged_and_answered(repo, key, monkeypatch, caplog):
-    def fail(*args):
-        raise RepositoryUnavailableError("secret.example is not to be had")
-
-    monkeypatch.setattr(repo, "_open", fail)
-    with caplog.at_level(logging.WARNING, "objrepo"):
-        async with client_of(ObjectApp(repo)) as client:
-            answer = await client.get(f"/{key}")
+async def test_an_unavailable_repository_is_503_and_logged(caplog):
+    host = f"127.0.0.1:{free_ports()[0]}"
+    options = dict(endpoint=f"http://{host}", access_key_id="a", secret_access_key="b", retry_timeout=0)
+    async with S3Repository("bucket", **options) as repo, client_of(ObjectApp(repo)) as client:
+        with caplog.at_level(logging.WARNING, "objrepo.asgi"):
+            answer = await client.get(f"/{'0' * 64}")
     assert answer.status_code == 503
-    assert "secret.example" not in answer.text
-    assert "secret.example" in caplog.text
+    assert host not in answer.text
+    assert host in caplog.text
+
+
+async def test_a_busy_repository_is_503():
+    class Busy(MemoryRepository):
+        async def delete(self, key):
+            raise RepositoryBusyError("a DiskRepository raises this after 30 seconds")
+
+    async with Busy() as repo, client_of(ObjectApp(repo, token=TOKEN)) as client:
+        answer = await client.delete(f"/{await repo.put(CONTENT)}", headers=WRITER)
+        assert (answer.status_code, answer.text) == (503, "the repository is busy: try again later\n")
+
+
+async def test_a_read_only_repository_is_403(tmp_path):
+    with zipfile.ZipFile(tmp_path / "objects.zip", "w") as archive:
+        archive.writestr(f"repo/{hashlib.sha256(CONTENT).hexdigest()}", CONTENT)
+    async with ArchiveRepository(tmp_path / "objects.zip") as repo, client_of(ObjectApp(repo, token=TOKEN)) as client:
+        answer = await client.post("/", content=b"a", headers=WRITER)
+        assert (answer.status_code, answer.text) == (403, "the repository is read-only\n")
+        answer = await client.delete(f"/{hashlib.sha256(CONTENT).hexdigest()}", headers=WRITER)
+        assert answer.status_code == 403
 
 
 # -- real servers ------------------------------------------------------------------------------------------------------
@@ -417,7 +519,7 @@ def under_hypercorn(app):
     config = hypercorn.config.Config()
     config.bind = [f"127.0.0.1:{free_ports()[0]}"]
     config.graceful_timeout = 2
-    config.keep_alive_timeout = 60  # who is still waiting for an answer is not idle
+    config.keep_alive_timeout = 60  # a connection that waits for a response is not idle
     stop, ready = threading.Event(), threading.Event()
 
     async def serve(*, task_status=None):
@@ -447,14 +549,14 @@ def under_hypercorn(app):
 
 @pytest.fixture(params=[under_uvicorn, under_hypercorn])
 def url(request, stored):
-    """A server of a repository on disk, which it opens and closes itself."""
+    """The URL of a server that opens and closes a repository on disk."""
     with request.param(ObjectApp(DiskRepository(stored), token=TOKEN, max_bytes=100_000_000)) as url:
         yield url
 
 
 @pytest.fixture
 def stored(folder):
-    """The folder of a repository that is there."""
+    """The folder of an initialised repository."""
 
     async def make():
         async with DiskRepository(folder) as repo:
@@ -465,7 +567,7 @@ def stored(folder):
 
 
 def files_in(folder):
-    """What is in a repository's folders where writing begins."""
+    """The files in the folders to which uploads are written first."""
     return [path for part in ("sandbox", "loose") for path in (folder / part).rglob("*") if path.is_file()]
 
 
@@ -481,7 +583,19 @@ def test_a_round_trip_through_a_server(url):
         assert client.get(location).status_code == 404
 
 
-def test_what_turns_out_to_be_too_large_is_refused(stored):
+def test_a_server_keeps_preconditions_and_refuses_encoded_uploads(url):
+    with httpx.Client(base_url=url, headers=WRITER) as client:
+        location = client.post("/", content=CONTENT).headers["location"]
+        assert client.delete(location, headers={"if-match": '"other"'}).status_code == 412
+        assert client.delete(location, headers={"if-none-match": "*"}).status_code == 412
+        assert client.get(location).content == CONTENT
+        answer = client.post("/", content=gzip.compress(CONTENT), headers={"content-encoding": "gzip"})
+        assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+        assert client.get("/").json()["keys"] == [location[1:]]
+        assert client.delete(location, headers={"if-match": f'"{location[1:]}"'}).status_code == 204
+
+
+def test_an_upload_of_unknown_length_that_is_too_large_is_413(stored):
     with under_uvicorn(ObjectApp(DiskRepository(stored), token=TOKEN, max_bytes=5_000_000)) as url:
         answer = httpx.post(url, content=(bytes(1_000_000) for _ in range(6)), headers=WRITER)
         assert answer.status_code == 413
@@ -489,7 +603,7 @@ def test_what_turns_out_to_be_too_large_is_refused(stored):
     assert files_in(stored) == []
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(url, stored):
+def test_an_interrupted_upload_leaves_nothing(url, stored):
     host, _, port = url.removeprefix("http://").partition(":")
     head = f"POST / HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 50000000\r\n\r\n"
     for sent in (0, 10, 3_000_000):
@@ -503,7 +617,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(url, stored):
     assert httpx.get(url).json() == {"keys": [], "next": None}
 
 
-def test_a_download_that_breaks_off_is_ended(url):
+def test_an_interrupted_download_is_cancelled(url):
     content = bytes(50_000_000)
     location = httpx.post(url, content=content, headers=WRITER).headers["location"]
     with httpx.stream("GET", url + location) as answer:
@@ -511,7 +625,7 @@ def test_a_download_that_breaks_off_is_ended(url):
     assert httpx.get(url + location, headers={"range": "bytes=-3"}).content == bytes(3)
 
 
-def test_five_hundred_downloads_at_once(url):
+def test_500_concurrent_downloads(url):
     content = content_of(70_000)
     location = httpx.post(url, content=content, headers=WRITER).headers["location"]
     right = []
@@ -530,13 +644,13 @@ def test_five_hundred_downloads_at_once(url):
     assert right == [True] * 500
 
 
-def test_slow_clients_hold_no_worker(stored):
+def test_slow_clients_occupy_no_worker_thread(stored):
     app = ObjectApp(DiskRepository(stored), token=TOKEN)
     with under_uvicorn(app) as url:
         location = httpx.post(url, content=bytes(20_000_000), headers=WRITER).headers["location"]
         host, _, port = url.removeprefix("http://").partition(":")
         slow = []
-        for _ in range(60):  # more of them than there are workers
+        for _ in range(60):  # more than there are worker threads
             connection = socket.create_connection((host, int(port)))
             connection.sendall(f"GET {location} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
             slow.append(connection)
@@ -550,7 +664,7 @@ def test_slow_clients_hold_no_worker(stored):
 @pytest.mark.parametrize(
     "path", ["/..", "/../..", "/./config.json", "/..;/x", "/%2e%2e/%2e%2e/etc/passwd", "/\\..\\config.json"]
 )
-def test_paths_that_clients_would_tidy_up_lead_nowhere_either(url, path):
+def test_paths_that_clients_would_normalise_are_refused(url, path):
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
@@ -559,7 +673,7 @@ def test_paths_that_clients_would_tidy_up_lead_nowhere_either(url, path):
 
 
 class TestServe:
-    """`objrepo serve`, in a process of its own."""
+    """`objrepo serve`, in its own process."""
 
     @contextmanager
     def serving(self, folder, *options, env=()):
@@ -572,7 +686,7 @@ class TestServe:
             finally:
                 process.kill()
 
-    def test_it_serves_and_ends_in_order(self, stored):
+    def test_it_serves_and_shuts_down(self, stored):
         with self.serving(stored, env={"OBJREPO_TOKEN": TOKEN}) as (url, process):
             location = httpx.post(url, content=CONTENT, headers=WRITER).headers["location"]
             assert httpx.get(url + location).content == CONTENT
@@ -599,7 +713,7 @@ class TestServe:
             (["--repo", "nowhere"], 1, "initialise()"),
         ],
     )
-    def test_what_it_refuses(self, stored, options, status, said):
+    def test_misuse_is_refused(self, stored, options, status, said):
         command = [sys.executable, "-m", "objrepo", "serve", "--repo", str(stored), "--port", "0", *options]
         environment = {name: value for name, value in os.environ.items() if name != "OBJREPO_TOKEN"}
         done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)

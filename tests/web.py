@@ -1,4 +1,4 @@
-"""A web server that gives ranges of files, and one that does not."""
+"""A web server for tests that supports range requests, or does not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def serving(files, ranges=True):
-    """Serve contents by their paths; gives the server's URL, and the list of what was asked for."""
-    asked = []
+    """Serve contents by their paths; yields the server's URL, and the list of requests as (path, range)."""
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -21,7 +21,7 @@ def serving(files, ranges=True):
 
         def do_GET(self):
             wanted = self.headers.get("Range")
-            asked.append((self.path, wanted))
+            requests.append((self.path, wanted))
             content = files.get(self.path)
             if content is None:
                 return self.answer(404, b"")
@@ -49,7 +49,7 @@ def serving(files, ranges=True):
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http://127.0.0.1:{server.server_port}", requests
         finally:
             server.shutdown()
             thread.join()

@@ -1,4 +1,4 @@
-"""The page to look at, in a real browser: Chromium, without a window."""
+"""The HTML pages in a real browser: headless Chromium."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def browser(request, tmp_path):
 
 
 @pytest.mark.parametrize("browser", ["with JavaScript", "without JavaScript"], indirect=True)
-def test_looking(url, browser):
+def test_listing_and_searching(url, browser):
     browser.get(url)
     assert browser.title == "Objects"
     assert len(browser.find_elements(By.CSS_SELECTOR, "ol a")) == 100
@@ -78,7 +78,7 @@ def test_previews(url, browser):
     assert [entry for entry in browser.get_log("browser") if "Content Security Policy" in entry["message"]] == []
 
 
-def test_uploading(url, browser, tmp_path):
+def test_upload_form(url, browser, tmp_path):
     content = bytes(20_000_000)
     (tmp_path / "upload").write_bytes(content)
     browser.get(url)
@@ -92,7 +92,7 @@ def test_uploading(url, browser, tmp_path):
 
     upload("wrong")
     WebDriverWait(browser, 20).until(lambda browser: outcome.text)
-    assert "token is missing or wrong" in outcome.text or "broke off" in outcome.text
+    assert "token is missing or wrong" in outcome.text or "interrupted" in outcome.text
     browser.get(url)
     outcome = browser.find_element(By.ID, "outcome")
     upload(TOKEN)

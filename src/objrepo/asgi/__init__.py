@@ -1,4 +1,4 @@
-"""A web door: objects over HTTP, as an application of its own or mounted in a larger one.
+"""Objects over HTTP: an ASGI application, to be run by a server or mounted in another application.
 
 It needs the extra ``asgi``.
 """

@@ -1,12 +1,12 @@
-"""`ObjectApp`: what each request to a repository does."""
+"""`ObjectApp`: the requests that it answers."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -18,45 +18,53 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from objrepo.asgi.download import Download
 from objrepo.asgi.html import object_page, overview_page
-from objrepo.asgi.listing import page_of_keys
-from objrepo.asgi.ranges import entity_tag
+from objrepo.asgi.ranges import entity_tag, precondition_status
 from objrepo.asgi.upload import Uploads
-from objrepo.errors import AccessDeniedError, ObjectNotFoundError, RepositoryUnavailableError
+from objrepo.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    ReadOnlyError,
+    RepositoryBusyError,
+    RepositoryUnavailableError,
+)
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository
 
 __all__ = ("ObjectApp",)
 
 _log: Final = logging.getLogger("objrepo.asgi")
-_PAGE_KEYS: Final = 1000
-_SHOWN_KEYS: Final = 100
+_LIMIT: Final = 1000
+_HTML_LIMIT: Final = 100
+_MAX_LIMIT: Final = 10_000
 _PREVIEW_BYTES: Final = 16 * 1024
 
 
 class ObjectApp:
-    """An ASGI application that gives out objects, and takes some in from who has the token.
+    """An ASGI application that serves the objects of a repository; clients with a token may store and delete some.
 
     =========== ========== ==========================================================================================
-    ``GET``     ``/KEY``   The object, as a whole or in ranges. ``?type=image/png`` says what it is, ``?filename=`` how
-                           a browser calls it, and ``?inline=1`` that it is to be shown, where that is harmless.
-    ``HEAD``    ``/KEY``   Whether it is there, and how large it is.
-    ``GET``     ``/``      Keys in pages, as JSON: ``?after=KEY&limit=1000``; or a page to look at, for a browser.
-    ``POST``    ``/``      Stores the body: 201, with the key and its ``Location``.
-    ``PUT``     ``/KEY``   Stores the body if that is its key: 201, or 200 if it was there already.
+    ``GET``     ``/KEY``   Returns the object or ranges of it. Parameters: ``type``, its media type; ``filename``, the
+                           name under which a browser saves it; ``inline=1`` to display it, if its type is safe.
+    ``HEAD``    ``/KEY``   Returns the headers, among them the size.
+    ``GET``     ``/``      Lists keys as JSON, ``?after=KEY&limit=1000``; browsers get an HTML page.
+    ``POST``    ``/``      Stores the body: 201 with the key and its ``Location``.
+    ``PUT``     ``/KEY``   Stores the body if its SHA-256 is the key: 201, or 200 if the object existed.
     ``DELETE``  ``/KEY``   Deletes the object: 204.
     =========== ========== ==========================================================================================
 
-    What is stored never changes, so that answers may be cached for ever. A client that leaves ends what it asked for:
-    an upload that is not complete is not stored. No request holds a worker thread while its client is slow.
+    ``If-Match``, ``If-None-Match`` and ``If-Range`` work as RFC 9110 defines them; the ``ETag`` is the key. Objects
+    never change, so responses may be cached forever. If a client disconnects, its request is cancelled, and an
+    incomplete upload is not stored. A slow client occupies no worker thread.
 
-    Run on its own it opens the repository when it starts; mounted in another application, that has to do so.
+    A server that runs this application opens and closes the repository; if it is mounted in another application,
+    that application has to do so.
 
-    :param repository: an open repository; it must have been initialised.
-    :param token: what ``Authorization: Bearer TOKEN`` has to say in requests that change something; without a token
-        there are none of these.
-    :param max_bytes: how large an upload may be; None for any size.
-    :param max_uploads: how many uploads may be under way at the same time.
-    :param upload_seconds: how long an upload may take.
+    :param repository: an initialised repository.
+    :param token: the value that ``Authorization: Bearer TOKEN`` must have in requests that store or delete; None for a
+        read-only server.
+    :param max_bytes: the maximum size of an upload; None for no limit.
+    :param max_uploads: the maximum number of concurrent uploads.
+    :param upload_seconds: the maximum duration of an upload.
     :raises ValueError: if the token is empty or a limit is not positive.
     """
 
@@ -70,12 +78,9 @@ class ObjectApp:
         upload_seconds: float = 3600.0,
     ) -> None:
         if token is not None and not token.strip():
-            raise ValueError("the token is empty: give one, or None for a server that nobody can write to")
-        for name, limit in {
-            "max_uploads": max_uploads,
-            "upload_seconds": upload_seconds,
-            "max_bytes": max_bytes,
-        }.items():
+            raise ValueError("the token is empty: pass one, or None for a read-only server")
+        limits = {"max_uploads": max_uploads, "upload_seconds": upload_seconds, "max_bytes": max_bytes}
+        for name, limit in limits.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be positive, not {limit}")
         self._repository = repository
@@ -87,10 +92,12 @@ class ObjectApp:
                 Route("/{key}", self._object, methods=["GET", "PUT", "DELETE"]),
             ],
             exception_handlers={
-                ObjectNotFoundError: _answer(404, "there is no such object"),
-                RepositoryUnavailableError: _answer(503, "the objects are not to be had at the moment"),
-                AccessDeniedError: _answer(503, "the objects are not to be had"),
-                ClientDisconnect: _answer(400, "the client has left"),
+                ObjectNotFoundError: _error_response(404, "the object does not exist"),
+                ReadOnlyError: _error_response(403, "the repository is read-only"),
+                RepositoryBusyError: _error_response(503, "the repository is busy: try again later"),
+                RepositoryUnavailableError: _error_response(503, "the repository is unavailable: try again later"),
+                AccessDeniedError: _error_response(503, "the server has no access to the repository"),
+                ClientDisconnect: _error_response(400, "the client disconnected"),
             },
             lifespan=self._lifespan,
         )
@@ -99,7 +106,7 @@ class ObjectApp:
         return f"<ObjectApp of {self._repository}{'' if self._token is None else ', writable'}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Respond to a request, as ASGI defines it."""
         await self._app(scope, receive, send)
 
     @asynccontextmanager
@@ -110,10 +117,11 @@ class ObjectApp:
     async def _root(self, request: Request) -> Response:
         if request.method == "POST":
             self._require_token(request)
-            return await self._stored(request, None)
+            self._uploads.check_headers(request.headers)
+            return await self._store(request, None, 201)
         if "key" in request.query_params:
-            return await self._shown(request, request.query_params["key"].strip())
-        return await self._listed(request)
+            return await self._show_object(request, request.query_params["key"].strip())
+        return await self._list(request)
 
     async def _object(self, request: Request) -> Any:
         key = request.path_params["key"]
@@ -122,25 +130,33 @@ class ObjectApp:
         self._require_token(request)
         if request.method == "PUT":
             return await self._put(request, key)
+        if not await self._repository.has(key):
+            raise ObjectNotFoundError([key], self._repository)
+        self._check_preconditions(request, key, exists=True)
         await self._repository.delete(key)
         _log.info("deleted %s", key)
         return Response(status_code=204)
 
     async def _put(self, request: Request, key: str) -> Response:
         if await self._repository.key_format() != "sha256":
-            raise HTTPException(409, "the keys of this repository are not hashes: POST the object")
+            raise HTTPException(409, "the keys of this repository are not SHA-256 hashes: use POST")
         if not is_key(key, "sha256"):
-            raise HTTPException(422, "a key here is a SHA-256 in 64 lower case hexadecimal digits")
-        there = await self._repository.has(key)
-        if there and "if-none-match" in request.headers:
-            raise HTTPException(412, "the object is there")
-        return await self._stored(request, key, 200 if there else 201)
+            raise HTTPException(422, "the key must be a SHA-256 hash of 64 lower case hexadecimal digits")
+        self._uploads.check_headers(request.headers)
+        exists = await self._repository.has(key)
+        self._check_preconditions(request, key, exists)
+        return await self._store(request, key, 200 if exists else 201)
 
-    async def _stored(self, request: Request, wanted: str | None, status: int = 201) -> Response:
-        key, size = await self._uploads.store(self._repository, request, wanted)
+    async def _store(self, request: Request, expected: str | None, status: int) -> Response:
+        key, size = await self._uploads.store(self._repository, request, expected)
         _log.info("stored %s, %d bytes", key, size)
         headers = {"location": f"{_root_path(request)}/{key}", "etag": entity_tag(key)}
         return JSONResponse({"key": key, "size": size}, status, headers)
+
+    def _check_preconditions(self, request: Request, key: str, exists: bool) -> None:
+        status = precondition_status(request.method, request.headers, entity_tag(key), exists)
+        if status is not None:
+            raise HTTPException(status, f"a precondition failed: the object {'exists' if exists else 'does not exist'}")
 
     def _require_token(self, request: Request) -> None:
         if self._token is None:
@@ -149,27 +165,29 @@ class ObjectApp:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
             raise HTTPException(401, "the token is missing or wrong", {"www-authenticate": "Bearer"})
 
-    async def _listed(self, request: Request) -> Response:
+    async def _list(self, request: Request) -> Response:
         html = "text/html" in request.headers.get("accept", "")
         after = request.query_params.get("after", "")
-        limit = request.query_params.get("limit", str(_SHOWN_KEYS if html else _PAGE_KEYS))
-        if not (limit.isascii() and limit.isdigit() and 0 < int(limit) <= 10 * _PAGE_KEYS):
-            raise HTTPException(400, f"limit must be a number from 1 to {10 * _PAGE_KEYS}")
-        keys, more = await page_of_keys(self._repository, after, int(limit))
+        limit = request.query_params.get("limit", str(_HTML_LIMIT if html else _LIMIT))
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 0 < int(limit) <= _MAX_LIMIT):
+            raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
+        keys, more = await _page_of_keys(self._repository, after, int(limit))
         root = _root_path(request)
-        following = f"{root}/?{urlencode({'after': keys[-1], 'limit': limit})}" if more else None
+        next_page = f"{root}/?{urlencode({'after': keys[-1], 'limit': limit})}" if more else None
         headers = {"vary": "accept", "cache-control": "no-cache"}
         if html:
-            return _page(overview_page(root, keys, following, self._token is not None), headers)
-        return JSONResponse({"keys": keys, "next": following}, headers=headers)
+            return _html_response(overview_page(root, keys, next_page, self._token is not None), headers)
+        return JSONResponse({"keys": keys, "next": next_page}, headers=headers)
 
-    async def _shown(self, request: Request, key: str) -> Response:
+    async def _show_object(self, request: Request, key: str) -> Response:
         async with self._repository.open(key) as stream:
             head = await stream.read(_PREVIEW_BYTES)
-            return _page(object_page(_root_path(request), key, stream.size, head), {"cache-control": "no-cache"})
+            return _html_response(
+                object_page(_root_path(request), key, stream.size, head), {"cache-control": "no-cache"}
+            )
 
 
-def _page(content: tuple[str, str], headers: dict[str, str]) -> Response:
+def _html_response(content: tuple[str, str], headers: dict[str, str]) -> Response:
     text, nonce = content
     policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
     policy += "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -182,11 +200,26 @@ def _root_path(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
-def _answer(status: int, text: str) -> Any:
-    async def answer(request: Request, error: Exception) -> Response:
-        _log.log(
-            logging.WARNING if status >= 500 else logging.DEBUG, "%s %s: %s", request.method, request.url.path, error
-        )
+async def _page_of_keys(repository: AsyncRepository, after: str, limit: int) -> tuple[list[str], bool]:
+    """Return the first keys after a given one in sorted order, and whether there are more.
+
+    A repository lists its keys in no order: all of them are read, and a page of them is held in memory.
+    """
+    first: list[str] = []
+    async with aclosing(cast("Any", repository.keys())) as keys:
+        async for key in keys:
+            if key > after:
+                first.append(key)
+                if len(first) > 4 * limit + 1000:
+                    first = sorted(first)[: limit + 1]
+    first.sort()
+    return first[:limit], len(first) > limit
+
+
+def _error_response(status: int, text: str) -> Any:
+    async def respond(request: Request, error: Exception) -> Response:
+        level = logging.WARNING if status >= 500 else logging.DEBUG
+        _log.log(level, "%s %s: %s", request.method, request.url.path, error)
         return PlainTextResponse(f"{text}\n", status)
 
-    return answer
+    return respond

@@ -1,4 +1,4 @@
-"""The page to look at: written by the server, so that reading needs no JavaScript."""
+"""The HTML pages. The server renders them, so that browsing needs no JavaScript."""
 
 from __future__ import annotations
 
@@ -20,19 +20,23 @@ _IMAGES: Final = {
 _HEX_BYTES: Final = 512
 
 
-def overview_page(root: str, keys: Sequence[str], following: str | None, writable: bool) -> tuple[str, str]:
-    """Return the page that lists keys, and the nonce of its style and script."""
+def overview_page(root: str, keys: Sequence[str], next_page: str | None, writable: bool) -> tuple[str, str]:
+    """Return the page that lists keys, and the nonce of its style and script.
+
+    :param next_page: the URL of the next page; None on the last one.
+    :param writable: whether to show the upload form.
+    """
     rows = "".join(f'<li><a href="{root}/?key={escape(key)}"><code>{escape(key)}</code></a></li>' for key in keys)
-    body = f"<ol>{rows}</ol>" if rows else "<p>There is nothing here.</p>"
-    if following is not None:
-        body += f'<p><a rel="next" href="{escape(following)}">Next page</a></p>'
+    body = f"<ol>{rows}</ol>" if rows else "<p>There are no objects.</p>"
+    if next_page is not None:
+        body += f'<p><a rel="next" href="{escape(next_page)}">Next page</a></p>'
     return _page(root, "Objects", body, "upload.html" if writable else None)
 
 
 def object_page(root: str, key: str, size: int, head: bytes) -> tuple[str, str]:
     """Return the page of one object, and the nonce of its style.
 
-    :param head: how it begins, which is shown.
+    :param head: its first bytes, for the preview.
     """
     body = (
         f"<p><code>{escape(key)}</code></p><p>{size:,} bytes</p>"
@@ -45,7 +49,7 @@ def _preview(root: str, key: str, size: int, head: bytes) -> str:
     kind = next((kind for start, kind in _IMAGES.items() if head.startswith(start)), None)
     if kind is not None:
         return f'<img alt="preview" src="{root}/{escape(key)}?type={kind}&amp;inline=1">'
-    cut = "" if len(head) == size else f"<p>These are the first {len(head):,} bytes.</p>"
+    cut = "" if len(head) == size else f"<p>The first {len(head):,} bytes are shown.</p>"
     text = head.decode(errors="ignore")
     if len(text.encode()) >= len(head) - 3 and "\0" not in text:  # a character may be cut at the end
         return f"<pre>{escape(text)}</pre>{cut}"

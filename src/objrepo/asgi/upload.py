@@ -1,12 +1,13 @@
-"""What comes in: bytes on their way into a repository, which stores them whole or not at all."""
+"""Storing request bodies: an object is stored whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import anyio
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -16,11 +17,11 @@ __all__ = ("Uploads",)
 
 
 class Uploads:
-    """Stores the bodies of requests, some at the same time.
+    """Stores the bodies of requests, a limited number at the same time.
 
-    :param max_bytes: how long a body may be; None for any length.
-    :param max_uploads: how many may be under way.
-    :param seconds: how long one may take.
+    :param max_bytes: the maximum length of a body; None for no limit.
+    :param max_uploads: the maximum number of concurrent uploads.
+    :param seconds: the maximum duration of an upload.
     """
 
     def __init__(self, max_bytes: int | None, max_uploads: int, seconds: float) -> None:
@@ -28,51 +29,55 @@ class Uploads:
         self._free = max_uploads
         self._seconds = seconds
 
-    async def store(self, repository: AsyncRepository, request: Request, wanted: str | None) -> tuple[str, int]:
+    def check_headers(self, headers: Headers) -> None:
+        """Refuse a body that its headers show to be unacceptable.
+
+        :raises HTTPException: 400 for a partial body, 413 for one that is too large, 415 for one with a content coding:
+            the key is the hash of the stored bytes, so they must be the content itself (RFC 9110, 8.4 and 15.5.16).
+        """
+        if "content-range" in headers:
+            raise HTTPException(400, "Content-Range is not supported: upload the whole object")
+        codings = ",".join(headers.getlist("content-encoding")).lower().split(",")
+        if {coding.strip() for coding in codings} - {"", "identity"}:
+            reason = "Content-Encoding is not supported, as the key is the hash of the content: upload it decoded"
+            raise HTTPException(415, reason, {"accept-encoding": "identity"})
+        length = headers.get("content-length", "0")
+        self._check_size(int(length[:20]) if length.isascii() and length.isdigit() else 0)
+
+    async def store(self, repository: AsyncRepository, request: Request, expected: str | None) -> tuple[str, int]:
         """Store the body of a request.
 
-        :param wanted: the key that it must have, a SHA-256; None for any.
+        :param expected: the SHA-256 that the body must have; None for any.
         :return: its key and its length in bytes.
-        :raises HTTPException: if it is too large, takes too long, has another key, or too many are under way; then
-            nothing is stored.
-        :raises ClientDisconnect: if the client has left; likewise.
+        :raises HTTPException: 408, 413, 422 or 503 if the upload takes too long, is too large, has another hash, or
+            too many uploads are running; nothing is stored then.
+        :raises ClientDisconnect: if the client disconnects; nothing is stored then.
         """
-        declared = request.headers.get("content-length", "0")
-        self._check(int(declared) if declared.isascii() and declared.isdigit() else 0)
         if not self._free:
-            raise HTTPException(503, "too many uploads are under way", {"retry-after": "1"})
-        body = _Body(request, self._check, wanted)
+            raise HTTPException(503, "too many concurrent uploads: try again later", {"retry-after": "1"})
+        size = 0
+
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal size
+            hasher = hashlib.sha256()
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    self._check_size(size)
+                    if expected is not None:
+                        hasher.update(chunk)
+                    yield chunk
+            if expected not in (None, hasher.hexdigest()):
+                raise HTTPException(422, f"the SHA-256 of the content is {hasher.hexdigest()}, not {expected}")
+
         self._free -= 1
         try:
             with anyio.move_on_after(self._seconds):
-                return await repository.put(body.chunks()), body.size
+                return await repository.put(body()), size
         finally:
             self._free += 1
-        raise HTTPException(408, f"an upload may take {self._seconds:g} seconds")
+        raise HTTPException(408, f"the upload took longer than {self._seconds:g} seconds")
 
-    def _check(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         if self._max_bytes is not None and size > self._max_bytes:
-            raise HTTPException(413, f"an object may have {self._max_bytes} bytes")
-
-
-class _Body:
-    """The body of a request, which ends in an error if it is not what it must be."""
-
-    def __init__(self, request: Request, check: Callable[[int], None], wanted: str | None) -> None:
-        self._request = request
-        self._check = check
-        self._wanted = wanted
-        self.size = 0
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Iterate over it."""
-        hasher = hashlib.sha256()
-        async with aclosing(self._request.stream()) as chunks:
-            async for chunk in chunks:
-                self.size += len(chunk)
-                self._check(self.size)
-                if self._wanted is not None:
-                    hasher.update(chunk)
-                yield chunk
-        if self._wanted not in (None, hasher.hexdigest()):
-            raise HTTPException(422, f"the content hashes to {hasher.hexdigest()}")
+            raise HTTPException(413, f"the upload is larger than {self._max_bytes} bytes")
