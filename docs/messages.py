@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "objrepo"
 PAGE = ROOT / "docs" / "errors.md"
 HEADING = "## Every message\n"
-# Errors that never reach a user of the API, or whose message a protocol prescribes; and the subpackages with their own users.
+# Errors that never reach users of the API, or whose message a protocol prescribes.
 HIDDEN_ERRORS = {"HTTPException", "NotImplementedError", "AttributeError", "DatabaseError"}
 HIDDEN_PACKAGES = {"aiida", "cli", "testing"}
 
