@@ -30,7 +30,7 @@ from objrepo.disk import DiskInfo
 from objrepo.disk.container import PatchedContainer
 from objrepo.disk.index import Index
 from objrepo.disk.layout import Layout
-from objrepo.disk.session import Pool
+from objrepo.disk.session import SessionPool
 from objrepo.offload import Inline
 from objrepo.reports import Progress
 from objrepo.sync import SyncRepository
@@ -320,7 +320,7 @@ class TestLeases:
     def test_a_lease_is_one_callers_at_a_time_and_warm_for_the_next(self, folder):
         with Container(folder) as container:
             container.init_container()
-        pool = Pool(Layout(folder))
+        pool = SessionPool(Layout(folder))
         with pool.lease() as first, pool.lease() as second:
             assert first is not second
             connections = {first.index, second.index}
@@ -335,7 +335,7 @@ class TestLeases:
     def test_an_unexpected_error_ends_a_lease(self, folder):
         with Container(folder) as container:
             container.init_container()
-        pool = Pool(Layout(folder))
+        pool = SessionPool(Layout(folder))
         with pytest.raises(ZeroDivisionError), pool.lease() as broken:
             raise ZeroDivisionError
         with pytest.raises(FileNotFoundError), pool.lease() as kept:

@@ -169,7 +169,7 @@ class TestReading:
     async def test_a_large_packed_object_whose_pack_is_replaced_as_it_is_opened(self, repo, folder, monkeypatch):
         key = await repo.put(content_of(600_000))
         await repo.maintain()
-        real = pack_files.Packs.descriptor
+        real = pack_files.PackFiles.descriptor
         times = []
 
         def descriptor(self, pack_id):
@@ -184,13 +184,13 @@ class TestReading:
                 pytest.fail("it was given up already")
             return found
 
-        monkeypatch.setattr(pack_files.Packs, "descriptor", descriptor)
+        monkeypatch.setattr(pack_files.PackFiles, "descriptor", descriptor)
         with pytest.raises(CorruptObjectError, match="missing"):
             async with repo.open(key):
                 pass
         (folder / "away").rename(folder / "packs" / "0")
         times[:] = [1] * 10
-        monkeypatch.setattr(pack_files.Packs, "descriptor", real)
+        monkeypatch.setattr(pack_files.PackFiles, "descriptor", real)
         async with repo.open(key) as stream:
             assert await stream.read() == content_of(600_000)
 
@@ -213,7 +213,7 @@ class TestReading:
         """As on Windows."""
         for module in ("reader", "bulk_reader"):
             monkeypatch.setattr(f"objrepo.disk.{module}.read_at", pack_files._seek_and_read)
-        monkeypatch.setattr(pack_files, "_KEPT", 0)
+        monkeypatch.setattr(pack_files, "_MAX_OPEN", 0)
         contents = [b"%d" % number for number in range(300)]
         expected = dict(zip(await repo.put_many(contents), contents, strict=True))
         for key, content in expected.items():
@@ -430,7 +430,7 @@ class TestGroupCommit:
             return real(self, rows)
 
         monkeypatch.setattr(index.Index, "insert", insert)
-        with pytest.raises(RepositoryError, match="keeps on replacing"):
+        with pytest.raises(RepositoryError, match="replaced the packs"):
             await repo.put_many([b"one", b"two"])
         monkeypatch.undo()
         assert (await repo.info()).objects == 0, "what was not acknowledged is not there either"
@@ -486,7 +486,9 @@ anyio.run(main)
         monkeypatch.setattr(
             os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd))[1]
         )
-        monkeypatch.setattr(index.Index, "insert", lambda self, rows: (order.append("insert"), real_insert(self, rows)))
+        monkeypatch.setattr(
+            index.Index, "insert", lambda self, rows: (order.append("insert"), real_insert(self, rows))[1]
+        )
         await repo.put_many([b"one", b"two"])
         assert order == [str(own_pack(folder)), str(folder / "packs"), "insert"]
 
@@ -530,26 +532,26 @@ anyio.run(main)
             assert not any(vars(container.validate()).values())
 
 
-class TestTurns:
-    async def test_a_write_that_is_stuck_holds_up_the_others_for_a_while_only(self, repo, monkeypatch):
-        monkeypatch.setattr(cpu_limiter, "_free", threading.BoundedSemaphore(1))
-        monkeypatch.setattr(cpu_limiter, "_PATIENCE", 0.05)
-        with cpu_limiter.turn(wanted=True) as taken:
+class TestCPULimiter:
+    async def test_a_blocked_write_delays_others_for_the_timeout_only(self, repo, monkeypatch):
+        monkeypatch.setattr(cpu_limiter, "_slots", threading.BoundedSemaphore(1))
+        monkeypatch.setattr(cpu_limiter, "_TIMEOUT", 0.05)
+        with cpu_limiter.cpu_slot(wanted=True) as taken:
             assert taken
             with anyio.fail_after(5):
                 key = await repo.put(content_of(20_000_000))
         assert await repo.get(key) == content_of(20_000_000)
-        with cpu_limiter.turn(wanted=True) as taken, cpu_limiter.turn(wanted=False) as other:
+        with cpu_limiter.cpu_slot(wanted=True) as taken, cpu_limiter.cpu_slot(wanted=False) as other:
             assert (taken, other) == (True, False)
 
-    def test_a_child_does_not_wait_for_those_who_are_not_there(self):
+    def test_a_forked_child_has_free_slots(self):
         script = """
 import os
 from objrepo.disk import cpu_limiter
-with cpu_limiter.turn(wanted=True):
-    before = cpu_limiter._free
+with cpu_limiter.cpu_slot(wanted=True):
+    before = cpu_limiter._slots
     if (child := os.fork()) == 0:
-        os._exit(0 if cpu_limiter._free is not before and cpu_limiter._free.acquire(timeout=0) else 1)
+        os._exit(0 if cpu_limiter._slots is not before and cpu_limiter._slots.acquire(timeout=0) else 1)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
         assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout == b"0\n"

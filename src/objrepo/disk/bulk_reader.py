@@ -143,7 +143,7 @@ def _rows(lease: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow], F
         version = lease.index.version()
         scan = lease.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
         rows = lease.index.scan(set(keys)) if scan else lease.index.rows(keys)
-        stamps = {pack_id: lease.packs.stamp(pack_id) for pack_id in {row[1] for row in rows}}
+        stamps = {pack_id: lease.packs.signature(pack_id) for pack_id in {row[1] for row in rows}}
         if lease.index.version() == version:
             return rows, stamps
     return rows, {}  # somebody writes all the time: look them up again, one by one

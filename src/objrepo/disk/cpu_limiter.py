@@ -1,7 +1,7 @@
-"""Who may hash and write: all processors but one, which is left to the event loop and to those who only read.
+"""A limit on threads that hash and write: one processor is left to the event loop and to readers.
 
-With as many threads at it as there are puts, a loop on two processors waited more than 5 ms for one of them, in one of
-a hundred times; so it waits 2 (``benchmarks/large.py``).
+With as many writing threads as there are puts, an event loop on two processors waited for more than 5 ms in one of a
+hundred cases; with this limit for 2 ms (``benchmarks/large.py``).
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Final
 
 from objrepo.offload import PROCESSORS
 
-__all__ = ("turn",)
+__all__ = ("cpu_slot",)
 
-_PATIENCE: Final = 1.0
-"""After how many seconds somebody's write has got stuck, on a disk that does not answer, say: do not wait for it."""
+_TIMEOUT: Final = 1.0
+"""Seconds to wait for a slot. A thread that holds one for longer is blocked, by a disk that hangs for example."""
 
-_free = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
+_slots = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
 
 
 @contextmanager
-def turn(wanted: bool) -> Iterator[bool]:
-    """Wait for a turn, and have it until this is left.
+def cpu_slot(wanted: bool) -> Iterator[bool]:
+    """Hold one of the slots, if it is free within a second.
 
-    :param wanted: whether to wait; those who do not are not counted.
-    :return: a context manager that says whether the turn came.
+    :param wanted: whether to wait for a slot; without it the work is not counted.
+    :return: a context manager that returns whether a slot is held.
     """
-    free = _free
-    taken = wanted and free.acquire(timeout=_PATIENCE)
+    slots = _slots
+    held = wanted and slots.acquire(timeout=_TIMEOUT)
     try:
-        yield taken
+        yield held
     finally:
-        if taken:
-            free.release()
+        if held:
+            slots.release()
 
 
 def _renew() -> None:
-    """In a child process, those who had their turn at the moment of the fork do not exist."""
-    global _free
-    _free = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
+    """Free the slots in a child process: the threads that held them at the fork do not exist there."""
+    global _slots
+    _slots = threading.BoundedSemaphore(max(PROCESSORS - 1, 1))
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,31 +1,33 @@
-"""Group commit: many small objects by one append to a pack, one flush, and one transaction of the index.
+"""Group commit: many small objects by one append to a pack, one fsync, and one transaction of the index.
 
-The packs that are written so are numbered from 1,000,000 up. disk-objectstore fills packs from 0 on and never comes
-that far, so no lock is needed which its packers take too. Among themselves writers agree by a lock on each such pack;
-one that is not full yet is taken up again by the next writer.
+These packs are numbered from 1,000,000 up. disk-objectstore fills packs from 0 on and never reaches these numbers, so
+its pack locks are not needed. Writers of objrepo take a lock for each such pack, and append to the first one that is
+neither full nor locked.
 
-What can happen on the way: a crash after the append leaves bytes that belong to nothing; a key that somebody else
-stored meanwhile keeps the row it has; and a repack by somebody who believes to be alone may put another file under
-the pack's name, which is found after the commit, and the rows are taken back and written anew.
+A crash after the append leaves bytes that no row names. A key that another writer has inserted meanwhile keeps its
+row. A repack by a process that assumes exclusive use may replace the pack file meanwhile: this is detected after the
+commit, and the rows are removed and written again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
 from objrepo.disk.locks import own_pack_lock
+from objrepo.disk.pack_files import file_id
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.sources import write_all
 
-__all__ = ("FIRST_OWN_PACK", "put_group")
+__all__ = ("FIRST_OWN_PACK", "is_rolled_back", "put_group")
 
 FIRST_OWN_PACK: Final = 1_000_000
 """The number of the first pack that groups are written to."""
@@ -35,42 +37,71 @@ _TRIES: Final = 5
 Buffer = bytes | bytearray | memoryview
 
 
-def put_group(lease: ContainerSession, contents: Sequence[Buffer]) -> list[str]:
-    """Store objects, all or none; on return they are on the disk.
+def put_group(session: ContainerSession, contents: Sequence[Buffer]) -> list[str]:
+    """Store objects durably, all or none.
 
     :return: their keys, in the order of the contents.
     """
-    hasher = getattr(hashlib, lease.config.hash_type)  # quicker than `hashlib.new`
+    hasher = getattr(hashlib, session.config.hash_type)  # quicker than `hashlib.new`
     keys = [hasher(content).hexdigest() for content in contents]
     objects = dict(zip(keys, contents, strict=True))
     for _ in range(_TRIES):
-        # Only packed ones are left out: a loose copy beside a packed one is as usual as a packer that was interrupted,
-        # and to look for 256 files costs more than to write 256 small objects.
-        there = lease.index.rows(objects)
-        for pack_id in {row[1] for row in there}:
-            lease.packs.flush(pack_id)  # whoever put it there may not have come to that yet
-        objects = {key: content for key, content in objects.items() if key not in {row[0] for row in there}}
-        if not objects:
+        # Only packed objects are skipped: a loose copy beside a packed one is normal after an interrupted packing, and
+        # to look for 256 files costs more than to write 256 small objects.
+        existing = session.index.rows(objects)
+        for pack_id in {row[1] for row in existing}:
+            session.packs.fsync(pack_id)  # the process that wrote it may not have done so yet
+        objects = {key: content for key, content in objects.items() if key not in {row[0] for row in existing}}
+        if not objects or _commit(session, objects):
             return keys
-        with _own_pack(lease) as (pack_id, pack):
-            rows = _append(pack, pack_id, objects)
-            lease.index.insert(rows)
-            if lease.packs.identity(pack_id) == _identity(pack):
-                return keys
-            lease.index.take_back(rows)
     raise RepositoryError(
-        f"somebody keeps on replacing the packs of {lease.layout.folder} while they are written; try again later"
+        f"another process replaced the packs of {session.layout.folder} {_TRIES} times while they were written; "
+        "end the maintenance that assumes exclusive use, then try again"
     )
 
 
+def is_rolled_back(error: Exception) -> bool:
+    """Return whether a transaction that failed is certainly undone, also after a crash.
+
+    When the fsync of SQLite's write-ahead log fails, the log holds the whole transaction: recovery after a crash takes
+    it for committed, so the bytes that its rows name must stay.
+    """
+    code = getattr(error.__cause__, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF != sqlite3.SQLITE_IOERR
+
+
+def _commit(session: ContainerSession, objects: dict[str, Buffer]) -> bool:
+    """Append objects to a pack and insert their rows; return whether all of them are durable."""
+    with _own_pack(session) as (pack_id, pack):
+        start = pack.seek(0, os.SEEK_END)
+        rows = _append(pack, pack_id, objects)
+        try:
+            inserted = session.index.insert(rows)
+        except (RepositoryError, OSError) as error:
+            if is_rolled_back(error):
+                pack.truncate(start)
+            raise
+        if session.packs.file_id(pack_id) != file_id(os.fstat(pack.fileno())):
+            session.index.take_back(rows)
+            return False
+        if inserted < len(rows):  # keys of another writer, whose pack needs an fsync
+            for key in objects:
+                session.index.row(key)  # raises if the row that was in the way is damaged
+        return inserted == len(rows)
+
+
 @contextmanager
-def _own_pack(lease: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
-    """Open for appending the first pack of the kind that is neither full nor somebody else's at this moment."""
+def _own_pack(session: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
+    """Lock and open for appending the first pack for groups that is neither full nor locked."""
     pack_id = FIRST_OWN_PACK
     while True:
-        path = lease.packs.path(pack_id)
-        if not os.path.exists(path) or os.stat(path).st_size < lease.config.pack_size_target:  # noqa: PTH110, PTH116
-            with own_pack_lock(lease.layout.folder, pack_id, timeout=0) as locked:
+        path = session.packs.path(pack_id)
+        try:
+            full = os.stat(path).st_size >= session.config.pack_size_target  # noqa: PTH116
+        except FileNotFoundError:
+            full = False
+        if not full:
+            with own_pack_lock(session.layout.folder, pack_id, timeout=0) as locked:
                 if locked:
                     with safe_open(path, "ab") as pack:
                         yield pack_id, cast("BinaryIO", pack)
@@ -79,7 +110,7 @@ def _own_pack(lease: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
 
 
 def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tuple[str, int, int, int, int, int]]:
-    """Write objects to the end of a pack and flush it; on an error leave it as it was."""
+    """Write objects to the end of a pack and fsync it; on an error truncate it to its former size."""
     start = pack.seek(0, os.SEEK_END)
     data = b"".join(objects.values())
     rows = []
@@ -92,13 +123,8 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
         with with_path(pack.name):
             write_all(pack, data)
             fsync_file(pack)
-        fsync_directory(Path(pack.name).parent)  # whoever made the pack may have been killed before
-    except OSError:
+        fsync_directory(Path(pack.name).parent)  # the process that made the pack may have been killed before its fsync
+    except BaseException:
         pack.truncate(start)
         raise
     return rows
-
-
-def _identity(pack: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(pack.fileno())
-    return status.st_dev, status.st_ino

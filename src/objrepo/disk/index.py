@@ -152,12 +152,13 @@ class Index:
         """Return a number that is another one after any other connection has changed the index."""
         return int(self._all("PRAGMA data_version")[0][0])
 
-    def insert(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
+    def insert(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> int:
         """Add objects, except those that are there already, in one transaction that is on the disk on return.
 
         :param rows: of each object its key, whether it is compressed, its size, offset, length, and pack.
+        :return: how many objects were added.
         """
-        self._write(
+        return self._write(
             "INSERT OR IGNORE INTO db_object (hashkey, compressed, size, offset, length, pack_id) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             rows,
@@ -204,12 +205,13 @@ class Index:
             rows,
         )
 
-    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> None:
+    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> int:
         with _errors(self._path):
             self._execute("BEGIN IMMEDIATE")
             try:
-                self._connection.executemany(statement, rows)
+                changed = self._connection.executemany(statement, rows).rowcount
                 self._execute("COMMIT")
+                return changed
             except BaseException:
                 if self._connection.in_transaction:  # when the disk is full, SQLite has done it
                     self._execute("ROLLBACK")

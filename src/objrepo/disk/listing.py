@@ -35,12 +35,12 @@ class Cursor(NamedTuple):
     names: list[str]
 
 
-def list_keys(lease: ContainerSession, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
+def list_keys(session: ContainerSession, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
     """Return the keys of some shares, and where to go on; None after the last."""
-    share, width, names = cursor or Cursor(0, 1, sorted(_names(lease.layout.loose)))
+    share, width, names = cursor or Cursor(0, 1, sorted(_names(session.layout.loose)))
     end = min(share + width, len(SHARES))
-    loose = set(_loose_in_shares(lease, share, end, names))
-    keys = valid_keys(lease.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX), lease.config.hash_type)
+    loose = set(_loose_in_shares(session, share, end, names))
+    keys = valid_keys(session.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX), session.config.hash_type)
     if loose:
         keys += sorted(loose.difference(keys))
     if end == len(SHARES):
@@ -49,24 +49,24 @@ def list_keys(lease: ContainerSession, cursor: Cursor | None, enough: int) -> tu
     return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
 
 
-def loose_keys(lease: ContainerSession) -> Iterator[list[str]]:
+def loose_keys(session: ContainerSession) -> Iterator[list[str]]:
     """Iterate over the keys of all loose objects, packed as well or not, a share at a time."""
-    names = sorted(_names(lease.layout.loose))
+    names = sorted(_names(session.layout.loose))
     for share in range(len(SHARES)):
-        yield list(_loose_in_shares(lease, share, share + 1, names))
+        yield list(_loose_in_shares(session, share, share + 1, names))
 
 
-def _loose_in_shares(lease: ContainerSession, share: int, end: int, names: list[str]) -> list[str]:
+def _loose_in_shares(session: ContainerSession, share: int, end: int, names: list[str]) -> list[str]:
     first, last = SHARES[share], SHARES[end - 1] + _AFTER_HEX
-    length = lease.config.loose_prefix_len
+    length = session.config.loose_prefix_len
     if length == 0:
         found = names[bisect_left(names, first) : bisect_left(names, last)]
     else:
         # A folder with a name of one digit holds sixteen shares, one with many digits a part of one.
         folders = names[bisect_left(names, first[:length]) : bisect_left(names, last[:length] + _AFTER_HEX)]
         folders = [folder for folder in folders if len(folder) == length]
-        found = [folder + name for folder in folders for name in _names(lease.layout.loose / folder)]
-    return [key for key in valid_keys(found, lease.config.hash_type) if first <= key < last]
+        found = [folder + name for folder in folders for name in _names(session.layout.loose / folder)]
+    return [key for key in valid_keys(found, session.config.hash_type) if first <= key < last]
 
 
 def _names(folder: Path) -> list[str]:

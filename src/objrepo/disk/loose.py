@@ -1,4 +1,4 @@
-"""Loose objects: a file each, written aside, flushed, and moved to its place."""
+"""Loose objects: one file each, written to a temporary file, fsynced, and renamed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from objrepo.disk.cpu_limiter import turn
+from objrepo.disk.cpu_limiter import cpu_slot
 from objrepo.disk.safe_open import refused
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import with_path
@@ -22,31 +22,31 @@ _COPY_BYTES: Final = 512 * 1024
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
 
 
-def write_loose(lease: ContainerSession, reader: BinaryReader) -> str:
-    """Store what a reader gives; on return it is on the disk, and if anything is raised, nothing is left.
+def write_loose(session: ContainerSession, reader: BinaryReader) -> str:
+    """Store the bytes of a reader durably; an error leaves nothing behind.
 
-    An object that is there already is written again: it may be damaged, or not be on the disk yet.
+    An object that exists is written again: its file may be damaged, or not durable yet.
 
     :return: the key.
     """
-    aside = lease.layout.sandbox / uuid.uuid4().hex
+    tmp_path = session.layout.sandbox / uuid.uuid4().hex
     try:
-        with open(aside, "xb", buffering=0) as file:
-            key = _copy(reader, file, lease.config.hash_type)
-            with with_path(aside):
+        with open(tmp_path, "xb", buffering=0) as file:
+            key = _copy(reader, file, session.config.hash_type)
+            with with_path(tmp_path):
                 fsync_file(file)
-        _move(aside, Path(lease.layout.loose_name(lease.config, key)), lease)
+        _rename(tmp_path, Path(session.layout.loose_name(session.config, key)), session)
     except BaseException:
-        aside.unlink(missing_ok=True)
+        tmp_path.unlink(missing_ok=True)
         raise
     return key
 
 
-def remove_loose(lease: ContainerSession, keys: list[str]) -> None:
-    """Remove the files of objects, those that are there; on return they are gone from the disk."""
+def remove_loose(session: ContainerSession, keys: list[str]) -> None:
+    """Remove the files of objects, durably; keys without a file are skipped."""
     folders = set()
     for key in keys:
-        path = Path(lease.layout.loose_name(lease.config, key))
+        path = Path(session.layout.loose_name(session.config, key))
         try:
             path.unlink()
         except FileNotFoundError:
@@ -57,17 +57,17 @@ def remove_loose(lease: ContainerSession, keys: list[str]) -> None:
 
 
 def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
-    """Write what a reader gives to a file, the disk being at work from the first megabytes on; return the hash."""
+    """Write the bytes of a reader to a file, with write-back from the first megabytes on; return the hash."""
     hasher = hashlib.new(hash_type)
     written = begun = 0
     patient = True
     while chunk := reader.read(_COPY_BYTES):
-        # What is small, or only the rest, is done sooner than waited for.
-        with turn(patient and len(chunk) == _COPY_BYTES) as taken:
+        # A short chunk takes less time than waiting for a slot.
+        with cpu_slot(patient and len(chunk) == _COPY_BYTES) as held:
             hasher.update(chunk)
             with with_path(file.name):
                 write_all(file, chunk)
-        patient = taken or len(chunk) < _COPY_BYTES
+        patient = held or len(chunk) < _COPY_BYTES
         written += len(chunk)
         if written - begun >= _WRITE_BACK_BYTES:
             start_write_back(file, begun, written - begun)
@@ -75,21 +75,21 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str) -> str:
     return hasher.hexdigest()
 
 
-def _move(aside: Path, path: Path, lease: ContainerSession) -> None:
-    loose, name = lease.layout.loose, path.parent.name
-    lasting = path.parent == loose or (name in lease.flushed_folders and path.parent.exists())
-    if not lasting:
+def _rename(tmp_path: Path, path: Path, session: ContainerSession) -> None:
+    loose, name = session.layout.loose, path.parent.name
+    durable = path.parent == loose or (name in session.flushed_folders and path.parent.exists())
+    if not durable:
         path.parent.mkdir(exist_ok=True)
     if path.parent != loose and path.parent.is_symlink():
         raise refused(path.parent)
     try:
-        os.replace(aside, path)  # noqa: PTH105
+        os.replace(tmp_path, path)  # noqa: PTH105
     except PermissionError:
-        # Windows does not replace what somebody is reading, and what can be read so is there.
+        # Windows does not replace a file that is open for reading; such a file holds the object already.
         if os.name == "posix" or not path.exists():
             raise
-        aside.unlink()
+        tmp_path.unlink()
     fsync_directory(path.parent)
-    if not lasting:
-        fsync_directory(loose)  # whoever made the folder may not have come to that yet
-        lease.flushed_folders.add(name)
+    if not durable:
+        fsync_directory(loose)  # the process that made the folder may not have fsynced it yet
+        session.flushed_folders.add(name)

@@ -11,14 +11,14 @@ from typing import Any, Final
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.loose import remove_loose
-from objrepo.disk.repack import holes, repack
+from objrepo.disk.repack import repack, unreferenced_bytes
 from objrepo.disk.safe_open import is_inside, refused
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
 
-__all__ = ("Plan", "perform", "store_errors", "survey")
+__all__ = ("Plan", "estimate", "run", "store_errors")
 
 _TRIES: Final = 20
 
@@ -84,39 +84,39 @@ def store_errors(layout: Layout) -> Iterator[None]:
         raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from error
 
 
-def survey(lease: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
+def estimate(session: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
     """Say what the plan comes to, without changing anything."""
     steps = []
-    loose = _survey_loose(lease)
+    loose = _survey_loose(session)
     if plan.pack_loose:
         steps.append(MaintenanceStep("pack_loose", *loose.waiting))
-    packed = lease.index.count()
+    packed = session.index.count()
     if plan.do_repack:
-        steps.append(MaintenanceStep("do_repack", packed, holes(lease)))
+        steps.append(MaintenanceStep("do_repack", packed, unreferenced_bytes(session)))
     if plan.clean_storage:
         steps.append(MaintenanceStep("clean_storage", *loose.copies))
     if plan.do_vacuum:
-        steps.append(MaintenanceStep("do_vacuum", packed, lease.layout.index_file.stat().st_size))
+        steps.append(MaintenanceStep("do_vacuum", packed, session.layout.index_file.stat().st_size))
     return tuple(steps)
 
 
-def perform(lease: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
+def run(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
     """Do what the plan says; the caller holds the maintenance lock.
 
     A caller that has been cancelled stops it between two objects or two packs; what was committed by then stays.
     """
     steps = []
     if plan.pack_loose:
-        with store_errors(lease.layout):
-            steps.append(_pack(lease, plan, progress))
+        with store_errors(session.layout):
+            steps.append(_pack(session, plan, progress))
     if plan.do_repack:
-        freed = repack(lease, progress)
-        steps.append(MaintenanceStep("do_repack", lease.index.count(), freed))
+        freed = repack(session, progress)
+        steps.append(MaintenanceStep("do_repack", session.index.count(), freed))
     if plan.clean_storage:
-        steps.append(_clean(lease))
+        steps.append(_clean(session))
     if plan.do_vacuum:
-        lease.index.vacuum()
-        steps.append(MaintenanceStep("do_vacuum", lease.index.count(), lease.layout.index_file.stat().st_size))
+        session.index.vacuum()
+        steps.append(MaintenanceStep("do_vacuum", session.index.count(), session.layout.index_file.stat().st_size))
     return tuple(steps)
 
 
@@ -128,14 +128,14 @@ class _Loose:
     copies: tuple[int, int]
 
 
-def _survey_loose(lease: ContainerSession) -> _Loose:
+def _survey_loose(session: ContainerSession) -> _Loose:
     waiting = [0, 0]
     copies = [0, 0]
-    for keys in loose_keys(lease):
-        packed = lease.index.present(keys)
+    for keys in loose_keys(session):
+        packed = session.index.present(keys)
         for key in keys:
             try:
-                size = lease.layout.loose_path(lease.config, key).lstat().st_size
+                size = session.layout.loose_path(session.config, key).lstat().st_size
             except FileNotFoundError:
                 continue
             counter = copies if key in packed else waiting
@@ -144,17 +144,17 @@ def _survey_loose(lease: ContainerSession) -> _Loose:
     return _Loose((waiting[0], waiting[1]), (copies[0], copies[1]))
 
 
-def _pack(lease: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
+def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
-    for keys in loose_keys(lease):
-        for path in (lease.layout.loose_name(lease.config, key) for key in keys):
+    for keys in loose_keys(session):
+        for path in (session.layout.loose_name(session.config, key) for key in keys):
             if is_inside(path) is None and os.path.lexists(path):
                 raise refused(path)  # disk-objectstore would follow it
-    count, (size, _) = lease.index.count(), lease.index.sums()
+    count, (size, _) = session.index.count(), session.index.sums()
     for tries_left in range(_TRIES, -1, -1):
         try:
-            lease.container.pack_all_loose(
+            session.container.pack_all_loose(
                 compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
                 callback=_listener("pack_loose", progress),
                 clean_loose_per_pack=plan.incremental_cleanup,
@@ -166,22 +166,22 @@ def _pack(lease: ContainerSession, plan: Plan, progress: ProgressCallback | None
                 raise
             # Another program has deleted or cleaned a loose object that was about to be packed.
         finally:
-            lease.end_transaction()
-    return MaintenanceStep("pack_loose", lease.index.count() - count, lease.index.sums()[0] - size)
+            session.end_transaction()
+    return MaintenanceStep("pack_loose", session.index.count() - count, session.index.sums()[0] - size)
 
 
-def _clean(lease: ContainerSession) -> MaintenanceStep:
+def _clean(session: ContainerSession) -> MaintenanceStep:
     """Remove the loose files of packed objects."""
     objects = size = 0
-    for keys in loose_keys(lease):
+    for keys in loose_keys(session):
         if cancel_requested():
             raise WorkCancelled
-        copies = list(lease.index.present(keys))
+        copies = list(session.index.present(keys))
         for key in copies:
             with suppress(FileNotFoundError):
-                size += os.lstat(lease.layout.loose_name(lease.config, key)).st_size
+                size += os.lstat(session.layout.loose_name(session.config, key)).st_size
                 objects += 1
-        remove_loose(lease, copies)
+        remove_loose(session, copies)
     return MaintenanceStep("clean_storage", objects, size)
 
 

@@ -8,8 +8,8 @@ from typing import Literal, TypeAlias
 
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import maintenance_lock
-from objrepo.disk.repair import drop_damaged, has_intact_copy, quarantine_object, tidy
-from objrepo.disk.session import ContainerSession, Pool
+from objrepo.disk.repair import drop_damaged, has_intact_copy, quarantine_object, remove_stale_files
+from objrepo.disk.session import ContainerSession, SessionPool
 from objrepo.errors import RepositoryError
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository
@@ -31,7 +31,7 @@ class Repairable(Repository):
     def __init__(self, folder: Path, offload: Offload | None) -> None:
         super().__init__(offload)
         self._layout = Layout(folder)
-        self._pool = Pool(self._layout)
+        self._pool = SessionPool(self._layout)
 
     async def repair(
         self,
@@ -96,9 +96,9 @@ class Repairable(Repository):
                 RepairStep("removed", str(path), "a lock that was left over") for path in lease.layout.pack_locks()
             ]
             if dry_run:
-                return [] if live else locks + tidy(lease, dry_run=True)
+                return [] if live else locks + remove_stale_files(lease, dry_run=True)
             with maintenance_lock(lease.layout, timeout, break_locks=not live):
-                return [] if live else locks + tidy(lease, dry_run=False)
+                return [] if live else locks + remove_stale_files(lease, dry_run=False)
 
     def _looking(self, key: str) -> bool:
         with self._pool.lease() as lease:

@@ -1,4 +1,4 @@
-"""The pack files of a container, kept open between calls; and bytes out of them."""
+"""The pack files of a container, kept open between calls, and reading from them."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from objrepo.disk.safe_open import NO_DETOUR, refused, safe_open
 from objrepo.errors import CorruptObjectError
 from objrepo.fsync import fsync_directory, fsync_file
 
-__all__ = ("FileId", "FileSignature", "Packs", "inflated", "read_at", "short_of", "signature_of")
+__all__ = ("FileId", "FileSignature", "PackFiles", "file_id", "inflated", "read_at", "short_of", "signature_of")
 
 FileId = tuple[int, int]
-"""Which file it is that has a name: device and inode. It is another one's as soon as nobody has the file open."""
+"""Device and inode of a file. They identify it for as long as it is open; then another file may get them."""
 
 FileSignature = tuple[int, int, int, int]
-"""The state of a file: device, inode, size, and when it was last changed, in nanoseconds."""
+"""The state of a file: device, inode, size, and the time of its last change in nanoseconds."""
 
-# A file that is open cannot be replaced on Windows, so there none is kept open.
-_KEPT: Final = 8 if os.name == "posix" else 0
-_PATHS_KEPT: Final = 1000
+# Windows does not replace an open file, so no file is kept open there.
+_MAX_OPEN: Final = 8 if os.name == "posix" else 0
+_MAX_PATHS: Final = 1000
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | NO_DETOUR
 
 
-class Packs:
-    """The open pack files of one lease, a bounded number of them; one thread at a time uses them.
+class PackFiles:
+    """The open pack files of one session, a bounded number of them; one thread at a time uses them.
 
-    A repack puts another file under the name of a pack. So a file is compared with its name each time, and rows
-    are good for a file only if they were read while it had its name: see :meth:`descriptor`.
+    A repack replaces the file of a pack. So an open file is compared with its name on each use, and a row is valid for
+    a file only if it was read while the file had that name: see :meth:`descriptor`.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -43,17 +43,17 @@ class Packs:
         self._paths: dict[int, str] = {}
 
     def descriptor(self, pack_id: int) -> tuple[int, FileId, bool]:
-        """Return a pack's descriptor, which file it is, and whether that was opened only now.
+        """Return a pack's descriptor, its identity, and whether this call opened it.
 
-        A row that was read before this call is good for a file that was open already: at the moment the row was
-        read the file had the name, as it had it before and has it now, and no name ever goes back to a file that
-        has lost it. If the file was opened only now, read the row again: it is good if it is still the same.
+        A row that was read before this call is valid for a file that was open already: the file had its name before
+        and has it now, and a file never gets back a name that it lost. If this call opened the file, read the row
+        again: it is valid if it is unchanged.
 
         :raises FileNotFoundError: if there is no such pack, or not at this moment.
         """
         path = self.path(pack_id)
-        status = os.stat(path)  # noqa: PTH116  (on the way of every call)
-        identity = status.st_dev, status.st_ino
+        status = os.stat(path)  # noqa: PTH116  (called for every object)
+        identity = file_id(status)
         known = self._open.get(pack_id)
         if known is not None and known[1] == identity:
             return known[0], identity, False
@@ -68,43 +68,42 @@ class Packs:
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise refused(path)
-        identity = status.st_dev, status.st_ino
+        identity = file_id(status)
         self._open[pack_id] = descriptor, identity
         return descriptor, identity, True
 
-    def identity(self, pack_id: int) -> FileId | None:
-        """Return which file has the name of a pack, None if none has it."""
+    def file_id(self, pack_id: int) -> FileId | None:
+        """Return the identity of a pack's file, None if there is none."""
         try:
-            status = os.stat(self.path(pack_id))  # noqa: PTH116
+            return file_id(os.stat(self.path(pack_id)))  # noqa: PTH116
         except FileNotFoundError:
             return None
-        return status.st_dev, status.st_ino
 
-    def stamp(self, pack_id: int) -> FileSignature | None:
-        """Return the state of the file that has the name of a pack, None if none has it."""
+    def signature(self, pack_id: int) -> FileSignature | None:
+        """Return the state of a pack's file, None if there is none."""
         try:
             return signature_of(os.stat(self.path(pack_id)))  # noqa: PTH116
         except FileNotFoundError:
             return None
 
-    def flush(self, pack_id: int) -> None:
-        """Have the disk store a pack that somebody else has written; one that is not there any more is no error."""
+    def fsync(self, pack_id: int) -> None:
+        """Make a pack durable that another process wrote; do nothing if it was removed."""
         with suppress(FileNotFoundError), safe_open(self.path(pack_id)) as pack:
             fsync_file(pack)
             fsync_directory(Path(self.path(pack_id)).parent)
 
     def path(self, pack_id: int) -> str:
-        """Return the path of a pack; ``-1`` is the one that a repack is writing."""
+        """Return the path of a pack; ``-1`` is the one that disk-objectstore's repack writes."""
         path = self._paths.get(pack_id)
         if path is None:
-            if len(self._paths) > _PATHS_KEPT:
+            if len(self._paths) > _MAX_PATHS:
                 self._paths.clear()
             path = self._paths[pack_id] = f"{self._folder}{os.sep}{pack_id:d}"
         return path
 
     def trim(self) -> None:
-        """Close what is open beyond what may stay open until the next call."""
-        while len(self._open) > _KEPT:
+        """Close the files beyond the number that stays open between calls."""
+        while len(self._open) > _MAX_OPEN:
             self._forget(next(iter(self._open)))
 
     def close(self) -> None:
@@ -118,13 +117,18 @@ class Packs:
             os.close(known[0])
 
 
+def file_id(status: os.stat_result) -> FileId:
+    """Return the identity of a file."""
+    return status.st_dev, status.st_ino
+
+
 def signature_of(status: os.stat_result) -> FileSignature:
     """Return the state of a file."""
     return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
-    """Return bytes from a position in a file, fewer at its end."""
+    """Return ``size`` bytes from a position in a file, or fewer at its end."""
     data = os.pread(descriptor, size, offset)
     if len(data) == size or not data:
         return data
@@ -145,7 +149,7 @@ def _seek_and_read(descriptor: int, size: int, offset: int) -> bytes:
     return b"".join(parts)
 
 
-# Windows has no `pread`. A lease is one thread's at a time, so nobody else moves its descriptors meanwhile.
+# Windows has no `pread`. One thread at a time uses a session, so no other thread seeks in its files meanwhile.
 if not hasattr(os, "pread"):
     read_at = _seek_and_read
 
@@ -158,9 +162,9 @@ def short_of(row: Row, path: str, present: int) -> CorruptObjectError:
 
 
 def inflated(row: Row, data: bytes) -> bytes:
-    """Decompress a whole object, to no more bytes than its row promises.
+    """Decompress a whole object, to at most the size in its row.
 
-    :raises CorruptObjectError: if it is not compressed as it should be, or of another size.
+    :raises CorruptObjectError: if the data are invalid, or have another size.
     """
     decompressor = zlib.decompressobj()
     try:
@@ -168,5 +172,5 @@ def inflated(row: Row, data: bytes) -> bytes:
     except zlib.error as error:
         raise CorruptObjectError(row.key, f"it cannot be decompressed: {error}") from error
     if len(content) != row.size or not decompressor.eof:
-        raise CorruptObjectError(row.key, f"it should have {row.size} bytes when decompressed, and has others")
+        raise CorruptObjectError(row.key, f"it does not have the {row.size} bytes of its row when decompressed")
     return content

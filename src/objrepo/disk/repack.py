@@ -31,50 +31,50 @@ from objrepo.sources import write_all
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ("holes", "recover_repack", "repack")
+__all__ = ("recover_repack", "repack", "unreferenced_bytes")
 
 _COPY_BYTES: Final = 1024 * 1024
 _PATIENCE: Final = 30.0
 """How many seconds to wait for a writer to a pack."""
 
 
-def holes(lease: ContainerSession) -> int:
+def unreferenced_bytes(session: ContainerSession) -> int:
     """Return the bytes in packs that belong to no object any more."""
-    return max(lease.layout.pack_files_size() - lease.index.sums()[1], 0)
+    return max(session.layout.pack_files_size() - session.index.sums()[1], 0)
 
 
-def repack(lease: ContainerSession, progress: ProgressCallback | None) -> int:
-    """Rewrite each pack that has holes; return how many bytes that freed.
+def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
+    """Rewrite each pack that has unreferenced_bytes; return how many bytes that freed.
 
     A caller that has been cancelled stops it between two pieces of a pack; what was moved by then stays moved.
     """
-    if lease.packs.identity(REPACK_PACK) is not None:
-        recover_repack(lease)
-    packs = [int(path.name) for path in lease.layout.pack_files()]
-    total = lease.layout.pack_files_size()
+    if session.packs.file_id(REPACK_PACK) is not None:
+        recover_repack(session)
+    packs = [int(path.name) for path in session.layout.pack_files()]
+    total = session.layout.pack_files_size()
     done = freed = 0
     for pack_id in packs:
-        with _locked(lease, pack_id):
-            path = Path(lease.packs.path(pack_id))
+        with _locked(session, pack_id):
+            path = Path(session.packs.path(pack_id))
             size = path.stat().st_size
-            rows = lease.index.rows_of_pack(pack_id)
+            rows = session.index.rows_of_pack(pack_id)
             if sum(row[3] for row in rows) < size or not rows:
-                freed += _rewrite(lease, path, size, rows)
+                freed += _rewrite(session, path, size, rows)
         done += size
         if progress is not None:
             progress(Progress("do_repack", done, max(total, done), "bytes"))
     return freed
 
 
-def recover_repack(lease: ContainerSession) -> None:
+def recover_repack(session: ContainerSession) -> None:
     """Finish what a repack of disk-objectstore has begun when it was killed: its pack gets a number of its own."""
-    temporary = Path(lease.packs.path(REPACK_PACK))
-    rows = lease.index.rows_of_pack(REPACK_PACK)
+    temporary = Path(session.packs.path(REPACK_PACK))
+    rows = session.index.rows_of_pack(REPACK_PACK)
     if rows:
-        new_id = _next_number(lease, 0)
-        with pack_lock(lease.layout, new_id):
-            _link_or_copy(temporary, Path(lease.packs.path(new_id)))
-            lease.index.move(rows, new_id, [row[2] for row in rows])
+        new_id = _next_number(session, 0)
+        with pack_lock(session.layout, new_id):
+            _link_or_copy(temporary, Path(session.packs.path(new_id)))
+            session.index.move(rows, new_id, [row[2] for row in rows])
     temporary.unlink()
     fsync_directory(temporary.parent)
 
@@ -89,22 +89,22 @@ def _link_or_copy(source: Path, target: Path) -> None:
     fsync_directory(target.parent)
 
 
-def _rewrite(lease: ContainerSession, path: Path, size: int, rows: list[RawRow]) -> int:
+def _rewrite(session: ContainerSession, path: Path, size: int, rows: list[RawRow]) -> int:
     """Move a pack's objects to a new one, and remove it; return how many bytes that freed."""
     kept = 0
     if rows:
-        new_id = _next_number(lease, int(path.name))
-        with _locked(lease, new_id):
-            new = Path(lease.packs.path(new_id))
+        new_id = _next_number(session, int(path.name))
+        with _locked(session, new_id):
+            new = Path(session.packs.path(new_id))
             try:
                 with safe_open(str(path)) as source, safe_open(str(new), "xb") as target, with_path(new):
                     moves = _copy(source, target, rows, path)
                     kept = target.tell()
                     fsync_file(target)
                 fsync_directory(new.parent)
-                lease.index.move(rows, new_id, moves)
+                session.index.move(rows, new_id, moves)
             except BaseException:
-                if not lease.index.rows_of_pack(new_id):
+                if not session.index.rows_of_pack(new_id):
                     new.unlink(missing_ok=True)
                 raise
     path.unlink()
@@ -133,22 +133,22 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
     return offsets
 
 
-def _next_number(lease: ContainerSession, pack_id: int) -> int:
+def _next_number(session: ContainerSession, pack_id: int) -> int:
     """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
     own = pack_id >= FIRST_OWN_PACK
-    numbers = [int(path.name) for path in lease.layout.pack_files()]
-    numbers += [number for number in lease.index.pack_ids() if number < 10**17]  # nobody has made so many
+    numbers = [int(path.name) for path in session.layout.pack_files()]
+    numbers += [number for number in session.index.pack_ids() if number < 10**17]  # nobody has made so many
     return max((n for n in numbers if (n >= FIRST_OWN_PACK) == own), default=FIRST_OWN_PACK if own else 0) + 1
 
 
 @contextmanager
-def _locked(lease: ContainerSession, pack_id: int) -> Iterator[None]:
+def _locked(session: ContainerSession, pack_id: int) -> Iterator[None]:
     """Keep others from writing to a pack: disk-objectstore's packers, or those who put groups."""
     with ExitStack() as stack:
         if pack_id < FIRST_OWN_PACK:
-            stack.enter_context(pack_lock(lease.layout, pack_id))
-        elif not stack.enter_context(own_pack_lock(lease.layout.folder, pack_id, _PATIENCE)):
+            stack.enter_context(pack_lock(session.layout, pack_id))
+        elif not stack.enter_context(own_pack_lock(session.layout.folder, pack_id, _PATIENCE)):
             raise RepositoryBusyError(
-                f"somebody is writing to pack {pack_id} of the repository at {lease.layout.folder}; try again later"
+                f"somebody is writing to pack {pack_id} of the repository at {session.layout.folder}; try again later"
             )
         yield

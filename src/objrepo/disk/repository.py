@@ -300,13 +300,13 @@ class DiskRepository(Repairable):
     def _maintain(
         self, plan: Any, dry_run: bool, timeout: float, progress: ProgressCallback | None
     ) -> MaintenanceReport:
-        from objrepo.disk.maintenance import perform, survey
+        from objrepo.disk.maintenance import estimate, run
 
         with self._pool.lease() as lease:
             if dry_run:
-                return MaintenanceReport(True, survey(lease, plan))
+                return MaintenanceReport(True, estimate(lease, plan))
             with maintenance_lock(lease.layout, timeout):
-                return MaintenanceReport(False, perform(lease, plan, progress))
+                return MaintenanceReport(False, run(lease, plan, progress))
 
     def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
         with self._pool.lease() as lease:

@@ -1,4 +1,4 @@
-"""Leases: what a call needs of a container, kept warm between calls and used by one thread at a time."""
+"""Sessions: what a call needs of a container, kept open between calls and used by one thread at a time."""
 
 from __future__ import annotations
 
@@ -9,62 +9,82 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from objrepo.disk.index import Index
-from objrepo.disk.layout import Layout
-from objrepo.disk.pack_files import Packs
+from objrepo.disk.layout import Layout, not_initialised
+from objrepo.disk.pack_files import FileSignature, PackFiles, signature_of
 from objrepo.errors import RepositoryError
 from objrepo.keys import key_pattern
 
 if TYPE_CHECKING:
     from disk_objectstore import Container
 
-__all__ = ("ContainerSession", "Pool")
+__all__ = ("ContainerSession", "SessionPool")
 
-_IDLE_AT_MOST: Final = 32
+_MAX_IDLE: Final = 32
 
 _inherited: list[ContainerSession] = []
-"""Leases of the parent process. SQLite forbids even to close a connection in another process than its own."""
+"""Sessions of the parent process. SQLite forbids even to close a connection in another process than its own."""
 
 
 class ContainerSession:
     """One container's configuration, index, packs and :class:`disk_objectstore.Container`, for one thread at a time.
 
-    It is a context manager, which gives it back to its pool with its transaction ended.
+    As a context manager it ends its transaction and is checked in to its pool on exit.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: SessionPool) -> None:
         self._pool = pool
         self.layout = pool.layout
-        self.identity = pool.layout.identity()
+        # Read before the configuration: if the container is replaced in between, the next check notices it.
+        self._index_id = pool.layout.identity()
+        self._config_signature = _config_signature(pool.layout)
+        self._index_is_pinned = False
         self.config = pool.layout.config()
         self.matches = key_pattern(self.config.hash_type)
         self.process = os.getpid()
         self.flushed_folders: set[str] = set()
-        """Folders of loose objects that are known to survive a power failure. Nobody ever removes one."""
+        """Folders of loose objects whose entries in the folder ``loose`` are durable. No program removes one."""
 
     @cached_property
     def index(self) -> Index:
         """A connection to the index, without a transaction between two calls."""
-        return Index(self.layout)
+        index = Index(self.layout)
+        # From here on SQLite keeps the file open, so that no other file can get its inode number.
+        self._index_is_pinned = self._config_signature == _config_signature(self.layout)
+        return index
 
     @cached_property
-    def packs(self) -> Packs:
+    def packs(self) -> PackFiles:
         """The pack files that are open."""
-        return Packs(self.layout)
+        return PackFiles(self.layout)
 
     @cached_property
     def container(self) -> Container:
-        """The container; after a call that opened its session, close it, or it pins what the next one sees."""
+        """The container; close it after a call that opened its SQL session, which pins what the next call sees."""
         from objrepo.disk.container import PatchedContainer
 
         return PatchedContainer(self.layout.folder)
 
     @property
-    def lasting(self) -> bool:
-        """Whether the lease may serve another call."""
+    def reusable(self) -> bool:
+        """Whether the session may serve another call."""
         return "index" not in self.__dict__ or self.index.lasting
 
+    def is_current(self) -> bool:
+        """Return whether the session belongs to this process and to the container that is at the path now.
+
+        The inode number of an index that this session has not opened may be reused by the index of a container that
+        replaced this one. In that case the configuration, which is written once, is compared too.
+
+        :raises NotInitialisedError: if there is no container.
+        """
+        return (
+            self._index_id == self.layout.identity()
+            and (self._index_is_pinned or self._config_signature == _config_signature(self.layout))
+            and self.process == os.getpid()
+        )
+
     def end_transaction(self) -> None:
-        """Close the container's session, if the call opened one."""
+        """Close the container's SQL session, if the call opened one."""
         if "container" in self.__dict__:
             self.container.close()
 
@@ -83,13 +103,13 @@ class ContainerSession:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         if exc_type is None or issubclass(exc_type, RepositoryError | OSError):
-            self._pool.give_back(self)
+            self._pool.check_in(self)
         else:
-            self.close()  # who knows in what state it is
+            self.close()  # its state is unknown
 
 
-class Pool:
-    """The idle leases of a repository. It takes no lock, so that a fork at any time leaves it usable."""
+class SessionPool:
+    """The idle sessions of a repository. It takes no lock, so that a fork at any time leaves it usable."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -97,41 +117,41 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many leases are kept warm."""
+        """The number of idle sessions."""
         return len(self._idle)
 
     def lease(self, checked: bool = True) -> ContainerSession:
-        """Lend a lease to a call, which is to leave it as a context manager.
+        """Check out a session; leaving it as a context manager checks it in.
 
-        :param checked: whether to find out whether the lease is still one of the container that is there.
+        :param checked: whether to check that the session belongs to the container that is at the path now.
         :raises NotInitialisedError: if there is no container.
         """
         while True:
             try:
-                lease = self._idle.pop()
+                session = self._idle.pop()
             except IndexError:
                 return ContainerSession(self)
             try:
-                if (not checked or lease.identity == self.layout.identity()) and lease.process == os.getpid():
-                    return lease
+                if session.is_current() if checked else session.process == os.getpid():
+                    return session
             except RepositoryError:
-                self._dispose(lease)
+                self._dispose(session)
                 raise
-            self._dispose(lease)
+            self._dispose(session)
 
-    def give_back(self, lease: ContainerSession) -> None:
-        """Take a lease back, with its transaction ended."""
-        if "container" in lease.__dict__:
-            lease.end_transaction()
-        if lease.lasting and len(self._idle) < _IDLE_AT_MOST:
-            if "packs" in lease.__dict__:
-                lease.packs.trim()
-            self._idle.append(lease)
+    def check_in(self, session: ContainerSession) -> None:
+        """Take a session back and end its transaction."""
+        if "container" in session.__dict__:
+            session.end_transaction()
+        if session.reusable and len(self._idle) < _MAX_IDLE:
+            if "packs" in session.__dict__:
+                session.packs.trim()
+            self._idle.append(session)
         else:
-            lease.close()
+            session.close()
 
     def close(self) -> None:
-        """Close the idle leases. Those that are lent are kept, when they come back, until the next time."""
+        """Close the idle sessions. Sessions that are checked out return to the pool when they are checked in."""
         while self._idle:
             self._dispose(self._idle.pop())
 
@@ -139,8 +159,15 @@ class Pool:
         self.close()
 
     @staticmethod
-    def _dispose(lease: ContainerSession) -> None:
-        if lease.process == os.getpid():
-            lease.close()
+    def _dispose(session: ContainerSession) -> None:
+        if session.process == os.getpid():
+            session.close()
         else:
-            _inherited.append(lease)
+            _inherited.append(session)
+
+
+def _config_signature(layout: Layout) -> FileSignature:
+    try:
+        return signature_of(os.stat(layout.config_file))  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        raise not_initialised(layout.folder) from None

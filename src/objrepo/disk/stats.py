@@ -62,10 +62,10 @@ class ObjectLocation(HTMLTableMixin):
     compressed: bool | None = None
 
 
-def location_of(lease: ContainerSession, key: str) -> ObjectLocation | None:
+def location_of(session: ContainerSession, key: str) -> ObjectLocation | None:
     """Return where an object is, None if it is not there."""
-    status = is_inside(lease.layout.loose_name(lease.config, key))
-    row = lease.index.row(key)
+    status = is_inside(session.layout.loose_name(session.config, key))
+    row = session.index.row(key)
     if row is not None:
         place = {"pack": row.pack_id, "offset": row.offset, "length": row.length}
         return ObjectLocation(
@@ -74,41 +74,41 @@ def location_of(lease: ContainerSession, key: str) -> ObjectLocation | None:
     return None if status is None else ObjectLocation(key=key, size=status.st_size, loose=True)
 
 
-def info_of(lease: ContainerSession, detailed: bool) -> DiskInfo:
+def info_of(session: ContainerSession, detailed: bool) -> DiskInfo:
     """Count what a container holds.
 
     :param detailed: whether to sum up the sizes too.
     """
     loose = loose_size = copies = copies_size = 0
-    for keys in loose_keys(lease):
+    for keys in loose_keys(session):
         loose += len(keys)
-        rows = lease.index.rows(keys)
+        rows = session.index.rows(keys)
         copies += len(rows)
         copies_size += sum(row[-1] for row in rows)
         if detailed:
             for key in keys:
                 with suppress(FileNotFoundError):
-                    loose_size += os.lstat(lease.layout.loose_name(lease.config, key)).st_size
-    packed = lease.index.count()
+                    loose_size += os.lstat(session.layout.loose_name(session.config, key)).st_size
+    packed = session.index.count()
     info = DiskInfo(
-        location=str(lease.layout.folder),
-        uuid=lease.config.container_id,
-        key_format=lease.config.hash_type,
+        location=str(session.layout.folder),
+        uuid=session.config.container_id,
+        key_format=session.config.hash_type,
         objects=packed + loose - copies,
-        compression_algorithm=lease.config.compression_algorithm,
+        compression_algorithm=session.config.compression_algorithm,
         loose=loose,
         packed=packed,
-        pack_files=len(lease.layout.pack_files()),
+        pack_files=len(session.layout.pack_files()),
     )
     if not detailed:
         return info
-    packed_size, packed_size_on_disk = lease.index.sums()
+    packed_size, packed_size_on_disk = session.index.sums()
     return replace(
         info,
         size=packed_size + loose_size - copies_size,
         loose_size=loose_size,
         packed_size=packed_size,
         packed_size_on_disk=packed_size_on_disk,
-        pack_files_size=lease.layout.pack_files_size(),
-        index_size=lease.layout.index_file.stat().st_size,
+        pack_files_size=session.layout.pack_files_size(),
+        index_size=session.layout.index_file.stat().st_size,
     )

@@ -35,17 +35,17 @@ class Damage(NamedTuple):
     reason: str
 
 
-def check_objects(lease: ContainerSession, keys: Sequence[str], quick: bool) -> VerifyReport:
+def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -> VerifyReport:
     """Check every copy of some objects; what has been deleted meanwhile is left out.
 
     :param quick: whether to look only at whether the bytes are there, and not at what they are.
     """
     objects = size = 0
     damaged = []
-    rows = {row[0]: Row._make(row) for row in lease.index.rows(keys)}
+    rows = {row[0]: Row._make(row) for row in session.index.rows(keys)}
     for key in keys:
         try:
-            checked = _check(lease, key, rows.get(key), quick)
+            checked = _check(session, key, rows.get(key), quick)
         except CorruptObjectError as error:  # its row is none
             checked = 0, [Damage(None, error.reason)]
         if checked is None:
@@ -56,52 +56,52 @@ def check_objects(lease: ContainerSession, keys: Sequence[str], quick: bool) -> 
     return VerifyReport(objects, size, tuple(damaged))
 
 
-def damages(lease: ContainerSession, key: str) -> tuple[list[Damage], bool]:
+def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:
     """Read every copy of an object; return the damaged ones, and whether another one is intact."""
-    row = lease.index.row(key)
-    checked = _check(lease, key, row, quick=False)
-    copies = (row is not None) + os.path.lexists(lease.layout.loose_name(lease.config, key))
+    row = session.index.row(key)
+    checked = _check(session, key, row, quick=False)
+    copies = (row is not None) + os.path.lexists(session.layout.loose_name(session.config, key))
     return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
 
 
-def _check(lease: ContainerSession, key: str, row: Row | None, quick: bool) -> tuple[int, list[Damage]] | None:
+def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> tuple[int, list[Damage]] | None:
     """Check the copies of an object; return its size and what is damaged, None if it is not there."""
     found: list[Damage] = []
     size: int | None = None
     for _ in range(_TRIES):
         if row is not None and key == row.key:
-            size, reason = _check_packed(lease, row, quick)
-            if reason is not None and lease.index.row(key) != row:
-                row = lease.index.row(key)  # somebody has moved it meanwhile
+            size, reason = _check_packed(session, row, quick)
+            if reason is not None and session.index.row(key) != row:
+                row = session.index.row(key)  # somebody has moved it meanwhile
                 continue
             found += [Damage(row, reason)] if reason is not None else []
         with suppress(FileNotFoundError):
-            loose_size, reason = _check_loose(lease, key, quick)
+            loose_size, reason = _check_loose(session, key, quick)
             size = loose_size if size is None else size
             found += [Damage(None, reason)] if reason is not None else []
         if size is not None:
             return size, found
-        row = lease.index.row(key)  # somebody may have packed it meanwhile
+        row = session.index.row(key)  # somebody may have packed it meanwhile
         if row is None:
             return None
     return None
 
 
-def _check_packed(lease: ContainerSession, row: Row, quick: bool) -> tuple[int, str | None]:
+def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, str | None]:
     if quick:
         try:
-            present = os.stat(lease.packs.path(row.pack_id)).st_size  # noqa: PTH116
+            present = os.stat(session.packs.path(row.pack_id)).st_size  # noqa: PTH116
         except FileNotFoundError:
-            return row.size, f"pack {lease.packs.path(row.pack_id)} is missing"
+            return row.size, f"pack {session.packs.path(row.pack_id)} is missing"
         if row.offset < 0 or row.length < 0 or row.size < 0 or row.offset + row.length > present:
             end = row.offset + row.length
-            return row.size, f"it should end at {end} in {lease.packs.path(row.pack_id)}, which has {present} bytes"
+            return row.size, f"it should end at {end} in {session.packs.path(row.pack_id)}, which has {present} bytes"
         return row.size, None
     try:
-        opened = open_packed(lease, row)
+        opened = open_packed(session, row)
         if opened is None:
             return row.size, "its row has changed"
-        found, size = digest(opened, lease.config.hash_type)
+        found, size = digest(opened, session.config.hash_type)
     except CorruptObjectError as error:
         return max(row.size, 0), error.reason
     except UnsafePathError as error:
@@ -109,17 +109,17 @@ def _check_packed(lease: ContainerSession, row: Row, quick: bool) -> tuple[int, 
     except OSError as error:
         if error.errno != errno.EIO:
             raise  # it is not the object that is damaged
-        return max(row.size, 0), f"pack {lease.packs.path(row.pack_id)} cannot be read: {error}"
+        return max(row.size, 0), f"pack {session.packs.path(row.pack_id)} cannot be read: {error}"
     return size, None if found == row.key else f"its content in pack {row.pack_id} hashes to {found}"
 
 
-def _check_loose(lease: ContainerSession, key: str, quick: bool) -> tuple[int, str | None]:
-    path = lease.layout.loose_name(lease.config, key)
+def _check_loose(session: ContainerSession, key: str, quick: bool) -> tuple[int, str | None]:
+    path = session.layout.loose_name(session.config, key)
     if quick:
         status = os.lstat(path)
         return status.st_size, None if stat.S_ISREG(status.st_mode) else f"{path} is no file"
     try:
-        found, size = digest(open_loose(lease, key), lease.config.hash_type)
+        found, size = digest(open_loose(session, key), session.config.hash_type)
     except FileNotFoundError:
         raise
     except CorruptObjectError as error:
@@ -133,13 +133,13 @@ def _check_loose(lease: ContainerSession, key: str, quick: bool) -> tuple[int, s
     return size, None if found == key else f"its content in {path} hashes to {found}"
 
 
-def find_leftovers(lease: ContainerSession) -> tuple[Leftover, ...]:
+def find_leftovers(session: ContainerSession) -> tuple[Leftover, ...]:
     """Return what was left behind by whoever was interrupted, and what was deleted from packs."""
-    layout = lease.layout
+    layout = session.layout
     found = [Leftover("temporary file", str(path), size) for path, size in _files(layout.sandbox)]
     found += [Leftover("duplicate", str(path), size) for path, size in _files(layout.duplicates)]
     found += [Leftover("quarantined", str(path), size) for path, size in _files(layout.quarantine)]
-    lengths = lease.index.lengths()
+    lengths = session.index.lengths()
     for path, size in _files(layout.packs):
         if path.name.isascii() and path.name.isdecimal():
             used = lengths.get(int(path.name), 0)
@@ -151,7 +151,7 @@ def find_leftovers(lease: ContainerSession) -> tuple[Leftover, ...]:
             found.append(Leftover("lock", str(path), size))
         else:
             found.append(Leftover("unknown file", str(path), size))
-    found += [Leftover("unknown file", str(path), size) for path, size in _strange_loose(lease)]
+    found += [Leftover("unknown file", str(path), size) for path, size in _strange_loose(session)]
     return tuple(found)
 
 
@@ -164,14 +164,14 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield path, path.lstat().st_size
 
 
-def _strange_loose(lease: ContainerSession) -> Iterable[tuple[Path, int]]:
+def _strange_loose(session: ContainerSession) -> Iterable[tuple[Path, int]]:
     """Iterate over files that lie among the loose objects and have no name of one."""
-    prefix = lease.config.loose_prefix_len
-    for path, size in _files(lease.layout.loose):
+    prefix = session.config.loose_prefix_len
+    for path, size in _files(session.layout.loose):
         if prefix == 0 or not path.is_dir():
-            if prefix or not is_key(path.name, lease.config.hash_type):
+            if prefix or not is_key(path.name, session.config.hash_type):
                 yield path, size
             continue
         for inner, inner_size in _files(path):
-            if not is_key(path.name + inner.name, lease.config.hash_type):
+            if not is_key(path.name + inner.name, session.config.hash_type):
                 yield inner, inner_size
