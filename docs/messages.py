@@ -38,7 +38,7 @@ def messages() -> dict[str, set[str]]:
             name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
             texts = [text for each in node.args if (text := text_of(each)) is not None and " " in text]
             if name.endswith("Error") and name not in HIDDEN_ERRORS and texts and len(texts[-1].split()) > 2:
-                found[name.replace("_BadTargetError", "CorruptObjectError")].add(texts[-1].strip())
+                found[name.replace("_ReadBackError", "CorruptObjectError")].add(texts[-1].strip())
     return found
 
 

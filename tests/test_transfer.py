@@ -5,17 +5,21 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tarfile
+import zipfile
 
 import anyio
 import pytest
 
 from objrepo import (
     ArchiveRepository,
+    CorruptObjectError,
     DiskRepository,
     MemoryRepository,
     ObjectNotFoundError,
     SandboxRepository,
     copy,
+    export,
 )
 from objrepo.testing.fixtures import content_of
 from test_repair import flip, flip_packed, loose_file
@@ -98,7 +102,7 @@ class TestCopy:
         assert (await copy(repo, other, delete=True, deletions=2)).deleted == 2
         assert await listed(other) == await listed(repo)
         assert (await copy(repo, other)).deleted == 0
-        with pytest.raises(ValueError, match="only some keys"):
+        with pytest.raises(ValueError, match="cannot be combined with keys"):
             await copy(repo, other, [extraneous[0]], delete=True, deletions=1)
 
     async def test_what_is_damaged_is_told_and_not_copied(self, repo, folder, other):
@@ -112,6 +116,43 @@ class TestCopy:
         assert {item.key for item in report.damaged} == {keys[5], *keys[-2:]}
         assert await listed(other) == sorted(set(keys) - {item.key for item in report.damaged})
         assert (await other.verify()).ok
+
+    async def test_damaged_objects_are_not_copied_to_a_repository_with_other_keys(self, repo, folder):
+        keys = [await repo.put(content) for content in CONTENTS]
+        for key in (keys[1], keys[-1]):
+            flip(loose_file(folder, key), 1)
+        async with SandboxRepository() as target:
+            report = await copy(repo, target)
+            assert {item.key for item in report.damaged} == {keys[1], keys[-1]}
+            assert len(await listed(target)) == report.copied == len(CONTENTS) - 2
+
+    async def test_keys_that_are_given_twice_are_copied_once(self, repo, tmp_path):
+        key = await repo.put(b"content")
+
+        async def many():
+            for _ in range(2500):
+                yield key
+
+        async with MemoryRepository() as target:
+            assert (await copy(repo, target, many())).ok
+            assert await listed(target) == [key]
+        for name in ("some.zip", "some.tar"):
+            assert (await export(repo, tmp_path / name, many())).copied == 1
+        with zipfile.ZipFile(tmp_path / "some.zip") as archive:
+            assert archive.namelist() == [f"repo/{key}"]
+        with tarfile.open(tmp_path / "some.tar") as archive:
+            assert archive.getnames() == [f"repo/{key}"]
+
+    async def test_a_damaged_object_that_was_not_requested_ends_the_copy(self, repo, other, monkeypatch):
+        """A repository that names another key than it was asked for must not make the copy try again forever."""
+        await repo.put_many([b"one", b"two"])
+
+        def stream(keys):
+            raise CorruptObjectError("0" * 64, "a key that was not requested")
+
+        monkeypatch.setattr(repo, "stream", stream)
+        with anyio.fail_after(5), pytest.raises(CorruptObjectError, match="not requested"):
+            await copy(repo, other)
 
     @pytest.mark.parametrize("make", [SandboxRepository, MemoryRepository, DiskRepository])
     async def test_between_repositories_with_other_keys(self, repo, tmp_path, make):
@@ -162,9 +203,16 @@ class TestCopy:
         with pytest.raises(OSError, match="no space left"):
             await copy(repo, other)
 
-    async def test_an_archive_is_no_target(self, repo, tmp_path):
-        import zipfile
+    async def test_ctrl_c_in_a_progress_callback_is_raised_alone(self, repo, other):
+        await repo.put_many(CONTENTS)
 
+        def interrupt(progress):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            await copy(repo, other, progress=interrupt)
+
+    async def test_an_archive_is_no_target(self, repo, tmp_path):
         with zipfile.ZipFile(tmp_path / "some.zip", "w"):
             pass
         await repo.put_many(CONTENTS)

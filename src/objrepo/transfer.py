@@ -1,26 +1,27 @@
-"""Copying objects from one repository to another: what is missing there, checked on the way, in bounded memory."""
+"""`copy`, from one repository to another, and the page copier that it shares with `export`."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Final, Protocol
 
 import anyio
 import anyio.lowlevel
 
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
+from objrepo.integrity import compared
+from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
 from objrepo.sources import closing_generator
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES
 
-__all__ = ("batched_keys", "copy")
+__all__ = ("Destination", "PageCopier", "batched_keys", "copy")
 
 _PAGE_KEYS: Final = 1000
-_PAGES_AT_ONCE: Final = 2
-"""How many pages of keys are on their way: while one is read, the other is written."""
+_CONCURRENT_PAGES: Final = 2
+"""While one page is read from the source, another one is written to the target."""
 
 
 async def copy(
@@ -34,113 +35,160 @@ async def copy(
     dry_run: bool = False,
     progress: ProgressCallback | None = None,
 ) -> CopyReport:
-    """Copy objects that the target does not have. Both repositories are entered by the caller.
+    """Copy the objects that the target does not have. The caller has entered both repositories.
 
-    Where both have keys of the same kind, and these are hashes, only what is missing travels, and is compared with its
-    key before it is stored: a copy that was interrupted goes on where it was by being called again. Else everything
-    travels, and the report says which key became which.
+    If both repositories have keys of the same format, and these are hashes, only missing objects are copied: after an
+    interruption, call it again to continue. Otherwise every object is copied, and the report has its new key. Objects
+    that are damaged in the source are reported and not copied.
 
-    Cancellation is waited for, as that of ``put_many``; what was copied by then stays.
+    When cancelled, it ends as soon as running writes have ended; the objects copied by then remain.
 
-    :param keys: which objects; all of them unless given.
-    :param delete: whether to delete from the target what the source does not have; only together with ``deletions``.
-    :param deletions: how many objects that will be, as a ``dry_run`` told it.
-    :param check: whether to read back from the target what was stored there, and to compare that too.
-    :param dry_run: only count what would be copied and deleted.
-    :param progress: told how many objects have been looked at.
-    :raises ObjectNotFoundError: if one of the keys is not in the source.
-    :raises CorruptObjectError: if what was stored in the target comes back as something else.
-    :raises ValueError: if something else than ``deletions`` objects would be deleted; then nothing is. Or if only some
-        keys are to be copied and others deleted.
+    :param source: the repository to read from.
+    :param target: the repository to write to.
+    :param keys: the objects to copy; None copies all.
+    :param delete: whether to delete the objects of the target that the source does not have.
+    :param deletions: with ``delete``, their expected number, as a ``dry_run`` reports it.
+    :param check: whether to read every copied object back from the target and compare it.
+    :param dry_run: whether only to count what would be copied and deleted.
+    :param progress: called with the number of objects that were compared.
+    :return: how many objects were copied and deleted, and which are damaged.
+    :raises ObjectNotFoundError: if the source does not have one of ``keys``.
+    :raises CorruptObjectError: with ``check``, if the target returns a different content than was stored.
+    :raises ValueError: if the number of objects to delete is not ``deletions``; then none is deleted. Or if ``delete``
+        is combined with ``keys``, or with repositories that have different keys.
     """
     if delete and keys is not None:
-        raise ValueError("cannot delete what the source does not have when only some keys are copied")
-    work = _Copy(source, target, check, dry_run, progress)
-    await work.prepare(keys)
-    await work.run(source.keys() if keys is None else keys)
-    extraneous = await work.extraneous() if delete else []
+        raise ValueError("delete=True compares whole repositories: it cannot be combined with keys")
+    key_format = await source.key_format()
+    same_keys = key_format != "uuid4" and key_format == await target.key_format()
+    destination = _RepositoryDestination(source, target, same_keys, check)
+    copier = PageCopier(source, destination, Threads(_CONCURRENT_PAGES), "copy", keys is None, dry_run, progress)
+    await copier.prepare()
+    await _copy_pages(copier, source.keys() if keys is None else keys)
+    extraneous = await _extraneous(source, target, same_keys) if delete else []
     if extraneous and not dry_run:
         if len(extraneous) != deletions:
             raise ValueError(
-                f"{len(extraneous)} objects of {target} are not in {source}: "
+                f"{target} has {len(extraneous)} objects that {source} does not have: "
                 f"to delete them, pass deletions={len(extraneous)}"
             )
         for start in range(0, len(extraneous), _PAGE_KEYS):
             await target.delete_many(extraneous[start : start + _PAGE_KEYS])
-    return work.report(len(extraneous))
+    return copier.report(deleted=len(extraneous), renamed=destination.renamed)
 
 
-class _Copy:
-    """One copy under way, and what it has come to."""
+async def _copy_pages(copier: PageCopier, keys: Iterable[str] | AsyncIterable[str]) -> None:
+    """Copy all pages, some of them concurrently. The first error is raised as it is, not in an exception group."""
+    slots = anyio.Semaphore(_CONCURRENT_PAGES)
+    errors: list[Exception | KeyboardInterrupt] = []
+
+    async def copy_page(page: list[str]) -> None:
+        try:
+            await copier.copy_page(page)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (raised below)
+            errors.append(error)
+            group.cancel_scope.cancel()
+        finally:
+            slots.release()
+
+    async with aclosing(batched_keys(keys)) as pages, anyio.create_task_group() as group:
+        try:
+            async for page in pages:
+                await slots.acquire()
+                group.start_soon(copy_page, page)
+        except Exception as error:  # noqa: BLE001  (raised below)
+            errors.append(error)
+            group.cancel_scope.cancel()
+    if errors:
+        raise errors[0]
+
+
+async def _extraneous(source: AsyncRepository, target: AsyncRepository, same_keys: bool) -> list[str]:
+    """Return the keys of the target that the source does not have."""
+    if not same_keys:
+        raise ValueError(f"{source} and {target} have different keys: delete=True needs the same keys in both")
+    found = []
+    async with aclosing(batched_keys(target.keys())) as pages:
+        async for page in pages:
+            present = await source.has_many(page)
+            found += [key for key, is_present in zip(page, present, strict=True) if not is_present]
+    return found
+
+
+class Destination(Protocol):
+    """Where objects are copied to: a repository, or an archive."""
+
+    async def missing(self, keys: list[str]) -> list[str]:
+        """Return the keys of the objects that have to be copied."""
+
+    async def put_batch(self, contents: dict[str, bytes]) -> None:
+        """Store small objects, whose contents were compared with their keys."""
+
+    async def put_large(self, key: str, size: int) -> None:
+        """Read one object from the source, compare it with its key, and store it.
+
+        :raises CorruptObjectError: if the object is damaged in the source.
+        :raises _ReadBackError: if the destination returns a different content.
+        """
+
+
+class PageCopier:
+    """Copies objects to a destination, a page of keys at a time, in bounded memory; pages may be copied concurrently.
+
+    Small objects are stored in batches, large ones one by one. Damaged objects are left out and reported.
+
+    :param source: the repository to read from.
+    :param destination: where to write.
+    :param offload: compares contents with keys.
+    :param step: the name of the operation, for its progress.
+    :param listed: whether the keys are a listing of the source: a missing object was deleted since, and is left out.
+    :param dry_run: whether only to count.
+    """
 
     def __init__(
         self,
         source: AsyncRepository,
-        target: AsyncRepository,
-        check: bool,
+        destination: Destination,
+        offload: Offload,
+        step: str,
+        listed: bool,
         dry_run: bool,
         progress: ProgressCallback | None,
     ) -> None:
         self._source = source
-        self._target = target
-        self._check = check
+        self._destination = destination
+        self._offload = offload
+        self._step = step
+        self._listed = listed
         self._dry_run = dry_run
         self._progress = progress
-        self._hash: str | None = None
-        self._listed = False
+        self._key_format = "uuid4"
         self._total: int | None = None
         self._seen = self._copied = self._size = 0
         self._damaged: list[DamagedObject] = []
-        self._renamed: dict[str, str] = {}
 
-    async def prepare(self, keys: Any) -> None:
-        """Find out whether both know objects by the same keys, and how many there are."""
-        key_format = await self._source.key_format()
-        if key_format == await self._target.key_format() and key_format != "uuid4":
-            self._hash = key_format
-        self._listed = keys is None
-        self._total = (await self._source.info()).objects if self._listed else None
+    async def prepare(self) -> None:
+        """Get the key format of the source, and its number of objects.
 
-    async def run(self, keys: Iterable[str] | AsyncIterable[str]) -> None:
-        """Copy page by page, some of them at the same time."""
-        slots = anyio.Semaphore(_PAGES_AT_ONCE)
-        failures: list[Exception] = []
+        :raises NotInitialisedError: if the source does not exist.
+        """
+        self._key_format = await self._source.key_format()
+        if self._listed:
+            self._total = (await self._source.info()).objects
 
-        async def one(page: list[str]) -> None:
-            try:
-                await self._copy_page(page)
-            except Exception as error:  # noqa: BLE001  (the first one is raised below, on its own)
-                failures.append(error)
-                group.cancel_scope.cancel()
-            finally:
-                slots.release()
+    async def copy_page(self, page: list[str]) -> None:
+        """Copy the objects of a page that the destination does not have."""
+        missing = await self._destination.missing(page)
+        if self._dry_run:
+            await self._count_objects(missing)
+        else:
+            await self._copy_objects(dict.fromkeys(missing))
+        self._seen += len(page)
+        if self._progress is not None:
+            self._progress(Progress(self._step, self._seen, self._total, "objects"))
 
-        async with aclosing(batched_keys(keys)) as pages, anyio.create_task_group() as group:
-            try:
-                async for page in pages:
-                    await slots.acquire()
-                    group.start_soon(one, page)
-            except Exception as error:  # noqa: BLE001  (likewise)
-                failures.append(error)
-                group.cancel_scope.cancel()
-        if failures:
-            raise failures[0]
-
-    async def extraneous(self) -> list[str]:
-        """Return the keys of the target that the source does not have."""
-        if self._hash is None:
-            raise ValueError(
-                f"{self._source} and {self._target} have different keys: what is extraneous cannot be told"
-            )
-        found = []
-        async with aclosing(batched_keys(self._target.keys())) as pages:
-            async for page in pages:
-                present = await self._source.has_many(page)
-                found += [key for key, there in zip(page, present, strict=True) if not there]
-        return found
-
-    def report(self, deleted: int) -> CopyReport:
-        """Return what was done."""
+    def report(self, deleted: int = 0, renamed: dict[str, str] | None = None) -> CopyReport:
+        """Return what was copied."""
         return CopyReport(
             dry_run=self._dry_run,
             objects=self._seen,
@@ -148,123 +196,147 @@ class _Copy:
             size=self._size,
             deleted=deleted,
             damaged=tuple(self._damaged),
-            renamed=self._renamed,
+            renamed=renamed or {},
         )
 
-    async def _copy_page(self, page: list[str]) -> None:
-        missing = page
-        if self._hash is not None:
-            present = await self._target.has_many(page)
-            missing = [key for key, there in zip(page, present, strict=True) if not there]
-        if self._dry_run:
-            await self._count(missing)
-        elif missing:
-            await self._copy_objects(missing)
-        self._seen += len(page)
-        if self._progress is not None:
-            self._progress(Progress("copy", self._seen, self._total, "objects"))
-
-    async def _count(self, keys: list[str]) -> None:
+    async def _count_objects(self, keys: list[str]) -> None:
         for key in keys:
             try:
-                self._size += await self._source.size(key)
+                self._add(1, await self._source.size(key))
             except ObjectNotFoundError:
                 if not self._listed:
                     raise
-            else:
-                self._copied += 1
 
-    async def _copy_objects(self, keys: list[str]) -> None:
+    async def _copy_objects(self, left: dict[str, None]) -> None:
         batch: dict[str, bytes] = {}
-        size = 0
-        left = list(keys)
         while left:
             try:
-                async with self._source.stream(left) as objects:
-                    async for key, stream in objects:
-                        left.remove(key)
-                        if stream.size > CHUNK_BYTES:
-                            await self._copy_large(key, stream.size)
-                            continue
-                        content = await stream.read()
-                        if self._is_damaged(key, content):
-                            continue
-                        batch[key] = content
-                        size += len(content)
-                        if size >= BATCH_BYTES:
-                            await self._store(batch)
-                            batch, size = {}, 0
-            except _BadTargetError:
+                await self._copy_stream(left, batch)
+            except _ReadBackError:
                 raise
             except CorruptObjectError as error:
-                self._damaged.append(DamagedObject(error.key, error.reason))
-                left = [key for key in left if key != error.key]
-            except ObjectNotFoundError as error:
-                if not self._listed:
+                if error.key not in left:
                     raise
-                left = [key for key in left if key not in error.keys]  # deleted since it was listed
-        await self._store(batch)
+                self._damaged.append(DamagedObject(error.key, error.reason))
+                del left[error.key]
+            except ObjectNotFoundError as error:
+                if not self._listed or left.keys().isdisjoint(error.keys):
+                    raise
+                for key in error.keys:
+                    left.pop(key, None)
+        await self._put_batch(batch)
 
-    def _is_damaged(self, key: str, content: bytes) -> bool:
-        if self._hash is None or (found := hashlib.new(self._hash, content).hexdigest()) == key:
-            return False
-        self._damaged.append(DamagedObject(key, f"its content hashes to {found}"))
-        return True
-
-    async def _copy_large(self, key: str, size: int) -> None:
-        try:
-            async with self._source.open(key, check=True) as stream:
-                new = await self._target.put(stream)
-        except CorruptObjectError as error:
-            self._damaged.append(DamagedObject(key, error.reason))
-            return
-        if self._check:
-            await self._read_back_large(key, new)
-        self._note({key: new}, size)
-
-    async def _store(self, batch: dict[str, bytes]) -> None:
-        if batch:
-            new = await self._target.put_many(list(batch.values()))
-            if self._check:
-                await self._read_back(dict(zip(new, batch.values(), strict=True)))
-            self._note(dict(zip(batch, new, strict=True)), sum(map(len, batch.values())))
-
-    async def _read_back(self, contents: dict[str, bytes]) -> None:
-        async with self._target.stream(contents) as objects:
+    async def _copy_stream(self, left: dict[str, None], batch: dict[str, bytes]) -> None:
+        """Copy the objects that are left. Those that were read are removed from ``left``, the last are in ``batch``."""
+        size = sum(map(len, batch.values()))
+        async with self._source.stream(list(left)) as objects:
             async for key, stream in objects:
-                if await stream.read() != contents[key]:
-                    raise self._came_back_different(key)
+                if stream.size > CHUNK_BYTES:
+                    await self._put_large(key, stream.size)
+                else:
+                    batch[key] = await stream.read()
+                    size += stream.size
+                del left[key]
+                if size >= BATCH_BYTES:
+                    await self._put_batch(batch)
+                    batch.clear()
+                    size = 0
 
-    def _came_back_different(self, key: str) -> CorruptObjectError:
-        return _BadTargetError(
-            key, f"stored in {self._target}, it came back as something else; check what it is stored on"
-        )
+    async def _put_large(self, key: str, size: int) -> None:
+        try:
+            await self._destination.put_large(key, size)
+        except _ReadBackError:
+            raise
+        except CorruptObjectError as error:  # caught here, so that the stream of the other objects goes on
+            self._damaged.append(DamagedObject(key, error.reason))
+        else:
+            self._add(1, size)
 
-    async def _read_back_large(self, key: str, new: str) -> None:
-        if self._hash is None:
-            if await self._target.hash(new) != await self._source.hash(key):
-                raise self._came_back_different(new)
+    async def _put_batch(self, batch: dict[str, bytes]) -> None:
+        intact = await self._offload.run(self._without_damaged, batch) if batch else {}
+        if intact:
+            await self._destination.put_batch(intact)
+            self._add(len(intact), sum(map(len, intact.values())))
+
+    def _without_damaged(self, batch: dict[str, bytes]) -> dict[str, bytes]:
+        intact = {}
+        for key, content in batch.items():
+            try:
+                intact[key] = compared(key, self._key_format, content)
+            except CorruptObjectError as error:
+                self._damaged.append(DamagedObject(key, error.reason))
+        return intact
+
+    def _add(self, objects: int, size: int) -> None:
+        self._copied += objects
+        self._size += size
+
+
+class _ReadBackError(CorruptObjectError):
+    """The destination returned a different content than was stored; the object is not damaged in the source."""
+
+
+class _RepositoryDestination:
+    """A repository as a destination.
+
+    :ivar renamed: the new key of each copied object by its old one, unless both repositories have the same keys.
+    """
+
+    def __init__(self, source: AsyncRepository, target: AsyncRepository, same_keys: bool, check: bool) -> None:
+        self.renamed: dict[str, str] = {}
+        self._source = source
+        self._target = target
+        self._same_keys = same_keys
+        self._check = check
+
+    async def missing(self, keys: list[str]) -> list[str]:
+        """Return the keys that the target does not have; all, if it has different keys."""
+        if not self._same_keys:
+            return keys
+        present = await self._target.has_many(keys)
+        return [key for key, is_present in zip(keys, present, strict=True) if not is_present]
+
+    async def put_batch(self, contents: dict[str, bytes]) -> None:
+        """Store small objects; see :meth:`Destination.put_batch`."""
+        new_keys = await self._target.put_many(list(contents.values()))
+        if self._check:
+            expected = dict(zip(new_keys, contents.values(), strict=True))
+            async with self._target.stream(expected) as objects:
+                async for key, stream in objects:
+                    if await stream.read() != expected[key]:
+                        raise self._different(key)
+        self._rename(contents, new_keys)
+
+    async def put_large(self, key: str, size: int) -> None:
+        """Copy one object; see :meth:`Destination.put_large`."""
+        async with self._source.open(key, check=True) as stream:
+            new_key = await self._target.put(stream)
+        if self._check:
+            await self._read_back(key, new_key)
+        self._rename([key], [new_key])
+
+    async def _read_back(self, key: str, new_key: str) -> None:
+        if not self._same_keys:
+            if await self._target.hash(new_key) != await self._source.hash(key):
+                raise self._different(new_key)
             return
         try:
-            async with self._target.open(new, check=True) as stream:
+            async with self._target.open(new_key, check=True) as stream:
                 async for _ in stream:
                     pass
         except CorruptObjectError as error:
-            raise _BadTargetError(new, f"stored in {self._target}, it came back so that {error.reason}") from error
+            raise self._different(new_key) from error
 
-    def _note(self, keys: dict[str, str], size: int) -> None:
-        self._copied += len(keys)
-        self._size += size
-        if self._hash is None:
-            self._renamed |= keys
+    def _different(self, key: str) -> _ReadBackError:
+        return _ReadBackError(key, f"{self._target} returns a different content than was stored; check its disk")
 
-
-class _BadTargetError(CorruptObjectError):
-    """What was stored is not what is there: no fault of the source, of which everything else could be copied."""
+    def _rename(self, keys: Iterable[str], new_keys: list[str]) -> None:
+        if not self._same_keys:
+            self.renamed.update(zip(keys, new_keys, strict=True))
 
 
 async def batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
-    """Give keys in lists of up to a thousand; one that is given twice in a sequence comes once."""
+    """Yield keys in lists of up to 1,000, without duplicates if they come from a synchronous iterable."""
     page: list[str] = []
     if isinstance(keys, AsyncIterable):
         async with closing_generator(keys):

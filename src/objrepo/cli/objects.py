@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, BinaryIO, Final
 
 import click
 
+from objrepo.atomic_file import AtomicFile
 from objrepo.cli.completion import KEY
 from objrepo.cli.context import as_json, on_repository
 from objrepo.cli.progress import reporter
@@ -134,8 +134,9 @@ async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) 
             output.mkdir(parents=True, exist_ok=True)
         async for key, stream in objects:
             target = output / key if into_folder else output
-            with _whole_file(target) as file:
-                await _copy(stream, file)
+            with AtomicFile(target, replace=True) as file:
+                await _copy(stream, file.file)
+                file.publish(durable=False)
 
 
 @click.command()
@@ -184,24 +185,3 @@ async def _copy(stream: ObjectStream, file: BinaryIO) -> None:
     async for chunk in stream:
         file.write(chunk)
     file.flush()
-
-
-class _whole_file:  # noqa: N801  (used as a function is)
-    """A file that is there when it is whole: written under another name, and gone again if that fails."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> Any:
-        self._file = tempfile.NamedTemporaryFile(dir=self._target.parent, prefix=".objrepo-", delete=False)
-        return self._file
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
-        if exc_type is not None:
-            Path(self._file.name).unlink()
-            return
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(self._file.name, 0o666 & ~umask)  # noqa: PTH101  (temporary files are made for their owner only)
-        Path(self._file.name).replace(self._target)

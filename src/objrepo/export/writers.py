@@ -1,4 +1,4 @@
-"""The files that objects are exported into: a zip, or a tar. All of it blocks."""
+"""Writers of archives: zip and tar. Everything blocks."""
 
 from __future__ import annotations
 
@@ -11,89 +11,90 @@ from typing import BinaryIO, Final, Protocol
 from objrepo.protocol import BinaryReader
 from objrepo.sources import read_up_to
 
-__all__ = ("ATTRIBUTES", "FOLDER", "Archive", "Tar", "Zip", "is_tar", "tar_mode")
+__all__ = ("ATTRIBUTES", "FOLDER", "ArchiveWriter", "TarWriter", "ZipWriter", "is_tar", "tar_mode")
 
 FOLDER: Final = "repo/"
-"""The folder of the objects in an archive, as in those of AiiDA."""
+"""The folder of the objects in an archive, as in archives of AiiDA."""
 
-_PIECE: Final = 1024 * 1024
-_UNDATED: Final = (1980, 1, 1, 0, 0, 0)  # the same objects make the same file
+_CHUNK_BYTES: Final = 1024 * 1024
+_NO_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest of a zip; exports of the same objects are identical
 _MODE: Final = 0o644
 ATTRIBUTES: Final = _MODE << 16
-"""How a zip writes down who may read a member."""
+"""The permissions of a member, as a zip stores them."""
 
-_TARS: Final = {".tar": "w:", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}
+_TAR_MODES: Final = {".tar": "w:", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}
 
 
-class Archive(Protocol):
-    """A file that objects are added to.
+class ArchiveWriter(Protocol):
+    """Adds objects to an archive.
 
-    :ivar known: the keys that were in it when it was opened.
+    :ivar keys: the keys of the objects in it.
     """
 
-    known: Collection[str]
+    keys: set[str]
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object of ``size`` bytes, which the reader gives."""
+        """Add an object of ``size`` bytes."""
 
     def close(self) -> None:
-        """Write what belongs at the end of the archive, and leave the file open."""
+        """Write the end of the archive. The file stays open."""
 
 
-class Zip:
-    """A zip that is written.
+class ZipWriter:
+    """Writes a zip.
 
-    :param file: where to; what is before its position stays.
-    :param compress: whether to deflate what is added.
-    :param members: those that are in the file already, before its position.
+    :param file: the file, which is written from its position on.
+    :param compress: whether to deflate the objects that are added.
+    :param members: the members that the file contains before its position.
     """
 
     def __init__(self, file: BinaryIO, compress: bool, members: Collection[zipfile.ZipInfo] = ()) -> None:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
         self._archive.infolist().extend(members)
         names = (member.filename for member in members)
-        self.known: Collection[str] = {name.removeprefix(FOLDER) for name in names if name.startswith(FOLDER)}
+        self.keys = {name.removeprefix(FOLDER) for name in names if name.startswith(FOLDER)}
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object; see :meth:`Archive.add`."""
-        member = zipfile.ZipInfo(f"{FOLDER}{key}", _UNDATED)
+        """Add an object; see :meth:`ArchiveWriter.add`."""
+        member = zipfile.ZipInfo(f"{FOLDER}{key}", _NO_DATE)
         member.compress_type = self._archive.compression
         member.external_attr = ATTRIBUTES
-        member.file_size = size  # so that what is larger than 4 GiB is written as that
+        member.file_size = size  # makes it a zip64 member if it is larger than 4 GiB
         with self._archive.open(member, "w") as file:
-            shutil.copyfileobj(reader, file, _PIECE)
+            shutil.copyfileobj(reader, file, _CHUNK_BYTES)
+        self.keys.add(key)
 
     def close(self) -> None:
-        """Write the list of members."""
+        """Write the central directory."""
         self._archive.close()
 
 
-class Tar:
-    """A tar that is written.
+class TarWriter:
+    """Writes a tar.
 
-    :param file: where to.
-    :param mode: of ``tarfile``, which says how it is compressed; see :func:`tar_mode`.
+    :param file: the file.
+    :param mode: the mode of ``tarfile``, which includes the compression; see :func:`tar_mode`.
     """
 
-    known: Collection[str] = ()
-
     def __init__(self, file: BinaryIO, mode: str) -> None:
-        self._archive = tarfile.open(fileobj=file, mode=mode, copybufsize=_PIECE)  # type: ignore[call-overload]  # noqa: SIM115
+        self._archive = tarfile.open(fileobj=file, mode=mode, copybufsize=_CHUNK_BYTES)  # type: ignore[call-overload]  # noqa: SIM115
+        self.keys = set[str]()
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object; see :meth:`Archive.add`."""
+        """Add an object; see :meth:`ArchiveWriter.add`."""
         member = tarfile.TarInfo(f"{FOLDER}{key}")
         member.size = size
         member.mode = _MODE
-        self._archive.addfile(member, _Whole(reader))
+        self._archive.addfile(member, _FullReader(reader))
+        self.keys.add(key)
 
     def close(self) -> None:
         """Write the two empty blocks that end a tar."""
         self._archive.close()
 
 
-class _Whole:
-    """A reader that gives as much as it is asked for, as long as there is any."""
+class _FullReader:
+    """A reader whose ``read`` returns fewer bytes than requested only at the end, as ``tarfile`` expects."""
 
     def __init__(self, reader: BinaryReader) -> None:
         self._reader = reader
@@ -103,10 +104,10 @@ class _Whole:
 
 
 def is_tar(name: str) -> bool:
-    """Say whether a file of this name is written as a tar."""
+    """Say whether a file name is that of a tar."""
     return tar_mode(name) is not None
 
 
 def tar_mode(name: str) -> str | None:
-    """Return how ``tarfile`` opens a file of this name for writing, None if it is not the name of a tar."""
-    return next((mode for suffix, mode in _TARS.items() if name.endswith(suffix)), None)
+    """Return the mode in which ``tarfile`` writes a file of this name; None if it is not the name of a tar."""
+    return next((mode for suffix, mode in _TAR_MODES.items() if name.endswith(suffix)), None)
