@@ -69,7 +69,7 @@ class TestInitialise:
                 ("pack_size_target", 2000), ("loose_prefix_len", 2), ("hash_type", "sha256"),
                 ("compression_algorithm", "zlib+1"),
             ):  # fmt: skip
-                with pytest.raises(ValueError, match=f"{name}.*cannot become"):
+                with pytest.raises(ValueError, match=f"{name}.*cannot be changed"):
                     await repo.initialise(**{name: other})
             assert await repo.get(key) == b"content"
         with Container(folder) as container:

@@ -1,13 +1,16 @@
-"""`disk_objectstore.Container` with its packing made safe. Importing this imports SQLAlchemy."""
+"""`disk_objectstore.Container` with its faults in packing and in opening the index fixed. It imports SQLAlchemy."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disk_objectstore import Container
+from disk_objectstore.database import Base
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.orm import sessionmaker
 
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
@@ -15,23 +18,46 @@ from objrepo.disk.safe_open import safe_open
 from objrepo.errors import with_path
 from objrepo.fsync import fsync_directory, fsync_file
 
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
 __all__ = ("PatchedContainer",)
 
 
 class PatchedContainer(Container):  # type: ignore[misc]
-    """A container that removes only the lock files which it made itself, and flushes the packs that it writes.
+    """A container at any path, which removes only lock files of its own and fsyncs the packs that it writes.
 
-    In disk-objectstore 1.5.0, a packer that is refused deletes the lock of the packer that works, and so lets a
-    third one in. And outside of macOS its ``safe_flush_to_disk(use_fullsync=True)``, which packing calls, flushes
-    nothing: it duplicates the descriptors instead, and leaves them open. So ``pack_all_loose`` is to be called with
-    ``do_fsync=False``, and a pack is flushed here, when it is closed and before the index is told of it.
+    In disk-objectstore 1.5.0, a packer that finds a pack locked deletes the lock, so that a third packer can enter.
+    Outside of macOS its ``safe_flush_to_disk(use_fullsync=True)``, which packing calls, does not fsync: it duplicates
+    the descriptors instead, and leaves them open. So call ``pack_all_loose`` with ``do_fsync=False``: a pack is fsynced
+    here when it is closed, before its rows are committed. Its ``get_session`` puts the path of the index into a URL
+    unescaped, so that ``%`` and ``?`` lead to another file.
     """
+
+    _operation_session: Session | None
+
+    def _get_container_session(self) -> Session:
+        """Create the index and return a session; see ``Container._get_container_session``."""
+        self._get_pack_index_path().touch()  # honours the umask; SQLite would create it with mode 0644
+        session = self._get_operation_session()
+        Base.metadata.create_all(session.get_bind())
+        return session
+
+    def _get_operation_session(self) -> Session:
+        """Return a session whose transactions are as those of ``disk_objectstore.database.get_session``."""
+        if self._operation_session is None:
+            url = URL.create("sqlite", database=str(self._get_pack_index_path()))
+            engine = create_engine(url, connect_args={"isolation_level": None})
+            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode = wal"))
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+            self._operation_session = sessionmaker(engine, autoflush=False)()
+        return self._operation_session
 
     @contextmanager
     def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:
-        """Open a pack for appending, keep others from doing so, and flush it in the end; see ``Container.lock_pack``.
+        """Lock a pack, open it for appending, and fsync it at the end; see ``Container.lock_pack``.
 
-        :raises RepositoryBusyError: if somebody else has the pack's lock.
+        :raises RepositoryBusyError: if another program holds the pack's lock.
         """
         pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
         with pack_lock(Layout(self.get_folder()), int(pack_id)), safe_open(str(pack), "ab") as raw:

@@ -1,8 +1,8 @@
-"""What is known here of a container's format on disk: its configuration and its paths; `index.py` knows the rest.
+"""A container's format on disk: its configuration and its paths. `index.py` has the table of packed objects.
 
-The format is disk-objectstore's, version 1, as its documentation of the design and its ``database.py`` describe it:
-``config.json``, one file for each loose object, pack files with objects one after the other, and an SQLite table
-that says where in which pack an object is.
+The format is version 1 of disk-objectstore's, as its documentation and its ``database.py`` describe it:
+``config.json``, one file for each loose object, pack files of concatenated objects, and an SQLite table with each
+packed object's pack, offset and length.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from objrepo.errors import NotInitialisedError, RepositoryError
 __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
-_PACK_NAME: Final = re.compile("[0-9]{1,17}")  # what SQLite holds as an integer
+_PACK_NAME: Final = re.compile("[0-9]{1,17}")  # as many digits as an SQLite integer holds
 _CONFIG_BYTES: Final = 1024 * 1024
-_LONGEST_PREFIX: Final = 39  # one digit of a key is left for the file
+_LONGEST_PREFIX: Final = 39  # of the 40 digits of a SHA-1 key, one remains for the file
 
 REPACK_PACK: Final = -1
-"""The number of the pack that disk-objectstore's repack is writing."""
+"""The number of the pack that a repack of disk-objectstore writes."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What ``config.json`` says of a container."""
+    """The values in a container's ``config.json``."""
 
     container_id: str
     hash_type: str
@@ -40,9 +40,9 @@ class Config:
     compression_algorithm: str
 
     def check(self) -> None:
-        """Raise an error if one of the values cannot be.
+        """Raise an error if a value is invalid.
 
-        :raises ValueError: saying which.
+        :raises ValueError: naming the value.
         """
         for name, value in vars(self).items():
             if type(value) is not (int if name in {"loose_prefix_len", "pack_size_target"} else str):
@@ -77,7 +77,7 @@ class Layout:
         self.maintenance_lock = folder / "maintain.lock"
 
     def is_initialised(self) -> bool:
-        """Say whether the folder holds a container."""
+        """Return whether the folder holds a container."""
         folders = (self.packs, self.loose, self.duplicates, self.sandbox)
         return self.config_file.is_file() and all(folder.is_dir() for folder in folders)
 
@@ -85,7 +85,7 @@ class Layout:
         """Read the configuration.
 
         :raises NotInitialisedError: if there is no container.
-        :raises RepositoryError: if it is damaged or of a format that is not known here.
+        :raises RepositoryError: if it is damaged or of an unknown format.
         """
         if not self.is_initialised():
             raise not_initialised(self.folder)
@@ -100,17 +100,17 @@ class Layout:
             config.check()
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise RepositoryError(
-                f"the configuration {self.config_file} is damaged: {error!r}; bring it back from a backup"
+                f"the configuration {self.config_file} is damaged: {error!r}; restore it from a backup"
             ) from error
         if version != CONTAINER_VERSION:
             raise RepositoryError(
-                f"{self.folder} has the format {version!r} of a container, this objrepo knows format "
-                f"{CONTAINER_VERSION} only: use a release that knows it"
+                f"{self.folder} is a container of format {version!r}, and this objrepo supports format "
+                f"{CONTAINER_VERSION} only: use a release that supports it"
             )
         return config
 
     def identity(self) -> tuple[int, int]:
-        """Return what changes when another container takes this one's place under the same path.
+        """Return a value that differs for another container that replaces this one under the same path.
 
         :raises NotInitialisedError: if there is no container.
         """
@@ -123,37 +123,42 @@ class Layout:
         return status.st_dev, status.st_ino
 
     def loose_path(self, config: Config, key: str) -> Path:
-        """Return the path at which a loose object is, if it is."""
+        """Return the path of an object's loose file, which may not exist."""
         return Path(self.loose_name(config, key))
 
     def loose_name(self, config: Config, key: str) -> str:
-        """Return the same path as a ``str``, which is quicker."""
+        """Return the same path as a ``str``, which is faster."""
         prefix = config.loose_prefix_len
         return f"{self._loose}{os.sep}{key[:prefix]}{os.sep}{key[prefix:]}" if prefix else f"{self._loose}{os.sep}{key}"
 
     def pack_files(self) -> list[Path]:
-        """Return the paths of all packs, in the order of their numbers."""
+        """Return the paths of all packs, ordered by number."""
         found = (path for path in self.packs.iterdir() if _PACK_NAME.fullmatch(path.name))
         return sorted(found, key=lambda path: int(path.name))
 
     def pack_files_size(self) -> int:
-        """Return the bytes of all packs."""
+        """Return the size of all packs in bytes."""
         return sum(path.lstat().st_size for path in self.pack_files())
 
     def pack_locks(self) -> list[Path]:
-        """Return the lock files of whoever is writing to packs, also outside of objrepo."""
+        """Return the lock files of packs, which disk-objectstore creates too."""
         return sorted(self.packs.glob("*.lock"))
 
 
 def not_initialised(folder: Path) -> NotInitialisedError:
     """Return the error for a folder that holds no container; the message says what is there and what to do."""
     try:
-        found = "is an empty folder" if not any(folder.iterdir()) else "holds something else than a repository"
+        if (folder / "config.json").exists():
+            return NotInitialisedError(
+                f"the repository at {folder} is incomplete, as after an interrupted erase: restore it from a backup, "
+                "or delete the rest with `await repository.erase()`"
+            )
+        found = "is an empty folder" if not any(folder.iterdir()) else "has no config.json"
     except FileNotFoundError:
         found = "does not exist"
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
     return NotInitialisedError(
         f"there is no repository at {folder}, which {found}: "
-        "make one with `await repository.initialise()` or `objrepo init`"
+        "create one with `await repository.initialise()` or `objrepo init`"
     )

@@ -1,0 +1,273 @@
+"""Creating and erasing repositories on disk: at any path, after a crash, under any umask."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from objrepo import DiskRepository
+from objrepo.errors import NotInitialisedError, RepositoryError
+
+SYNC = """\
+import sys, objrepo; from objrepo.offload import Inline; from objrepo.sync import SyncRepository
+repo = SyncRepository(objrepo.DiskRepository(sys.argv[1], Inline()))"""
+
+NAMES = [
+    b"100% sure?",
+    b"%20",
+    b"a#b&c=d;e",
+    b"two\nlines",
+    b"\xff\xfe",
+    b":memory:",
+    b"file:x?mode=memory&cache=shared",
+    b"n" * 255,
+    "ä".encode() * 127,
+]
+
+
+@pytest.fixture
+def anyio_backend():
+    """One event loop is enough: these tests are about files."""
+    return "asyncio"
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+async def test_any_path_that_the_system_allows(tmp_path, name):
+    (tmp_path / "parent").mkdir()
+    folder = tmp_path / "parent" / os.fsdecode(name)
+    async with DiskRepository(folder) as repo:
+        await repo.initialise()
+        loose = await repo.put(b"loose")
+        packed = await repo.put_many([b"one", b"two"])
+        await repo.maintain()
+        await repo.delete(packed[0])
+        await repo.maintain(live=False)
+        await repo.repair(live=False)
+        assert (await repo.verify()).ok
+        assert sorted([key async for key in repo.keys()]) == sorted([loose, packed[1]])
+        assert await repo.get(loose) == b"loose"
+    assert os.listdir(os.fsencode(tmp_path / "parent")) == [name]
+    assert (folder / "packs.idx").stat().st_size > 0
+    async with DiskRepository(folder) as repo:
+        await repo.initialise(clear=True)
+        assert not await repo.has(loose)
+        await repo.erase()
+    assert os.listdir(tmp_path / "parent") == []
+
+
+async def make(folder):
+    """Create a repository with a loose and two packed objects."""
+    async with DiskRepository(folder) as repo:
+        await repo.initialise()
+        await repo.put(b"loose")
+        await repo.put_many([b"one", b"two"])
+
+
+KILLED = """
+import os, shutil, signal, sys, anyio, objrepo
+def rmtree(path):
+    victims = [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
+    for victim in victims[:int(sys.argv[2])]:
+        os.unlink(victim)
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[3] == "in place":
+    real = os.rename
+    def rename(source, target):
+        if source == objrepo.DiskRepository(sys.argv[1]).path:
+            raise OSError(16, "Device or resource busy")
+        real(source, target)
+    os.rename = rename
+async def main():
+    async with objrepo.DiskRepository(sys.argv[1]) as repo:
+        shutil.rmtree = rmtree
+        await repo.erase()
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("files", [0, 2, 100])
+@pytest.mark.parametrize("how", ["renamed", "in place"])
+class TestAnEraseThatWasKilled:
+    @pytest.fixture
+    async def erased(self, tmp_path, files, how):
+        (tmp_path / "parent").mkdir()
+        folder = tmp_path / "parent" / "a[b]*"
+        await make(folder)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(files), how], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert os.listdir(tmp_path / "parent"), "the erase was not finished"
+        return folder
+
+    async def test_the_repository_does_not_exist(self, erased):
+        async with DiskRepository(erased) as repo:
+            assert not await repo.is_initialised()
+            with pytest.raises(NotInitialisedError):
+                await repo.put(b"content")
+
+    async def test_erase_finishes_it(self, erased):
+        async with DiskRepository(erased) as repo:
+            await repo.erase()
+        assert os.listdir(erased.parent) == []
+
+    @pytest.mark.parametrize("clear", [False, True])
+    async def test_initialise_creates_a_new_repository(self, erased, clear, caplog):
+        async with DiskRepository(erased) as repo:
+            await repo.initialise(clear=clear)
+            assert [key async for key in repo.keys()] == []
+            assert await repo.get(await repo.put(b"content")) == b"content"
+        assert os.listdir(erased.parent) == [erased.name]
+        assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class TestAFolderWithoutItsConfiguration:
+    """As releases before 1.0 left it when an erase was interrupted."""
+
+    @pytest.fixture(params=["all", "no objects", "no index", "folders only"])
+    async def remains(self, tmp_path, request):
+        folder = tmp_path / "parent" / "repository"
+        await make(folder)
+        (folder / "config.json").unlink()
+        if request.param == "no index":
+            (folder / "packs.idx").unlink()
+        elif request.param != "all":
+            shutil.rmtree(folder / "packs")
+            shutil.rmtree(folder / "loose")
+        if request.param == "folders only":
+            for path in folder.iterdir():
+                path.unlink() if path.is_file() else None
+        return folder
+
+    async def test_erase_finishes_it(self, remains):
+        async with DiskRepository(remains) as repo:
+            assert not await repo.is_initialised()
+            await repo.erase()
+        assert os.listdir(remains.parent) == []
+
+    async def test_initialise_with_clear_replaces_it(self, remains):
+        async with DiskRepository(remains) as repo:
+            await repo.initialise(clear=True)
+            assert [key async for key in repo.keys()] == []
+        assert os.listdir(remains.parent) == [remains.name]
+
+    async def test_initialise_keeps_objects_under_another_name(self, remains, caplog):
+        files = {path.name for path in remains.rglob("*") if path.parent.parent.name in {"loose", "repository"}}
+        async with DiskRepository(remains) as repo:
+            await repo.initialise()
+            assert [key async for key in repo.keys()] == []
+            assert await repo.get(await repo.put(b"content")) == b"content"
+        kept = [path for path in remains.parent.iterdir() if path != remains]
+        warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        if not files:
+            assert kept == []
+            assert warnings == []
+        else:
+            (folder,) = kept
+            (warning,) = warnings
+            assert str(folder) in warning
+            assert files <= {path.name for path in folder.rglob("*")}
+
+
+async def test_an_incomplete_repository_is_not_replaced(tmp_path):
+    folder = tmp_path / "repository"
+    await make(folder)
+    shutil.rmtree(folder / "loose")
+    async with DiskRepository(folder) as repo:
+        with pytest.raises(NotInitialisedError, match=r"is incomplete.*restore it from a backup"):
+            await repo.initialise()
+        assert (folder / "packs" / "1000000").stat().st_size == 6
+        await repo.erase()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_invalid_options_delete_nothing(tmp_path):
+    await make(tmp_path / "repository")
+    async with DiskRepository(tmp_path / "repository") as repo:
+        with pytest.raises(ValueError, match="md5"):
+            await repo.initialise(clear=True, hash_type="md5")
+        assert (await repo.info()).objects == 3
+    assert os.listdir(tmp_path) == ["repository"]
+
+
+async def test_a_symbolic_link_to_a_repository(tmp_path):
+    await make(tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    async with DiskRepository(tmp_path / "link") as repo:
+        await repo.erase()
+        assert not (tmp_path / "real").exists()
+        await repo.initialise()
+        assert await repo.get(await repo.put(b"content")) == b"content"
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+
+
+async def test_many_erase_at_the_same_time(tmp_path):
+    folder = tmp_path / "repository"
+    script = f"{SYNC}; repo.erase()"
+    async with DiskRepository(folder) as repo:
+        await repo.initialise(loose_prefix_len=0)
+        for number in range(300):
+            await repo.put(b"%d" % number)
+    erasing = [subprocess.Popen([sys.executable, "-c", script, str(folder)]) for _ in range(3)]
+    assert [process.wait() for process in erasing] == [0, 0, 0]
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+async def test_a_mount_point(tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        await make(folder)
+        async with DiskRepository(folder) as repo:
+            await repo.erase()
+            assert os.listdir(folder) == []
+            await repo.initialise()
+            await repo.initialise(clear=True)
+            assert await repo.get(await repo.put(b"content")) == b"content"
+            assert (await repo.verify()).ok
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_folder_that_holds_other_files_is_not_erased(tmp_path):
+    await make(tmp_path / "repository")
+    (tmp_path / "repository" / "config.json").unlink()
+    (tmp_path / "repository" / "thesis.tex").write_text("all of it")
+    async with DiskRepository(tmp_path / "repository") as repo:
+        for use in (repo.erase, repo.initialise, lambda: repo.initialise(clear=True)):
+            with pytest.raises((RepositoryError, FileExistsError)):
+                await use()
+    assert (tmp_path / "repository" / "thesis.tex").read_text() == "all of it"
+    assert os.listdir(tmp_path) == ["repository"]
+
+
+UNDER_UMASK = """
+import os, sys, anyio, objrepo
+os.umask(int(sys.argv[2], 8))
+async def main():
+    async with objrepo.DiskRepository(sys.argv[1]) as repo:
+        await repo.initialise()
+        await repo.put(b"loose")
+        await repo.put_many([b"one", b"two"])
+        await repo.maintain()
+        await repo.put(b"again")
+        os._exit(0)  # SQLite removes its -wal and -shm files when the index is closed
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("umask", ["002", "022", "077", "007"])
+def test_every_file_has_the_mode_that_the_umask_allows(tmp_path, umask):
+    folder = tmp_path / "repository"
+    subprocess.run([sys.executable, "-c", UNDER_UMASK, str(folder), umask], check=True)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert {"config.json", "packs.idx", "packs.idx-wal", "packs.idx-shm", "maintain.lock", "1000000"} <= set(modes)
+    assert set(modes.values()) == {0o666 & ~int(umask, 8)}, modes
