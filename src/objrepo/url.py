@@ -101,7 +101,7 @@ def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
 
     if not rest.startswith("//"):
         raise ValueError(f"a bucket is named as s3://BUCKET/PREFIX, not s3:{rest}")
-    return S3Repository(**asdict(S3Options.of_url(f"s3:{rest}")), offload=offload)
+    return S3Repository(**asdict(S3Options.from_url(f"s3:{rest}")), offload=offload)
 
 
 def _cached(rest: str, offload: Offload | None) -> AsyncRepository:

@@ -6,15 +6,42 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from objrepo.offload.work_item import WorkCancelled, cancel_requested
+from objrepo.offload.work_item import WorkCancelled, cancel_requested, in_call, present_call
 
 __all__ = ("BlockingPool",)
 
 S = TypeVar("S")
 T = TypeVar("T")
+
+_thread = threading.local()
+"""Which pool the present thread belongs to."""
+
+
+class PoolItem(Generic[T]):
+    """A submitted call."""
+
+    def __init__(self, future: Future[T], pool: BlockingPool, call: Callable[[], T]) -> None:
+        self._future = future
+        self._pool = pool
+        self._call = call
+
+    def result(self) -> T:
+        """Wait for the call and return its result; a thread of the pool makes the call itself if none has begun it."""
+        if getattr(_thread, "pool", None) is self._pool and self._future.cancel():
+            return self._call()
+        return self._future.result()
+
+    def abandon(self) -> bool:
+        """Have the call not made; return whether it had not begun."""
+        return self._future.cancel()
+
+    def wait(self) -> None:
+        """Wait until the call has ended."""
+        self._future.exception()
 
 
 class BlockingPool:
@@ -31,12 +58,17 @@ class BlockingPool:
         self._starting = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
 
-    def start(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Have a function called, and return what to ask for its result."""
+    def submit(self, function: Callable[..., T], *args: Any) -> PoolItem[T]:
+        """Submit a call, which sees whether the caller of this function is cancelled.
+
+        A function that runs in this pool may submit others and wait for them: the waiting thread makes the call if no
+        thread has begun it. So the pool never waits for a thread that only it could provide.
+        """
+        call = partial(in_call, present_call(), function, *args)
         with self._starting:
             if self._threads is None:
-                self._threads = ThreadPoolExecutor(self._limit, thread_name_prefix="objrepo")
-            return self._threads.submit(function, *args)
+                self._threads = ThreadPoolExecutor(self._limit, "objrepo", lambda: setattr(_thread, "pool", self))
+            return PoolItem(self._threads.submit(call), self, call)
 
     def each(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
         """Call a function with each item, several at the same time, and give the results in the order of the items.
@@ -51,21 +83,18 @@ class BlockingPool:
         if len(first) < 2:  # no company: no thread is needed
             yield from map(function, first)
             return
-        under_way = deque(self.start(function, item) for item in first)
+        under_way = deque(self.submit(function, item) for item in first)
         try:
             while under_way:
                 if cancel_requested():
                     raise WorkCancelled
                 result = under_way[0].result()
                 under_way.popleft()
-                under_way.extend(self.start(function, item) for item in islice(left, 1))
+                under_way.extend(self.submit(function, item) for item in islice(left, 1))
                 yield result
         finally:
-            for future in under_way:
-                future.cancel()
-            for future in under_way:
-                if not future.cancelled():
-                    future.exception()
+            for item in [item for item in under_way if not item.abandon()]:
+                item.wait()
 
     def close(self) -> None:
         """End the threads, once what they do is done."""

@@ -1,4 +1,4 @@
-"""Requests by obstore: sent again while that may help, and with errors of one line that say no secret."""
+"""Requests to a bucket or a web server: retries, and errors of one line that contain no secret."""
 
 from __future__ import annotations
 
@@ -8,97 +8,297 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
-from objrepo.s3.credentials import imported
+from objrepo.offload import WorkCancelled, cancel_requested
+from objrepo.s3.credentials import credential_options, import_extra
+from objrepo.s3.options import PART_BYTES, S3Options
 
-__all__ = ("Body", "MissingError", "Requests", "client_options", "get_range", "open_range")
+__all__ = (
+    "PAGE_NAMES",
+    "Body",
+    "BucketClient",
+    "Buffer",
+    "Client",
+    "Listing",
+    "MissingError",
+    "client_options",
+    "get_range",
+    "retry",
+    "translate_error",
+)
 
 T = TypeVar("T")
 
+PAGE_NAMES: Final = 1000
+"""How many names one request lists or deletes at the most, by the S3 protocol."""
+
+Buffer: TypeAlias = Any
+"""Bytes in obstore's memory or in Python's: they have a length, and can be hashed and written."""
+
 _log: Final = logging.getLogger("objrepo")
+_MAX_PARTS: Final = 9000
+_PART_RETRIES: Final = 1  # by obstore; when they fail too, the whole upload is repeated
 _FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+_MAX_PAUSE: Final = 5.0
+_CANCEL_CHECK_INTERVAL: Final = 0.05
 
 _first_process: list[int] = []
-"""The process that first sent a request: the threads behind obstore do not survive a fork."""
+"""The process that first sent a request: obstore's threads do not survive a fork."""
 
 
 class MissingError(Exception):
-    """There is nothing of that name."""
+    """There is no object of that name."""
 
 
 class Body(NamedTuple):
-    """What came of an object: its bytes, or some of them, and the length of the whole object."""
+    """The content of an object, or a range of it, and the size of the whole object."""
 
     content: bytes
     size: int
 
 
-class Requests:
-    """Sends requests to one place.
+class Client:
+    """Sends requests to one location through an obstore store.
 
-    :param place: what the place is called in errors.
-    :param connect: makes obstore's store for it, when it is first used.
-    :param retry_timeout: for how many seconds a request is sent again.
+    :param location: the name of the location in errors.
+    :param connect: makes the store, on first use.
+    :param retry_timeout: how many seconds a failed request is repeated.
     """
 
-    def __init__(self, place: str, connect: Callable[[], Any], retry_timeout: float) -> None:
-        self._place = place
+    def __init__(self, location: str, connect: Callable[[], Any], retry_timeout: float) -> None:
+        self._location = location
         self._connect = connect
-        self._retry_for = retry_timeout
-        self._opening = threading.Lock()
-        self._opened: Any = None
+        self._retry_timeout = retry_timeout
+        self._connecting = threading.Lock()
+        self._connected: Any = None
 
     def send(self, request: Callable[[Any, Any], T]) -> T:
-        """Send a request again while it was not answered and there is time.
+        """Send a request; repeat it while there is no answer or a temporary error, and there is time.
 
-        obstore sends again itself what was refused with a server's error, and what only reads; but not what writes when
-        it got no answer. Here all that is written may be written twice, as names say what is under them.
+        Every write may be repeated: the name of an object is the hash of its content.
 
-        :param request: called with obstore and a store of it.
-        :raises MissingError: if what it asks for is not there.
-        :raises RepositoryError: in one of its kinds, for what cannot be done, within the promised time.
+        :param request: called with the module obstore and the store.
+        :raises MissingError: if the object does not exist.
+        :raises RepositoryError: one of its subclasses.
+        :raises WorkCancelled: if the caller is cancelled between two attempts.
         """
-        end = time.monotonic() + self._retry_for
-        pause = _FIRST_PAUSE
-        while True:
+
+        def send_once() -> T:
             obstore, store = self._store()
-            try:
-                with _translated(obstore, self._place):
-                    return request(obstore, store)
-            except RepositoryUnavailableError as error:
-                _log.info("sending a request again: %s", error)
-                if time.monotonic() + pause >= end:
-                    raise
-            time.sleep(pause * random.uniform(0.5, 1))
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            with self._translated(obstore):
+                return request(obstore, store)
+
+        return retry(send_once, self._retry_timeout)
 
     def close(self) -> None:
-        """Close the connections."""
-        with self._opening:
-            self._opened = None
+        """Close the connections; the next request opens new ones."""
+        with self._connecting:
+            self._connected = None
 
     def _store(self) -> tuple[Any, Any]:
-        obstore = imported("obstore")
-        with self._opening:
+        obstore = import_extra("obstore")
+        with self._connecting:
             _first_process.append(os.getpid())
             del _first_process[1:]
             if _first_process != [os.getpid()]:
-                raise RepositoryError(f"{self._place} cannot be used in a process that was forked: spawn it")
-            if self._opened is None:
-                self._opened = self._connect()
-            return obstore, self._opened
+                raise RepositoryError(
+                    f"{self._location} cannot be used in a forked process: start it with multiprocessing's 'spawn'"
+                )
+            if self._connected is None:
+                self._connected = self._connect()
+            return obstore, self._connected
+
+    @contextmanager
+    def _translated(self, obstore: Any) -> Iterator[None]:
+        """Replace obstore's errors, which have many lines, by this package's."""
+        try:
+            yield
+        except (FileNotFoundError, obstore.exceptions.BaseError) as error:
+            code = _code(error)
+            if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
+                raise MissingError from None
+            status = _status(error)
+            answered = status is not None or "HTTP error" not in str(error)
+            raise translate_error(self._location, code, status, _first_line(error), answered) from None
 
 
-def client_options(timeout: float, retry_timeout: float, insecure: bool) -> dict[str, Any]:
-    """Return how obstore is told how long to wait.
+class BucketClient:
+    """Sends requests to the part of a bucket under a prefix.
 
-    :param insecure: whether the place is spoken to without TLS.
+    :raises RepositoryError: (each method) one of its subclasses, within the time that the options set.
+    """
+
+    def __init__(self, options: S3Options) -> None:
+        self._location = options.url
+        self._client = Client(options.url, lambda: _connect(options), options.retry_timeout)
+        self._uploading = Client(options.url, lambda: _connect(options, _PART_RETRIES), options.retry_timeout)
+        self._send = self._client.send
+        self._conditional_writes = True
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Store an object unless it exists; return whether it was stored.
+
+        A store without conditional writes replaces an existing object.
+        """
+        return self._send(lambda obstore, store: self._create(obstore, store, name, content))
+
+    def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
+        """Store a large object in parts; an existing one is replaced. A failed upload is aborted.
+
+        :param chunks: returns the content; called again when the upload is repeated.
+        """
+        part = max(PART_BYTES, -(-size // _MAX_PARTS))
+        self._uploading.send(
+            lambda obstore, store: obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part)
+        )
+
+    def get(self, name: str) -> tuple[Body, Callable[[], Buffer] | None]:
+        """Return a whole object with one request, unless it is larger than ``PART_BYTES``.
+
+        :return: the content and None; or no content and a function that returns the first ``PART_BYTES``, which are
+            being received already.
+        :raises MissingError: if the object does not exist.
+        """
+        result = self._send(lambda obstore, store: self._get(obstore, store, name))
+        if isinstance(result, Body):
+            return result, None
+        received = [result]
+        first = partial(self._send, lambda obstore, store: _first_part(obstore, store, name, received))
+        return Body(b"", result.meta["size"]), first
+
+    def get_range(self, name: str, start: int, end: int) -> Body:
+        """Return the bytes of an object from ``start`` to ``end``, or to its own end.
+
+        :raises MissingError: if the object does not exist.
+        """
+        return self._send(lambda obstore, store: get_range(obstore, store, name, start, end))
+
+    def get_buffer(self, name: str, start: int, end: int) -> Buffer:
+        """Return the bytes of a range without copying them.
+
+        :raises MissingError: if the object does not exist.
+        """
+        return self._send(lambda obstore, store: _buffer(_open_range(obstore, store, name, start, end)))
+
+    def size(self, name: str) -> int | None:
+        """Return the size of an object, None if it does not exist."""
+        try:
+            return int(self._send(lambda obstore, store: obstore.head(store, name))["size"])
+        except MissingError:
+            return None
+
+    def list(self, after: str = "", page_size: int = PAGE_NAMES) -> Listing:
+        """Return a listing of the names after another one, in order; it sends no request yet."""
+        return Listing(self._send, after, page_size)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects, ``PAGE_NAMES`` with each request; those that do not exist are ignored."""
+        for start in range(0, len(names), PAGE_NAMES):
+            self._send(lambda obstore, store, page=names[start : start + PAGE_NAMES]: obstore.delete(store, page))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Close the connections; the next request opens new ones."""
+        self._client.close()
+        self._uploading.close()
+
+    def _create(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
+        if self._conditional_writes:
+            try:
+                obstore.put(store, name, content, mode="create", use_multipart=False)
+            except obstore.exceptions.AlreadyExistsError as error:
+                # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object,
+                # which then does not exist.
+                if _status(error) in (412, None):  # obstore's store in memory has no status
+                    return False
+                raise
+            except obstore.exceptions.BaseError as error:
+                if _status(error) != 501:
+                    raise
+                self._conditional_writes = False
+                _log.info("%s has no conditional writes: objects that exist are written again", self._location)
+            else:
+                return True
+        obstore.put(store, name, content, mode="overwrite", use_multipart=False)
+        return True
+
+    def _get(self, obstore: Any, store: Any, name: str) -> Any:
+        result = _open_range(obstore, store, name, 0, PART_BYTES)
+        if isinstance(result, Body):
+            return result
+        size = result.meta["size"]
+        return Body(result.bytes().to_bytes(), size) if size <= PART_BYTES else result
+
+
+class Listing:
+    """The names in a bucket, page by page. A page has up to ``page_size`` names; the server may send fewer.
+
+    :ivar ended: whether there are no more pages.
+    """
+
+    def __init__(self, send: Callable[[Callable[[Any, Any], Any]], Any], after: str, page_size: int) -> None:
+        self._send = send
+        self._after = after
+        self._page_size = page_size
+        self._stream: Iterator[Any] | None = None
+        self.ended = False
+
+    def next_page(self) -> list[tuple[str, int]]:
+        """Return the next names, each with its size."""
+        names: list[tuple[str, int]] = self._send(self._next)
+        self.ended = len(names) < self._page_size
+        if names:
+            self._after = names[-1][0]
+        return names
+
+    def _next(self, obstore: Any, store: Any) -> list[tuple[str, int]]:
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = obstore.list(store, offset=self._after or None, chunk_size=self._page_size)
+        try:
+            return [(item["path"], item["size"]) for item in next(stream, ())]
+        except BaseException:
+            self._stream = None  # the next attempt starts after the last page
+            raise
+
+
+def retry(request: Callable[[], T], timeout: float) -> T:
+    """Call a function; call it again for ``timeout`` seconds while it raises :class:`RepositoryUnavailableError`.
+
+    :raises WorkCancelled: if the caller is cancelled between two calls.
+    """
+    end = time.monotonic() + timeout
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return request()
+        except RepositoryUnavailableError as error:
+            if time.monotonic() + pause >= end:
+                raise
+            _log.info("retrying: %s", error)
+        _sleep(pause * random.uniform(0.5, 1))
+        pause = min(2 * pause, _MAX_PAUSE)
+
+
+def _sleep(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        if cancel_requested():
+            raise WorkCancelled
+        time.sleep(min(left, _CANCEL_CHECK_INTERVAL))
+
+
+def client_options(timeout: float, insecure: bool, retries: int = 0) -> dict[str, Any]:
+    """Return the options of an obstore store that set its timeouts and retries.
+
+    :param timeout: for one request, in seconds.
+    :param insecure: whether to use HTTP without TLS.
+    :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
     """
     return {
         "client_options": {
@@ -106,76 +306,82 @@ def client_options(timeout: float, retry_timeout: float, insecure: bool) -> dict
             "timeout": timedelta(seconds=timeout),
             "connect_timeout": timedelta(seconds=timeout),
         },
-        "retry_config": {
-            "max_retries": 1,
-            "retry_timeout": timedelta(seconds=retry_timeout),
-            "backoff": {
-                "init_backoff": timedelta(seconds=_FIRST_PAUSE),
-                "max_backoff": timedelta(seconds=_LONGEST_PAUSE),
-            },
-        },
+        "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=_FIRST_PAUSE)}},
     }
 
 
+def _connect(options: S3Options, retries: int = 0) -> Any:
+    return import_extra("obstore.store").S3Store(
+        options.bucket,
+        prefix=options.prefix or None,
+        virtual_hosted_style_request=options.virtual_hosted_style,
+        **({} if options.endpoint is None else {"endpoint": options.bucket_endpoint}),
+        **credential_options(options),
+        **client_options(options.timeout, (options.endpoint or "").startswith("http:"), retries),
+    )
+
+
 def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body:
-    """Return a part of an object, or of a file: from ``start`` up to ``end``, or to where it ends."""
-    result = open_range(obstore, store, name, start, end)
+    """Return the bytes of an object or a file from ``start`` to ``end``, or to its own end."""
+    result = _open_range(obstore, store, name, start, end)
     return result if isinstance(result, Body) else Body(result.bytes().to_bytes(), result.meta["size"])
 
 
-def open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
-    """Ask for a part; return obstore's result, whose bytes are on their way, or an empty body where nothing is."""
+def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
+    """Request a range; return obstore's result, which receives the bytes, or an empty body beyond the object's end."""
     try:
         return obstore.get(store, name, options={"range": (start, end)})
     except obstore.exceptions.GenericError as error:
         if _status(error) != 416 and "StartTooLarge" not in str(error):
             raise
-    return Body(b"", int(obstore.head(store, name)["size"]))  # nothing of it is in the range
+    return Body(b"", int(obstore.head(store, name)["size"]))
 
 
-@contextmanager
-def _translated(obstore: Any, place: str) -> Iterator[None]:
-    """Have obstore's errors, which go over pages, come out as ours, of one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if _code(error) == "NoSuchBucket":
-            raise _no_bucket(place) from None
-        raise MissingError from None
-    except obstore.exceptions.BaseError as error:
-        raise _error(error, place) from None
+def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buffer:
+    """Return the first part of an object, from the request in ``received`` or, if that has failed, from a new one."""
+    return _buffer(received.pop() if received else _open_range(obstore, store, name, 0, PART_BYTES))
 
 
-def _error(error: Exception, place: str) -> RepositoryError:
-    code, status = _code(error), _status(error)
-    if code == "NoSuchBucket":
-        return _no_bucket(place)
-    if code in _HINTS or status in (401, 403):
-        hint = _HINTS.get(code, "these credentials may not do that")
-        return AccessDeniedError(f"{place} refuses: {hint} ({code or status})")
-    if status is not None and (status >= 500 or status == 429):
-        return RepositoryUnavailableError(f"{place} is not to be had: it answers {f'{status} {code}'.rstrip()}")
-    if status is None and "HTTP error" in str(error):
-        return RepositoryUnavailableError(f"{place} is not to be had: {_first_line(error)}")
-    return RepositoryError(f"{place} does not do that: {code or _first_line(error)}")
+def _buffer(result: Any) -> Buffer:
+    content: Buffer = result.content if isinstance(result, Body) else result.bytes()
+    return content
 
 
-_HINTS: Final = {
+_DENIED: Final = {
     "SignatureDoesNotMatch": "the secret key is wrong",
-    "InvalidAccessKeyId": "there is no such access key",
+    "InvalidAccessKeyId": "the access key does not exist",
     "ExpiredToken": "the credentials have expired",
-    "RequestTimeTooSkewed": "the clock of this machine is off",
-    "AccessDenied": "these credentials may not do that",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong",
+    "AccessDenied": "the credentials do not permit this request",
 }
+_TEMPORARY: Final = frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"})
 
 
-def _no_bucket(place: str) -> NotInitialisedError:
-    return NotInitialisedError(f"there is no bucket for {place}: make it, and call initialise() then")
+def translate_error(
+    location: str, code: str, status: int | None, detail: str, answered: bool = True
+) -> RepositoryError:
+    """Return the error of this package for an error that a store answered, or for no answer.
+
+    :param code: of the S3 protocol, empty if unknown.
+    :param status: of HTTP, None if unknown.
+    :param detail: what the client says, for an error without a code.
+    :param answered: whether the store answered at all.
+    """
+    said = code or detail if status is None else f"HTTP {status} {code}".rstrip()
+    temporary = code in _TEMPORARY or status in (409, 429) or (status is not None and status >= 500 and status != 501)
+    if code == "NoSuchBucket":
+        return NotInitialisedError(f"there is no bucket for {location}: create it, then call initialise()")
+    if code in _DENIED or status in (401, 403):
+        reason = _DENIED.get(code, _DENIED["AccessDenied"])
+        return AccessDeniedError(f"access to {location} is denied: {reason} ({code or status})")
+    if temporary or not answered:
+        return RepositoryUnavailableError(f"{location} is unavailable: {said}")
+    return RepositoryError(f"{location} does not support this request: {said}")
 
 
 def _code(error: Exception) -> str:
-    found = re.search(r"<Code>(\w+)</Code>", str(error))
-    return found[1] if found else ""
+    found = re.search(r"<Code>(\w+)</Code>|\(code: (\w+)\)", str(error))
+    return (found[1] or found[2]) if found else ""
 
 
 def _status(error: Exception) -> int | None:
@@ -185,5 +391,5 @@ def _status(error: Exception) -> int | None:
 
 def _first_line(error: Exception) -> str:
     line = str(error).partition("\n")[0]
-    timed_out = " (it took too long)" if "TimedOut" in str(error) or "kind: Timeout" in str(error) else ""
+    timed_out = " (timed out)" if "TimedOut" in str(error) or "kind: Timeout" in str(error) else ""
     return line.rpartition(" - ")[2] + timed_out

@@ -1,4 +1,4 @@
-"""Who one is to the object store: keys that were given, or else what the usual chain has, which botocore knows best."""
+"""Credentials: the keys that were given, or those that botocore finds."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, Final
 from objrepo.errors import AccessDeniedError, RepositoryError
 from objrepo.s3.options import S3Options
 
-__all__ = ("client", "credential_options", "imported")
+__all__ = ("botocore_client", "credential_options", "import_extra")
 
-_ASKED_AGAIN: Final = timedelta(minutes=5)
-"""After how long botocore is asked again; it renews by itself what is about to expire."""
+_MAX_AGE: Final = timedelta(minutes=5)
+"""How long obstore keeps credentials before it calls botocore again, which renews those that are about to expire."""
 
 
-def imported(name: str) -> Any:
-    """Import a package that the extra installs.
+def import_extra(name: str) -> Any:
+    """Import a module of a package that the extra ``s3`` installs.
 
-    :raises RepositoryError: if it is not there; the message says how to install it.
+    :raises RepositoryError: if the package is missing.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise RepositoryError(f"{error.name} is missing, which S3 needs: pip install 'objrepo[s3]'") from error
+        raise RepositoryError(f"the package {error.name} is missing: pip install 'objrepo[s3]'") from error
 
 
 def credential_options(options: S3Options) -> dict[str, Any]:
-    """Return how obstore is told of credentials, and of the region.
+    """Return the options of an obstore store that set credentials and region.
 
-    :raises AccessDeniedError: if none are found.
+    :raises AccessDeniedError: if no credentials are found.
     """
     if options.anonymous:
         return {"skip_signature": True, "region": options.region or "us-east-1"}
@@ -51,20 +51,20 @@ def credential_options(options: S3Options) -> dict[str, Any]:
             "access_key_id": keys.access_key,
             "secret_access_key": keys.secret_key,
             "token": keys.token,
-            "expires_at": datetime.now(UTC) + _ASKED_AGAIN,
+            "expires_at": datetime.now(UTC) + _MAX_AGE,
         }
 
     region = options.region or session.get_config_variable("region") or "us-east-1"
     return {"region": region, "credential_provider": provide}
 
 
-def client(options: S3Options) -> Any:
-    """Return botocore's client for the bucket: for what obstore has no function for."""
-    config = imported("botocore.config").Config(
+def botocore_client(options: S3Options) -> Any:
+    """Return a botocore client, for requests that obstore does not have. It sends each request once."""
+    config = import_extra("botocore.config").Config(
         connect_timeout=options.timeout,
         read_timeout=options.timeout,
-        retries={"mode": "standard", "total_max_attempts": 4},
-        signature_version=imported("botocore").UNSIGNED if options.anonymous else "s3v4",
+        retries={"total_max_attempts": 1},
+        signature_version=import_extra("botocore").UNSIGNED if options.anonymous else "s3v4",
         s3={"addressing_style": "virtual" if options.virtual_hosted_style else "path"},
     )
     session = _session(options)
@@ -80,9 +80,9 @@ def client(options: S3Options) -> Any:
 
 
 def _session(options: S3Options) -> Any:
-    session = imported("botocore.session").Session(profile=options.profile)
+    session = import_extra("botocore.session").Session(profile=options.profile)
     try:
         session.get_scoped_config()
-    except imported("botocore.exceptions").BotoCoreError as error:
+    except import_extra("botocore.exceptions").BotoCoreError as error:
         raise AccessDeniedError(f"no credentials for {options.url}: {error}") from error
     return session

@@ -1,14 +1,15 @@
-"""Uploads in parts that were never completed: an object store keeps their parts, and charges for them, until told."""
+"""Unfinished multipart uploads: the object store keeps, and charges for, their parts until they are aborted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from objrepo.errors import AccessDeniedError, RepositoryUnavailableError
-from objrepo.s3.credentials import client, imported
+from objrepo.errors import AccessDeniedError, RepositoryError, RepositoryUnavailableError
+from objrepo.s3.client import retry, translate_error
+from objrepo.s3.credentials import botocore_client, import_extra
 from objrepo.s3.options import S3Options
 
 __all__ = ("Upload", "abort_uploads", "list_uploads")
@@ -17,50 +18,66 @@ __all__ = ("Upload", "abort_uploads", "list_uploads")
 class Upload(NamedTuple):
     """An upload that has begun and not ended.
 
-    :ivar name: of the object that it was to be, within the bucket.
-    :ivar upload: its identifier.
+    :ivar name: the name of its object, below the prefix.
+    :ivar upload_id: its identifier.
     """
 
     name: str
-    upload: str
+    upload_id: str
 
 
 def list_uploads(options: S3Options, older_than: float) -> list[Upload]:
-    """Return the uploads under the prefix that began more than some seconds ago."""
+    """Return all uploads under the prefix, also those of other programs, that began ``older_than`` seconds ago."""
     before = datetime.now(UTC) - timedelta(seconds=older_than)
     prefix = f"{options.prefix}/" if options.prefix else ""
-    with _client(options) as s3:
-        pages = s3.get_paginator("list_multipart_uploads").paginate(Bucket=options.bucket, Prefix=prefix)
-        return [
-            Upload(item["Key"], item["UploadId"])
-            for page in pages
-            for item in page.get("Uploads", ())
-            if item["Initiated"] <= before
-        ]
+    uploads: list[Upload] = []
+    markers: dict[str, str] = {}
+    with _requests(options) as send:
+        while True:
+            page = send("list_multipart_uploads", Prefix=prefix, **markers)
+            uploads += (
+                Upload(item["Key"].removeprefix(prefix), item["UploadId"])
+                for item in page.get("Uploads", ())
+                if item["Initiated"] <= before
+            )
+            if not page.get("IsTruncated"):
+                return uploads
+            markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
 
 def abort_uploads(options: S3Options, uploads: list[Upload]) -> None:
-    """Have the object store forget uploads, with the parts that it has of them."""
-    missing = imported("botocore.exceptions").ClientError
-    with _client(options) as s3:
-        for name, upload in uploads:
-            try:
-                s3.abort_multipart_upload(Bucket=options.bucket, Key=name, UploadId=upload)
-            except missing as error:
-                if error.response["Error"]["Code"] != "NoSuchUpload":  # it has ended meanwhile
-                    raise
+    """Have the object store delete uploads with their parts; those that have ended are ignored."""
+    prefix = f"{options.prefix}/" if options.prefix else ""
+    with _requests(options) as send:
+        for name, upload_id in uploads:
+            send("abort_multipart_upload", Key=f"{prefix}{name}", UploadId=upload_id)
 
 
 @contextmanager
-def _client(options: S3Options) -> Iterator[Any]:
-    errors = imported("botocore.exceptions")
-    s3 = client(options)
+def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Give a function that sends a request by botocore, with the retries and errors of the other requests."""
+    errors = import_extra("botocore.exceptions")
+    client = botocore_client(options)
+
+    def send_once(operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(client, operation)(Bucket=options.bucket, **parameters)
+        except errors.ClientError as error:
+            code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if code == "NoSuchUpload":
+                return {}
+            raise translate_error(options.url, code, status, str(error)) from None
+        except (errors.HTTPClientError, errors.ConnectionError) as error:
+            raise RepositoryUnavailableError(f"{options.url} is unavailable: {error}") from None
+        except (errors.NoCredentialsError, errors.CredentialRetrievalError) as error:
+            raise AccessDeniedError(f"access to {options.url} is denied: {error}") from None
+        except errors.BotoCoreError as error:
+            raise RepositoryError(f"{options.url} does not support this request: {error}") from None
+        return answer
+
     try:
-        yield s3
-    except errors.ClientError as error:
-        code = error.response["Error"]["Code"]
-        raise AccessDeniedError(f"{options.url} does not let its uploads be looked at: {code}") from None
-    except errors.BotoCoreError as error:
-        raise RepositoryUnavailableError(f"{options.url} is not to be had: {error}") from None
+        yield lambda operation, **parameters: retry(
+            lambda: send_once(operation, parameters), options.retry_timeout
+        )
     finally:
-        s3.close()
+        client.close()

@@ -1,4 +1,4 @@
-"""Where a bucket is and how to speak to it, checked before anything is sent."""
+"""The options of an S3 repository, validated before any request is sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 __all__ = ("PART_BYTES", "S3Options")
 
 PART_BYTES: Final = 8 * 1024 * 1024
-"""How many bytes one request carries at the most: the parts in which large objects go up and come down."""
+"""How many bytes one request carries at the most: larger objects are uploaded and downloaded in parts."""
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
@@ -21,7 +21,7 @@ _ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _SECRETS: Final = ("access_key_id", "secret_access_key", "session_token")
 
 
-def _yes_or_no(value: str) -> bool:
+def _parse_bool(value: str) -> bool:
     if value not in ("0", "1"):
         raise ValueError(value)
     return value == "1"
@@ -31,8 +31,8 @@ _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
     "endpoint": str,
     "region": str,
     "profile": str,
-    "anonymous": _yes_or_no,
-    "virtual_hosted_style": _yes_or_no,
+    "anonymous": _parse_bool,
+    "virtual_hosted_style": _parse_bool,
     "timeout": float,
     "retry_timeout": float,
     "concurrency": int,
@@ -41,7 +41,7 @@ _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
-    """See :class:`~objrepo.S3Repository`, whose parameters these are."""
+    """The parameters of :class:`~objrepo.S3Repository`."""
 
     bucket: str
     prefix: str = ""
@@ -59,53 +59,53 @@ class S3Options:
 
     def __post_init__(self) -> None:
         if _BUCKET.fullmatch(self.bucket) is None:
-            raise ValueError(f"{self.bucket!r} is no name of a bucket: 3 or more letters, digits, dots and hyphens")
+            raise ValueError(f"invalid bucket name {self.bucket!r}: use 3 or more letters, digits, dots and hyphens")
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         for part in self.prefix.split("/") if self.prefix else ():
             if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):
-                raise ValueError(f"{self.prefix!r} is no prefix: {part!r} is not made of letters, digits and !_.*'()-")
+                raise ValueError(f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}")
         if self.endpoint is None:
             object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
         if self.endpoint is not None:
             url = urlsplit(self.endpoint)
             if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-                raise ValueError("an endpoint is https://HOST or http://HOST, with a port if need be and nothing more")
+                raise ValueError("invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it")
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("access_key_id and secret_access_key go together: give both or none")
+            raise ValueError("pass both access_key_id and secret_access_key, or neither")
         if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
-            raise ValueError("give one of access_key_id, profile and anonymous")
+            raise ValueError("pass only one of access_key_id, profile and anonymous")
         if self.timeout <= 0 or self.retry_timeout < 0:
-            raise ValueError(f"timeout and retry_timeout are seconds, not {self.timeout} and {self.retry_timeout}")
+            raise ValueError(f"timeout and retry_timeout must be seconds, not {self.timeout} and {self.retry_timeout}")
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
 
     @classmethod
-    def of_url(cls, url: str) -> Self:
-        """Return what a URL says: ``s3://BUCKET/PREFIX?OPTION=VALUE&…``, with the options of :class:`S3Options`.
+    def from_url(cls, url: str) -> Self:
+        """Parse a URL ``s3://BUCKET/PREFIX?OPTION=VALUE&…``.
 
-        :raises ValueError: if there is an unknown option, a bad value, or a secret, which has no place in a URL.
+        :raises ValueError: if it has an unknown option, an invalid value, or a secret.
         """
         parts = urlsplit(url)
         given: dict[str, Any] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name in _SECRETS:
-                raise ValueError(f"{name} has no place in a URL: set AWS_ACCESS_KEY_ID and so on, or name a profile")
+                raise ValueError(f"{name} is not allowed in a URL: set the variables AWS_ACCESS_KEY_ID and so on, or name a profile")
             if name not in _FROM_TEXT:
-                raise ValueError(f"unknown option {name!r} of s3: write one of {', '.join(_FROM_TEXT)}")
+                raise ValueError(f"unknown option {name!r} of s3: use one of {', '.join(_FROM_TEXT)}")
             try:
                 given[name] = _FROM_TEXT[name](value)
             except ValueError:
-                raise ValueError(f"{value!r} is no value for {name}") from None
+                raise ValueError(f"invalid value {value!r} of the option {name}") from None
         return cls(bucket=parts.netloc, prefix=unquote(parts.path), **given)
 
     @property
     def url(self) -> str:
-        """Where the repository is, for people to read."""
+        """The location, for messages."""
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
 
     @property
     def bucket_endpoint(self) -> str | None:
-        """The endpoint as the bucket is addressed: with the bucket in the name of the host where that is the style."""
+        """The endpoint of requests to the bucket: its host name starts with the bucket's if that is the style."""
         if self.endpoint is None or not self.virtual_hosted_style:
             return self.endpoint
         scheme, _, host = self.endpoint.partition("://")

@@ -1,47 +1,46 @@
-"""A file that is somewhere else, read in ranges: what comes next is on its way while what came last is used."""
+"""A remote file that is read in ranges, with read-ahead while it is read sequentially."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Final, Self
 
+from objrepo.offload import BlockingPool
 from objrepo.s3.options import PART_BYTES
 
 __all__ = ("RangeRequestFile",)
 
-_WINDOW_AT_LEAST: Final = 256 * 1024
-_WINDOW_AT_MOST: Final = 4 * 1024 * 1024
+_MIN_WINDOW: Final = 256 * 1024
+_MAX_WINDOW: Final = 4 * 1024 * 1024
 _WINDOWS_AHEAD: Final = 2
 
 
 class RangeRequestFile:
-    """A seekable binary file whose bytes are fetched when they are asked for, and ahead of that if read straight on.
+    """A seekable binary file that fetches ranges as they are read, and reads ahead while it is read sequentially.
 
-    At most two windows of 4 MiB are held that were not read yet.
+    It holds at most two windows of 4 MiB that were not read yet.
 
+    :param name: the name of the file, for errors.
     :param size: its length in bytes.
-    :param fetch: a blocking function that returns the bytes from a position up to another.
-    :param start: has a function called on another thread.
+    :param fetch: a blocking function that returns the bytes from a position to another.
+    :param pool: fetches the next ranges. The file may be read in a thread of this pool.
     """
 
-    def __init__(
-        self, size: int, fetch: Callable[[int, int], bytes], start: Callable[..., Future[Any]], name: str
-    ) -> None:
+    def __init__(self, name: str, size: int, fetch: Callable[[int, int], bytes], pool: BlockingPool) -> None:
         self.name = name
         self._size = size
         self._fetch = fetch
-        self._start = start
+        self._pool = pool
         self._position = 0
-        self._straight_to = 0
+        self._sequential_end = 0
         self._chunk = b""
         self._chunk_start = 0
-        self._window = _WINDOW_AT_LEAST
-        self._coming: deque[tuple[int, int, Future[bytes]]] = deque()
+        self._window = _MIN_WINDOW
+        self._ahead: deque[tuple[int, int, Any]] = deque()
 
     def seek(self, position: int, whence: int = 0) -> int:
-        """Move to another position."""
+        """Change the position."""
         self._position = position + (0, self._position, self._size)[whence]
         return self._position
 
@@ -50,22 +49,22 @@ class RangeRequestFile:
         return self._position
 
     def seekable(self) -> bool:
-        """Say that positions can be moved to."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes; all that are asked for, unless the file ends before."""
+        """Return the next ``size`` bytes, or all up to the end of the file."""
         left = max(self._size - self._position, 0)
         wanted = left if size < 0 else min(size, left)
         parts = []
         while wanted:
-            part = self._some(wanted)
+            part = self._read_some(wanted)
             if not part:
                 break
             parts.append(part)
             wanted -= len(part)
             self._position += len(part)
-        self._straight_to = self._position
+        self._sequential_end = self._position
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def __enter__(self) -> Self:
@@ -75,36 +74,36 @@ class RangeRequestFile:
         self.close()
 
     def close(self) -> None:
-        """Give up what is on its way."""
-        while self._coming:
-            self._coming.popleft()[2].cancel()
+        """Abandon the ranges that were fetched ahead."""
+        while self._ahead:
+            self._ahead.popleft()[2].abandon()
         self._chunk = b""
 
-    def _some(self, wanted: int) -> bytes:
-        """Return some of the bytes at the position, from what is there or comes next."""
+    def _read_some(self, wanted: int) -> bytes:
+        """Return at least one of the next bytes, unless the file has ended, from memory or by a request."""
         inside = self._position - self._chunk_start
         if 0 <= inside < len(self._chunk):
             return self._chunk[inside : inside + wanted]
-        while self._coming and not self._coming[0][0] <= self._position < self._coming[0][1]:
-            self._coming.popleft()[2].cancel()
-        if self._coming:
-            start, end, future = self._coming.popleft()
-            self._look_ahead(self._coming[-1][1] if self._coming else end)
-            self._chunk, self._chunk_start = future.result(), start
+        while self._ahead and not self._ahead[0][0] <= self._position < self._ahead[0][1]:
+            self._ahead.popleft()[2].abandon()
+        if self._ahead:
+            start, end, item = self._ahead.popleft()
+            self._read_ahead(self._ahead[-1][1] if self._ahead else end)
+            self._chunk, self._chunk_start = item.result(), start
         else:
-            straight_on = self._position == self._straight_to > 0
-            self._window = min(self._window * 2, _WINDOW_AT_MOST) if straight_on else _WINDOW_AT_LEAST
+            sequential = self._position == self._sequential_end > 0
+            self._window = min(self._window * 2, _MAX_WINDOW) if sequential else _MIN_WINDOW
             end = min(self._position + max(min(wanted, PART_BYTES), self._window), self._size)
-            if straight_on:
-                self._look_ahead(end)
+            if sequential:
+                self._read_ahead(end)
             self._chunk, self._chunk_start = self._fetch(self._position, end), self._position
         inside = self._position - self._chunk_start
         return self._chunk[inside : inside + wanted]
 
-    def _look_ahead(self, start: int) -> None:
-        """Have what comes next fetched, from a position on."""
-        while start < self._size and len(self._coming) < _WINDOWS_AHEAD:
-            self._window = min(self._window * 2, _WINDOW_AT_MOST)
+    def _read_ahead(self, start: int) -> None:
+        """Submit requests for the next windows."""
+        while start < self._size and len(self._ahead) < _WINDOWS_AHEAD:
+            self._window = min(self._window * 2, _MAX_WINDOW)
             end = min(start + self._window, self._size)
-            self._coming.append((start, end, self._start(self._fetch, start, end)))
+            self._ahead.append((start, end, self._pool.submit(self._fetch, start, end)))
             start = end

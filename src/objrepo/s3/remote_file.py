@@ -1,110 +1,88 @@
-"""A file on another machine, by its URL."""
+"""A file in a bucket or on a web server, by its URL."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from objrepo.offload import BlockingPool
-from objrepo.s3.bucket import Bucket
-from objrepo.s3.client import Body, MissingError, Requests, client_options, get_range
-from objrepo.s3.credentials import imported
+from objrepo.s3.client import Body, BucketClient, Client, MissingError, client_options, get_range
+from objrepo.s3.credentials import import_extra
 from objrepo.s3.options import S3Options
 from objrepo.s3.range_reader import RangeRequestFile
 
 __all__ = ("RemoteFile", "is_remote")
 
 _TIMEOUT: Final = 30.0
-_RETRY_FOR: Final = 60.0
+_RETRY_TIMEOUT: Final = 60.0
 
 
 def is_remote(path: str) -> bool:
-    """Say whether a path is the URL of a file that is read in ranges."""
+    """Say whether a path is the URL of a remote file."""
     return re.match(r"(?i)(https?|s3)://", path) is not None
 
 
 class RemoteFile:
-    """A file in a bucket, or of a web server that gives ranges.
+    """A file in a bucket, or on a web server that supports range requests.
 
     :param url: ``s3://BUCKET/PATH?OPTION=VALUE&…``, ``https://…`` or ``http://…``.
-    :param several: what fetches ahead.
-    :raises ValueError: if the URL is not as it should be.
+    :param pool: fetches ranges ahead.
+    :raises ValueError: if the URL is invalid.
     """
 
-    def __init__(self, url: str, several: BlockingPool) -> None:
-        self._several = several
+    def __init__(self, url: str, pool: BlockingPool) -> None:
+        self._pool = pool
         self._size: int | None = None
-        opened: tuple[str, _InBucket | _OfServer] = _in_bucket(url) if url[:3].lower() == "s3:" else _of_server(url)
-        self.name, self._file = opened
+        self.name, self._get_range, self._close = (_in_bucket if url[:3].lower() == "s3:" else _on_server)(url)
 
-    def size(self) -> int:
-        """Return its length in bytes, which is asked for once.
+    def open(self) -> RangeRequestFile:
+        """Open the file. Its size is requested on first use.
 
-        :raises FileNotFoundError: if it is not there.
+        :raises FileNotFoundError: if it does not exist.
         """
         if self._size is None:
             self._size = self._get(0, 1).size
-        return self._size
-
-    def open(self) -> RangeRequestFile:
-        """Return it as an open file."""
-        return RangeRequestFile(
-            self.size(), lambda start, end: self._get(start, end).content, self._several.start, self.name
-        )
+        return RangeRequestFile(self.name, self._size, lambda start, end: self._get(start, end).content, self._pool)
 
     def close(self) -> None:
         """Close the connections; the next use opens new ones."""
         self._size = None
-        self._file.close()
+        self._close()
 
     def _get(self, start: int, end: int) -> Body:
         try:
-            return self._file.get(start, end)
+            return self._get_range(start, end)
         except MissingError:
-            raise FileNotFoundError(2, "there is no such file", self.name) from None
+            raise FileNotFoundError(2, "the file does not exist", self.name) from None
 
 
-class _InBucket:
-    def __init__(self, options: S3Options, name: str) -> None:
-        self._bucket = Bucket(options)
-        self._name = name
-
-    def get(self, start: int, end: int) -> Body:
-        return self._bucket.get_range(self._name, start, end)
-
-    def close(self) -> None:
-        self._bucket.close()
+_Opened = tuple[str, Callable[[int, int], Body], Callable[[], None]]
 
 
-class _OfServer:
-    def __init__(self, url: str, name: str) -> None:
-        self._requests = Requests(name, lambda: _connected(url), _RETRY_FOR)
-
-    def get(self, start: int, end: int) -> Body:
-        return self._requests.send(lambda obstore, store: get_range(obstore, store, "", start, end))
-
-    def close(self) -> None:
-        self._requests.close()
-
-
-def _in_bucket(url: str) -> tuple[str, _InBucket]:
-    options = S3Options.of_url(f"s3{url[2:]}")
+def _in_bucket(url: str) -> _Opened:
+    options = S3Options.from_url(f"s3{url[2:]}")
     folder, _, name = options.prefix.rpartition("/")
     if not name:
-        raise ValueError(f"{options.url} names a bucket and no file in it")
-    return options.url, _InBucket(replace(options, prefix=folder), name)
+        raise ValueError(f"{options.url} is a bucket: add the path of a file in it")
+    client = BucketClient(replace(options, prefix=folder))
+    return options.url, lambda start, end: client.get_range(name, start, end), client.close
 
 
-def _of_server(url: str) -> tuple[str, _OfServer]:
+def _on_server(url: str) -> _Opened:
     parts = urlsplit(url)
     if not parts.hostname:
-        raise ValueError(f"{url!r} names no server")
-    name = f"{parts.scheme}://{parts.hostname}{parts.path}"  # what comes after it may be a secret
-    return name, _OfServer(url, name)
+        raise ValueError(f"{url!r} has no host")
+    name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # user and query may contain secrets
+    client = Client(name, lambda: _connect(url), _RETRY_TIMEOUT)
+
+    def get(start: int, end: int) -> Body:
+        return client.send(lambda obstore, store: get_range(obstore, store, "", start, end))
+
+    return name, get, client.close
 
 
-def _connected(url: str) -> Any:
-    insecure = url[:5].lower() == "http:"
-    return imported("obstore.store").HTTPStore.from_url(url, **client_options(_TIMEOUT, _RETRY_FOR, insecure))
+def _connect(url: str) -> Any:
+    return import_extra("obstore.store").HTTPStore.from_url(url, **client_options(_TIMEOUT, url[:5].lower() == "http:"))

@@ -23,9 +23,8 @@ from objrepo.offload import BlockingPool, Offload, OwnThreads, WorkCancelled, ca
 from objrepo.protocol import BinaryReader
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
 from objrepo.repository import Repository, log_report
-from objrepo.s3.bucket import PAGE_NAMES, Bucket, Buffer, Listing
-from objrepo.s3.client import MissingError
-from objrepo.s3.multipart import abort_uploads, list_uploads
+from objrepo.s3.client import PAGE_NAMES, BucketClient, Buffer, Listing, MissingError
+from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import PART_BYTES, S3Options
 from objrepo.s3.range_reader import RangeRequestFile
 from objrepo.sources import as_seekable, read_up_to
@@ -105,7 +104,7 @@ class S3Repository(Repository):
             concurrency=concurrency,
         )
         super().__init__(OwnThreads(concurrency) if offload is None else offload)
-        self._bucket = Bucket(self._options)
+        self._bucket = BucketClient(self._options)
         self._several = self._threads = BlockingPool(concurrency)
         self._reading_marker = threading.Lock()
         self._marker: dict[str, Any] | None = None
@@ -133,7 +132,7 @@ class S3Repository(Repository):
             raise TypeError(f"an S3 repository has no options to initialise it with, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
-        other = next((name for name, _ in self._bucket.list().next() if _key(name) is None), None)
+        other = next((name for name, _ in self._bucket.list().next_page() if _key(name) is None), None)
         if other is not None:
             raise ValueError(f"{self._options.url} is something else already, with {other!r} in it: use another prefix")
         marker = {"objrepo": _FORMAT, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
@@ -185,7 +184,7 @@ class S3Repository(Repository):
             return
         listing = self._bucket.list()
         while not listing.ended:
-            self._bucket.delete([name for name, _ in listing.next() if _key(name) is not None])
+            self._bucket.delete([name for name, _ in listing.next_page() if _key(name) is not None])
         abort_uploads(self._options, list_uploads(self._options, 0))
         self._bucket.delete([_MARKER])
         self._marker = None
@@ -271,13 +270,13 @@ class S3Repository(Repository):
         position = 0
         present: set[str] = set()
         if len(keys) >= _FEW_KEYS:
-            listing = self._bucket.list(after=_name(keys[0])[:-1], at_once=PAGE_NAMES // 2)
+            listing = self._bucket.list(after=_name(keys[0])[:-1], page_size=PAGE_NAMES // 2)
             seen = 0
             end = keys[0]
             while position < len(keys) and seen * _distance(end, keys[-1]) <= (
                 PAGE_NAMES * (len(keys) - position) * _distance(keys[0], end)
             ):
-                names = [name for name, _ in listing.next()]
+                names = [name for name, _ in listing.next_page()]
                 present.update(key for name in names if (key := _key(name)) is not None)
                 seen += len(names)
                 end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
@@ -296,7 +295,7 @@ class S3Repository(Repository):
     def _list(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
         self._checked_marker()
         listing = self._bucket.list() if cursor is None else cursor
-        keys = [key for name, _ in listing.next() if (key := _key(name)) is not None]
+        keys = [key for name, _ in listing.next_page() if (key := _key(name)) is not None]
         return keys, None if listing.ended else listing
 
     def _names(self) -> Iterator[tuple[str, int]]:
@@ -304,7 +303,7 @@ class S3Repository(Repository):
         while not listing.ended:
             if cancel_requested():
                 raise WorkCancelled
-            yield from listing.next()
+            yield from listing.next_page()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
