@@ -89,7 +89,7 @@ class TestReading:
             archive.erase,
         )
         for use in uses:
-            with pytest.raises(ReadOnlyError, match=r"some\.aiida can only be read"):
+            with pytest.raises(ReadOnlyError, match=r"some\.aiida is read-only"):
                 await use()
         with pytest.raises(ObjectNotFoundError):
             await archive.delete("0" * 64)
@@ -127,6 +127,46 @@ class TestDamage:
             async with ArchiveRepository(tmp_path / "bad.zip") as archive:
                 with pytest.raises(RepositoryError, match=r"bad\.zip"):
                     await archive.has("0" * 64)
+
+    @pytest.mark.parametrize(
+        ("members", "message"),
+        [
+            (
+                {"objrepo/__init__.py": "", "objrepo/cli.py": "", "objrepo-1.dist-info/WHEEL": "Wheel-Version: 1.0"},
+                r"some\.zip is a zip without objects: none of its 3 members .* 'objrepo/__init__\.py'",
+            ),
+            (
+                {"metadata.json": '{"export_version": "0.10"}', "data.json": "{}", "nodes/ab/cd/ef/path/file": "text"},
+                r"AiiDA archive of version 0\.10, which has no objects: convert it by `verdi archive migrate`",
+            ),
+            ({"metadata.json": '{"export_version": "0.4"}', "data.json": "{}"}, r"AiiDA archive of version 0\.4,"),
+            *(
+                ({"metadata.json": metadata, "data": ""}, r"is a zip without objects")
+                for metadata in ("", "[]", "{}", '{"export_version": 1}', "\udcff")
+            ),
+            ({"repo/no-key": ""}, "the first is 'repo/no-key'"),
+            ({"0" * 64: "in no folder"}, "is a zip without objects"),
+        ],
+    )
+    async def test_a_zip_without_objects(self, tmp_path, members, message):
+        with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content.encode(errors="surrogateescape"))
+        async with ArchiveRepository(tmp_path / "some.zip") as archive:
+            for use in (archive.is_initialised, archive.info, archive.verify, lambda: archive.get("0" * 64)):
+                with pytest.raises(RepositoryError, match=message) as caught:
+                    await use()
+                assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("members", [{}, {"repo/": ""}, {"metadata.json": '{"export_version": "main_0001"}'}])
+    async def test_an_archive_of_no_objects(self, tmp_path, members):
+        """A zip without any member is what `export` makes of an empty repository."""
+        with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        async with ArchiveRepository(tmp_path / "some.zip") as archive:
+            assert await archive.is_initialised()
+            assert (await archive.verify()).objects == 0
 
     @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
     async def test_bytes_that_were_changed(self, tmp_path, compression):
@@ -186,7 +226,7 @@ class TestElsewhere:
     async def test_of_a_web_server(self, content):
         with serving({"/a/some.aiida?token=1": content}) as (url, asked):
             async with ArchiveRepository(f"{url}/a/some.aiida?token=1") as archive:
-                assert str(archive) == f"ArchiveRepository at {url.rpartition(':')[0]}/a/some.aiida"
+                assert str(archive) == f"ArchiveRepository at {url}/a/some.aiida"
                 assert await archive.is_initialised()
                 assert sorted([key async for key in archive.keys()]) == sorted(map(key_of, CONTENTS))
                 for each in CONTENTS:
@@ -230,6 +270,15 @@ class TestElsewhere:
             async with ArchiveRepository(f"{url}/many.zip") as archive:
                 assert (await archive.info()).objects == 5000
                 assert len(asked) < 12, "the list of members, and no member"
+
+    async def test_verify_of_large_members(self, tmp_path):
+        """Each member is read ahead in the pool in which all of them are verified."""
+        contents = [os.urandom(16) * (6 * 1024 * 1024 // 16) for _ in range(40)]
+        content = make(tmp_path / "large.zip", contents).read_bytes()
+        with serving({"/large.zip": content}, latency=0.05) as (url, _):
+            async with ArchiveRepository(f"{url}/large.zip") as archive:
+                with anyio.fail_after(60):
+                    assert (await archive.verify()).objects == 40
 
 
 class TestExport:
@@ -282,6 +331,24 @@ class TestExport:
         with pytest.raises(FileExistsError):
             await export(repo, tmp_path / "zips" / "some.zip")
         assert (tmp_path / "zips" / "some.zip").read_bytes() == b"mine"
+
+    async def test_an_empty_repository(self, repo, tmp_path):
+        assert (await export(repo, tmp_path / "empty.zip")).copied == 0
+        async with ArchiveRepository(tmp_path / "empty.zip") as archive:
+            assert (await archive.info()).objects == 0
+            assert await archive.key_format() == "sha256"
+
+    async def test_keys_of_other_formats_are_read(self, tmp_path):
+        async with DiskRepository(tmp_path / "sha1") as sha1, SandboxRepository() as sandbox:
+            await sha1.initialise(hash_type="sha1")
+            for source, key_format in ((sha1, "sha1"), (sandbox, "uuid4")):
+                key = await source.put(b"content")
+                await export(source, tmp_path / f"{key_format}.zip", check=True)
+                async with ArchiveRepository(tmp_path / f"{key_format}.zip") as archive:
+                    assert await archive.key_format() == (await archive.info()).key_format == key_format
+                    assert await archive.get(key, check=True) == b"content"
+                    assert await archive.hash(key) == key_of(b"content")
+                    assert (await archive.verify()).objects == 1
 
     async def test_keys_that_are_no_hashes(self, tmp_path):
         async with SandboxRepository() as repo:

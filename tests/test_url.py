@@ -60,22 +60,22 @@ async def test_without_a_path(tmp_path):
         ("", "path"),
         ("memory:more", "nothing follows memory:"),
         ("s3:bucket", "s3://BUCKET/PREFIX"),
-        ("s3://", "no name of a bucket"),
-        ("s3://b", "no name of a bucket"),
+        ("s3://", "invalid bucket name"),
+        ("s3://b", "invalid bucket name"),
         ("s3://bucket/a%20b", "no prefix"),
         ("s3://bucket/a/../b", "no prefix"),
-        ("s3://bucket?colour=red", "unknown option 'colour' of s3: write one of endpoint, region"),
-        ("s3://bucket?timeout=soon", "'soon' is no value for timeout"),
-        ("s3://bucket?timeout=0", "timeout and retry_timeout are seconds"),
+        ("s3://bucket?colour=red", "unknown option 'colour' of s3: use one of endpoint, region"),
+        ("s3://bucket?timeout=soon", "invalid value 'soon' of the option timeout"),
+        ("s3://bucket?timeout=0", "timeout and retry_timeout must be seconds"),
         ("s3://bucket?concurrency=0", "concurrency must be from 1"),
-        ("s3://bucket?anonymous=yes", "'yes' is no value for anonymous"),
+        ("s3://bucket?anonymous=yes", "invalid value 'yes' of the option anonymous"),
         ("s3://bucket?anonymous=1&profile=me", "one of access_key_id, profile and anonymous"),
-        ("s3://bucket?endpoint=host", "an endpoint is https://HOST"),
-        ("s3://bucket?endpoint=https://me:secret@host", "an endpoint is https://HOST"),
-        ("s3://bucket?secret_access_key=abc", "has no place in a URL"),
-        ("s3://file.zip", "names a bucket and no file"),
+        ("s3://bucket?endpoint=host", "invalid endpoint: write https://HOST"),
+        ("s3://bucket?endpoint=https://me:secret@host", "invalid endpoint: write https://HOST"),
+        ("s3://bucket?secret_access_key=abc", "is not allowed in a URL"),
+        ("s3://file.zip", "is a bucket: add the path of a file"),
         ("https://host/folder", "write zip:https:"),
-        ("zip:https:///file", "names no server"),
+        ("zip:https:///file", "has no host"),
         ("cached:", "write cached:.cache=URL"),
         ("cached:?cache=a&origin=b", "write cached:.cache=URL"),
         ("cached:?cache=a&origin=b&max_bytes=much", "'much' is no size"),
@@ -123,7 +123,7 @@ async def test_a_missing_extra(monkeypatch):
 
     monkeypatch.setattr("importlib.import_module", import_module)
     async with open_repository("s3://bucket?anonymous=1") as repo:
-        with pytest.raises(RepositoryError, match=r"obstore is missing, which S3 needs: pip install 'objrepo\[s3\]'"):
+        with pytest.raises(RepositoryError, match=r"the package obstore is missing: pip install 'objrepo\[s3\]'"):
             await repo.get("0" * 64)
 
 

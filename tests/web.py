@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
-def serving(files, ranges=True):
+def serving(files, ranges=True, latency=0):
     """Serve contents by their paths; yields the server's URL, and the list of requests as (path, range)."""
     requests = []
 
@@ -22,6 +23,7 @@ def serving(files, ranges=True):
         def do_GET(self):
             wanted = self.headers.get("Range")
             requests.append((self.path, wanted))
+            time.sleep(latency)
             content = files.get(self.path)
             if content is None:
                 return self.answer(404, b"")

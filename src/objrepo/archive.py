@@ -1,20 +1,22 @@
-"""`ArchiveRepository`: the objects in a zip, such as an AiiDA archive, to be read."""
+"""`ArchiveRepository`: reads the objects in a zip, such as an AiiDA archive."""
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import threading
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from objrepo.backend import Backend, paginate
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
-from objrepo.keys import is_key
-from objrepo.offload import BlockingPool, Offload
+from objrepo.keys import KeyFormat, is_key
+from objrepo.offload import BlockingPool, Offload, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
 from objrepo.s3.remote_file import RemoteFile, is_remote
@@ -22,26 +24,30 @@ from objrepo.streams import DecompressingFile
 
 __all__ = ("ArchiveRepository",)
 
-_REQUESTS_AT_ONCE: Final = 16
+_CONCURRENT_REQUESTS: Final = 16
 _FOLDER: Final = "repo/"
+_KEY_FORMATS: Final[tuple[KeyFormat, ...]] = ("sha256", "sha1", "uuid4")
+_METADATA: Final = "metadata.json"
+_MAX_METADATA_BYTES: Final = 1024 * 1024
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError)
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
 class ArchiveRepository(Backend):
-    """Reads the objects of a zip in which each is a member ``repo/KEY``, the key being the SHA-256 of the content.
+    """Reads the objects of a zip in which each is a member ``repo/KEY``: an AiiDA archive, or a zip of ``export``.
 
-    That is what an AiiDA archive is (``*.aiida``). Members are stored or deflated. Many may read at the same time; what
-    is stored is read from where it is, what is deflated from its beginning on. Everything that writes raises
-    :class:`~objrepo.ReadOnlyError`.
+    Members are stored or deflated. Several tasks may read at the same time; a range of a deflated member is read by
+    decompressing it from its start. Methods that write raise :class:`~objrepo.ReadOnlyError`. A zip without such
+    members raises :class:`~objrepo.RepositoryError` on first use, unless it is an AiiDA archive or has no members at
+    all, as the export of an empty repository.
 
-    A zip on another machine is read in ranges, as far as they are asked for: its list of members first, and then each
-    object. That needs the extra ``s3``, also for a web server.
+    A remote zip is read by range requests: its list of members first, then each object. That needs the extra ``s3``,
+    also for a web server.
 
     :param path: the zip, or its URL, ``https://…`` or ``s3://BUCKET/PATH?OPTION=VALUE`` with the options of
         :func:`~objrepo.open_repository`. It is opened on first use, and its list of members is read once.
-    :param offload: where the work is done; worker threads unless given.
+    :param offload: where the blocking methods run; worker threads unless given.
     """
 
     def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
@@ -49,21 +55,22 @@ class ArchiveRepository(Backend):
         self._path: Path | None = None
         self._remote: RemoteFile | None = None
         if isinstance(path, str) and is_remote(path):
-            self._several = several = BlockingPool(_REQUESTS_AT_ONCE)
-            self._remote = RemoteFile(path, several)
-            self._place = self._remote.name
+            self._several = pool = BlockingPool(_CONCURRENT_REQUESTS)
+            self._remote = RemoteFile(path, pool)
+            self._location = self._remote.name
         else:
             self._path = Path(path).absolute()
-            self._place = str(self._path)
+            self._location = str(self._path)
         self._reading = threading.Lock()
+        self._format: KeyFormat = "sha256"
         self._read: dict[str, zipfile.ZipInfo] | None = None
 
     def __str__(self) -> str:
-        return f"ArchiveRepository at {self._place}"
+        return f"ArchiveRepository at {self._location}"
 
     @property
     def path(self) -> Path | None:
-        """The file; None if it is on another machine."""
+        """The path of the file, None if it is remote."""
         return self._path
 
     def _initialise(self, **options: Any) -> None:
@@ -71,14 +78,14 @@ class ArchiveRepository(Backend):
 
     def _is_initialised(self) -> bool:
         try:
-            self._file().close()
-        except (FileNotFoundError, IsADirectoryError):
+            self._members()
+        except NotInitialisedError:
             return False
         return True
 
     def _key_format(self) -> str:
         self._members()
-        return "sha256"
+        return self._format
 
     def _put(self, reader: BinaryReader) -> str:
         raise self._refused()
@@ -92,7 +99,7 @@ class ArchiveRepository(Backend):
         if member is None:
             raise ObjectNotFoundError([key], self)
         if member.compress_type not in _METHODS or member.flag_bits & 0x1:
-            raise CorruptObjectError(key, f"its member of {self._place} is encrypted, or compressed in an unknown way")
+            raise CorruptObjectError(key, f"its member of {self._location} is encrypted or has an unknown compression")
         file = self._file()
         try:
             start = _start_of(key, file, member)
@@ -115,7 +122,7 @@ class ArchiveRepository(Backend):
     def _info(self, detailed: bool) -> RepositoryInfo:
         members = self._members()
         size = sum(member.file_size for member in members.values()) if detailed else None
-        return RepositoryInfo(location=self._place, key_format="sha256", objects=len(members), size=size)
+        return RepositoryInfo(location=self._location, key_format=self._format, objects=len(members), size=size)
 
     def _erase(self) -> None:
         raise self._refused()
@@ -128,41 +135,73 @@ class ArchiveRepository(Backend):
     def _file(self) -> BinaryIO:
         if self._remote is not None:
             return cast("BinaryIO", self._remote.open())
-        assert self._path is not None, "it is either on this machine or on another"
+        assert self._path is not None, "a file is either local or remote"
         return open(self._path, "rb", buffering=0)
 
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         with self._reading:
+            if cancel_requested():  # while another thread was reading
+                raise WorkCancelled
             if self._read is None:
                 try:
                     with self._file() as file, zipfile.ZipFile(file) as archive:
-                        members = [member for member in archive.infolist() if member.filename.startswith(_FOLDER)]
-                except FileNotFoundError:
-                    raise NotInitialisedError(f"there is no archive at {self._place}") from None
+                        self._format, self._read = self._objects(archive)
+                except (FileNotFoundError, IsADirectoryError):
+                    raise NotInitialisedError(f"there is no archive at {self._location}") from None
                 except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-                    raise RepositoryError(f"{self._place} is no zip that can be read: {error}") from error
-                named = {member.filename.removeprefix(_FOLDER): member for member in members}
-                self._read = {key: member for key, member in named.items() if is_key(key, "sha256")}
+                    raise RepositoryError(f"{self._location} is not a readable zip: {error}") from error
             return self._read
 
+    def _objects(self, archive: zipfile.ZipFile) -> tuple[KeyFormat, dict[str, zipfile.ZipInfo]]:
+        """Return the format of the keys, and the member of each object."""
+        names = archive.namelist()
+        in_folder = [member for member in archive.infolist() if member.filename.startswith(_FOLDER)]
+        named = {member.filename.removeprefix(_FOLDER): member for member in in_folder}
+        for key_format in _KEY_FORMATS:
+            if found := {key: member for key, member in named.items() if is_key(key, key_format)}:
+                return key_format, found
+        version = _aiida_version(archive) if _METADATA in names else None
+        if version is None and any(name != _FOLDER for name in names):
+            raise RepositoryError(
+                f"{self._location} is a zip without objects: none of its {len(names)} members is named repo/KEY, "
+                f"the first is {names[0]!r}; use a zip of `export` or an AiiDA archive"
+            )
+        if version is not None and version.startswith("0."):
+            raise RepositoryError(
+                f"{self._location} is an AiiDA archive of version {version}, which has no objects: convert it by "
+                "`verdi archive migrate`, then open the new file"
+            )
+        return "sha256", {}
+
     def _refused(self) -> ReadOnlyError:
-        return ReadOnlyError(f"{self} can only be read; copy it into another repository first")
+        return ReadOnlyError(f"{self} is read-only: copy it into another repository first")
 
 
 def _start_of(key: str, file: BinaryIO, member: zipfile.ZipInfo) -> int:
-    """Return where the bytes of a member begin: after a header of its own, whose length only it says."""
+    """Return where the bytes of a member begin: after its own header, whose length is in this header only."""
     file.seek(member.header_offset)
     header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size:
-        raise CorruptObjectError(key, f"its member should begin at {member.header_offset}, where the archive has ended")
+        raise CorruptObjectError(
+            key, f"its member should begin at {member.header_offset}, after the end of the archive"
+        )
     signature, name, extra = _LOCAL_HEADER.unpack(header)
     if signature != b"PK\3\4":
         raise CorruptObjectError(key, f"there is no member of the archive at {member.header_offset}")
     return int(member.header_offset + _LOCAL_HEADER.size + name + extra)
 
 
+def _aiida_version(archive: zipfile.ZipFile) -> str | None:
+    """Return the format version of an AiiDA archive, such as ``main_0001`` or ``0.10``, None if it has none."""
+    with suppress(*_BROKEN, NotImplementedError, RuntimeError, ValueError), archive.open(_METADATA) as file:
+        metadata = json.loads(file.read(_MAX_METADATA_BYTES))
+        if isinstance(metadata, dict) and isinstance(version := metadata.get("export_version"), str):
+            return version
+    return None
+
+
 class _Part:
-    """A part of a file, read as a file of its own."""
+    """A part of a file, as a file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self._file = file

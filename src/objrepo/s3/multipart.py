@@ -76,8 +76,6 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
         return answer
 
     try:
-        yield lambda operation, **parameters: retry(
-            lambda: send_once(operation, parameters), options.retry_timeout
-        )
+        yield lambda operation, **parameters: retry(lambda: send_once(operation, parameters), options.retry_timeout)
     finally:
         client.close()

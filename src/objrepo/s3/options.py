@@ -63,13 +63,17 @@ class S3Options:
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         for part in self.prefix.split("/") if self.prefix else ():
             if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):
-                raise ValueError(f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}")
+                raise ValueError(
+                    f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}"
+                )
         if self.endpoint is None:
             object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
         if self.endpoint is not None:
             url = urlsplit(self.endpoint)
             if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-                raise ValueError("invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it")
+                raise ValueError(
+                    "invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it"
+                )
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("pass both access_key_id and secret_access_key, or neither")
         if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
@@ -89,7 +93,9 @@ class S3Options:
         given: dict[str, Any] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
             if name in _SECRETS:
-                raise ValueError(f"{name} is not allowed in a URL: set the variables AWS_ACCESS_KEY_ID and so on, or name a profile")
+                raise ValueError(
+                    f"{name} is not allowed in a URL: set the variables AWS_ACCESS_KEY_ID and so on, or name a profile"
+                )
             if name not in _FROM_TEXT:
                 raise ValueError(f"unknown option {name!r} of s3: use one of {', '.join(_FROM_TEXT)}")
             try:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import operator
-import threading
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from objrepo.keys import is_key, valid_keys
 from objrepo.offload import BlockingPool, Offload, OwnThreads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
-from objrepo.repository import Repository, log_report
+from objrepo.repository import Repository, log, log_report
 from objrepo.s3.client import PAGE_NAMES, BucketClient, Buffer, Listing, MissingError
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import PART_BYTES, S3Options
@@ -106,7 +105,6 @@ class S3Repository(Repository):
         super().__init__(OwnThreads(concurrency) if offload is None else offload)
         self._bucket = BucketClient(self._options)
         self._several = self._threads = BlockingPool(concurrency)
-        self._reading_marker = threading.Lock()
         self._marker: dict[str, Any] | None = None
 
     def __str__(self) -> str:
@@ -169,23 +167,32 @@ class S3Repository(Repository):
 
     def _maintain(self, dry_run: bool, older_than: float) -> MaintenanceReport:
         self._checked_marker()
-        uploads = list_uploads(self._options, older_than)
+        uploads = self._unfinished_uploads(older_than)
         if uploads and not dry_run:
             abort_uploads(self._options, uploads)
         return MaintenanceReport(dry_run, (MaintenanceStep("abort_uploads", len(uploads), 0),))
 
     def _leftovers(self) -> tuple[Leftover, ...]:
-        uploads = list_uploads(self._options, _DAY)
+        try:
+            uploads = self._unfinished_uploads(_DAY)
+        except RepositoryError as error:  # what was verified is reported nevertheless
+            log.warning("the unfinished uploads of %s cannot be listed: %s", self, error)
+            return ()
         return tuple(Leftover("unfinished upload", name, 0) for name, _ in uploads)
+
+    def _unfinished_uploads(self, older_than: float) -> list[Upload]:
+        """Return the uploads of this repository's objects, and none of other programs that use the bucket."""
+        return [upload for upload in list_uploads(self._options, older_than) if _key(upload.name) is not None]
 
     def _erase(self) -> None:
         self._marker = None
         if self._read_marker() is None:
             return
+        uploads = self._unfinished_uploads(0)  # first, so that nothing is deleted where this is not allowed
         listing = self._bucket.list()
         while not listing.ended:
             self._bucket.delete([name for name, _ in listing.next_page() if _key(name) is not None])
-        abort_uploads(self._options, list_uploads(self._options, 0))
+        abort_uploads(self._options, uploads)
         self._bucket.delete([_MARKER])
         self._marker = None
 
@@ -200,25 +207,25 @@ class S3Repository(Repository):
         return marker
 
     def _read_marker(self) -> dict[str, Any] | None:
-        """Return what the marker says; it is fetched once for each time that the repository is opened."""
-        with self._reading_marker:
-            if self._marker is None:
-                try:
-                    marker = json.loads(self._bucket.get(_MARKER)[0].content)
-                except MissingError:
-                    return None
-                except ValueError:
-                    marker = None
-                if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
-                    raise RepositoryError(
-                        f"{_MARKER} in {self._options.url} is not of format {_FORMAT}: use a release that knows it"
-                    )
-                if marker.get("key_format") != "sha256":
-                    raise RepositoryError(
-                        f"{self._options.url} has keys of an unknown format: use a release that knows it"
-                    )
-                self._marker = marker
-            return self._marker
+        """Return the content of the marker, None if there is none; it is requested on first use.
+
+        Threads that need it at the same time request it each: none of them waits for the retries of another.
+        """
+        if self._marker is None:
+            try:
+                marker = json.loads(self._bucket.get(_MARKER)[0].content)
+            except MissingError:
+                return None
+            except ValueError:
+                marker = None
+            if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
+                raise RepositoryError(
+                    f"{_MARKER} in {self._options.url} is not of format {_FORMAT}: use a release that knows it"
+                )
+            if marker.get("key_format") != "sha256":
+                raise RepositoryError(f"{self._options.url} has keys of an unknown format: use a release that knows it")
+            self._marker = marker
+        return self._marker
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -234,6 +241,8 @@ class S3Repository(Repository):
         with TemporaryFile() if file is None else nullcontext() as spool:
             hasher = hashlib.sha256()
             while content:
+                if cancel_requested():
+                    raise WorkCancelled
                 hasher.update(content)
                 if spool is not None:
                     spool.write(content)
@@ -276,6 +285,8 @@ class S3Repository(Repository):
             while position < len(keys) and seen * _distance(end, keys[-1]) <= (
                 PAGE_NAMES * (len(keys) - position) * _distance(keys[0], end)
             ):
+                if cancel_requested():
+                    raise WorkCancelled
                 names = [name for name, _ in listing.next_page()]
                 present.update(key for name in names if (key := _key(name)) is not None)
                 seen += len(names)
@@ -337,7 +348,7 @@ class S3Repository(Repository):
         if len(head) >= size:
             return OpenedObject(key, size, head[:size], None)
         file = RangeRequestFile(
-            whole, lambda start, end: self._part(key, start, end), self._threads.start, f"{self._options.url} {key}"
+            f"{self._options.url} {key}", whole, lambda start, end: self._part(key, start, end), self._threads
         )
         return self._kept(OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size)))
 
@@ -385,7 +396,10 @@ def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
     file.seek(0)
     if isinstance(file, io.BytesIO):  # nobody else has it
         content = memoryview(file.getvalue())  # which copies nothing
-        yield from (content[start : start + PART_BYTES] for start in range(0, len(content), PART_BYTES))
+        for start in range(0, len(content), PART_BYTES):
+            if cancel_requested():
+                raise WorkCancelled
+            yield content[start : start + PART_BYTES]
         return
     hasher = hashlib.sha256()
     while chunk := file.read(_READ_BYTES):
