@@ -300,11 +300,13 @@ def client_options(timeout: float, insecure: bool, retries: int = 0) -> dict[str
     :param insecure: whether to use HTTP without TLS.
     :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
     """
+    # Where a load balancer has lost the server, each idle connection fails once: they are closed before the last retry.
     return {
         "client_options": {
             "allow_http": insecure,
             "timeout": timedelta(seconds=timeout),
             "connect_timeout": timedelta(seconds=timeout),
+            "pool_idle_timeout": timedelta(seconds=_MAX_PAUSE),
         },
         "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=_FIRST_PAUSE)}},
     }
