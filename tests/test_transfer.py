@@ -217,7 +217,7 @@ class TestCopy:
             pass
         await repo.put_many(CONTENTS)
         async with ArchiveRepository(tmp_path / "some.zip") as archive:
-            with pytest.raises(OSError, match="can only be read"):
+            with pytest.raises(OSError, match="is read-only"):
                 await copy(repo, archive)
 
 
