@@ -247,7 +247,7 @@ class TestTheRest:
             assert objrepo_("verify", "--repo", repo)[0] == 0
             assert objrepo_("maintain", "--repo", repo)[0] == 0
             status, _, err = objrepo_("put", "-", "--repo", repo, stdin=b"new")
-            assert (status, "can only be read" in err) == (1, True)
+            assert (status, "is read-only" in err) == (1, True)
             status, _, err = objrepo_("repair", "--repo", repo)
             assert (status, "only a repository on disk" in err) == (2, True)
         status, _, err = objrepo_("ls", "--repo", "ftp://host")
