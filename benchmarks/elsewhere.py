@@ -252,11 +252,11 @@ async def cached_reads(results: Results, folder: Path, loop: str) -> None:
     async with (
         DiskRepository(folder / "origin") as origin,
         DiskRepository(folder / "cache") as cache,
-        CachedRepository(cache, origin, max_bytes=10**9) as tiered,
+        CachedRepository(cache, origin, max_bytes=10**9) as cached,
     ):
         await origin.initialise()
-        keys = await tiered.put_many(os.urandom(SMALL) for _ in range(TASKS))
-        await tiered.prefetch(keys)
+        keys = await cached.put_many(os.urandom(SMALL) for _ in range(TASKS))
+        await cached.prefetch(keys)
         rounds = 5 if results.quick else 31
 
         async def one_by_one(repo: Any, number: int) -> list[bytes]:
@@ -269,7 +269,7 @@ async def cached_reads(results: Results, folder: Path, loop: str) -> None:
                     contents.append(await each.read())
             return contents
 
-        repositories = {"objrepo, tiered": tiered, "the cache alone": cache}
+        repositories = {"objrepo, cached": cached, "the cache alone": cache}
         for work, do in {"get": one_by_one, "open": opened}.items():
             contestants = {name: functools.partial(do, repo) for name, repo in repositories.items()}
             await async_race(results, f"cached: {work} 1 KiB, {loop}", contestants, rounds, 200)

@@ -27,7 +27,7 @@ class TestMemory(RepositoryContract):
         return MemoryRepository()
 
 
-class TestObserved(RepositoryContract):
+class TestInstrumented(RepositoryContract):
     @pytest.fixture
     def repository(self):
         return InstrumentedRepository(MemoryRepository(), lambda operation: None)
@@ -41,7 +41,7 @@ class TestS3(RepositoryContract):
         return S3Repository("objects", "in/a/folder")
 
 
-class TestTiered(RepositoryContract):
+class TestCached(RepositoryContract):
     """A cache that holds some of the objects, and is too small for the largest."""
 
     @pytest.fixture
@@ -49,7 +49,7 @@ class TestTiered(RepositoryContract):
         return CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=2_500_000)
 
 
-class TestTieredWithOtherKeys(RepositoryContract):
+class TestCachedWithOtherKeys(RepositoryContract):
     @pytest.fixture
     def repository(self, tmp_path):
         cache, origin = SandboxRepository(tmp_path / "cache"), DiskRepository(tmp_path / "origin")

@@ -96,10 +96,10 @@ class TestAiofiles:
         await asyncio.gather(*(read() for _ in range(40)))
 
     async def test_of_any_repository(self, tmp_path):
-        tiered = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
-        async with tiered:
-            key = await tiered.put(LARGE)
-            async with objrepo.aiofiles.open(tiered, key) as file:
+        cached = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
+        async with cached:
+            key = await cached.put(LARGE)
+            async with objrepo.aiofiles.open(cached, key) as file:
                 assert await file.read() == LARGE
 
     async def test_temporary_files_are_sources(self, repo):
@@ -253,7 +253,7 @@ class TestSendObject:
             await repo.send_object(pair[0], "0" * 64)
 
     async def test_of_a_cache(self, tmp_path, pair):
-        tiered = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
-        async with tiered:
-            key = await tiered.put(LARGE)
-            assert await self.sent(tiered, key, *pair) == LARGE
+        cached = CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=10_000_000)
+        async with cached:
+            key = await cached.put(LARGE)
+            assert await self.sent(cached, key, *pair) == LARGE

@@ -54,18 +54,18 @@ async def test_disk_to_s3_to_disk(repo, tmp_path):
         assert (await repo.verify()).ok
 
 
-async def test_a_tiered_repository_downloads_once(bucket, proxy, tmp_path):
+async def test_a_cached_repository_downloads_once(bucket, proxy, tmp_path):
     async with bucket() as repo:
         await repo.initialise()
         key = await repo.put(content_of(1024))
-    tiered = CachedRepository(DiskRepository(tmp_path / "cache"), bucket(endpoint=proxy.url), max_bytes=1_000_000)
-    async with tiered:
-        await tiered.key_format()
+    cached = CachedRepository(DiskRepository(tmp_path / "cache"), bucket(endpoint=proxy.url), max_bytes=1_000_000)
+    async with cached:
+        await cached.key_format()
         proxy.taken()
         results = []
 
         async def read():
-            results.append(await tiered.get(key))
+            results.append(await cached.get(key))
 
         async with anyio.create_task_group() as group:
             for _ in range(100):

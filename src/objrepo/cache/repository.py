@@ -109,7 +109,7 @@ class CachedRepository(ForwardingRepository):
             last = not self._entered
         try:
             if last:
-                await self._store.close()
+                await self.offload.finish(self._store.close)
         finally:
             try:
                 await self._store.repository.__aexit__(exc_type, exc, traceback)

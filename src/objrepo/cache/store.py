@@ -49,11 +49,11 @@ class CacheStore:
         self._usable = False
         self._failure_logged = False
 
-    async def close(self) -> None:
-        """Close the index. The next use prepares the cache again."""
+    def close(self) -> None:
+        """Close the index; blocks. The next use prepares the cache again."""
         self._key_format = None
         self._failure_logged = False
-        await self._offload.finish(self.index.close)
+        self.index.close()
 
     async def erase(self) -> None:
         """Delete the copies and the index."""
