@@ -1,4 +1,4 @@
-"""`python -m objrepo`, and what the command `objrepo` starts."""
+"""`python -m objrepo`, and the entry point of the command `objrepo`."""
 
 from __future__ import annotations
 
