@@ -79,6 +79,6 @@ def _in_terms_of_commands(text: str) -> str:
             return (option.opts if value == "True" else option.secondary_opts or option.opts)[-1]
         return option.opts[-1] if value is None else f"{option.opts[-1]} {value}"
 
-    text = re.sub(r"(?:call )?`?(?:await )?(?:\w+\.)?initialise\(\)`?", "run `objrepo init`", text)
-    text = text.replace("make one with run `objrepo init` or `objrepo init`", "run `objrepo init`")
+    call = r"(?:call |\w+ one with )?`?(?:await )?(?:\w+\.)?initialise\(\)`?(?: or `objrepo init`)?"
+    text = re.sub(call, "run `objrepo init`", text)
     return re.sub(r"(?<![\w./?&-])(?P<name>[a-z]+(?:_[a-z]+)*)\b(?![\w./-])(?:='?(?P<value>\w+)'?)?", as_option, text)
