@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiofiles.base import AiofilesContextManager
@@ -58,7 +59,7 @@ class _ClosingFile(ObjectFile):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, stream: ObjectStream, context: AbstractAsyncContextManager[ObjectStream]
     ) -> None:
-        super().__init__(_ThroughLoop(loop), stream)
+        super().__init__(partial(_call_in, loop), stream)
         self._context = context
 
     def close(self) -> None:
@@ -68,18 +69,12 @@ class _ClosingFile(ObjectFile):
             InPlace().call(self._context.__aexit__, None, None, None)
 
 
-class _ThroughLoop:
-    """For callers in threads of their own beside a running asyncio loop, in which the coroutines run."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-
-    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Call a coroutine function in the loop and wait for it; in the loop's own thread, it must not suspend."""
-        if _running_loop() is self._loop:
-            return InPlace().call(function, *args)
-        coroutine = cast("Coroutine[Any, Any, T]", function(*args))
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+def _call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Call a coroutine function in a loop and wait for it; on the loop's own thread, it must not suspend."""
+    if _running_loop() is loop:
+        return InPlace().call(function, *args)
+    coroutine = cast("Coroutine[Any, Any, T]", function(*args))
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

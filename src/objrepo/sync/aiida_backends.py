@@ -49,7 +49,7 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
 
         The dictionary is that of aiida-core 2.9.
         """
-        info = self._driver.call(self._repository.info, detailed)
+        info = self._runner.call(self._repository.info, detailed)
         assert isinstance(info, DiskInfo), "the repository is a DiskRepository"
         result: dict[str, Any] = {
             "SHA-hash algorithm": info.key_format,

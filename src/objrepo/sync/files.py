@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from objrepo.errors import RepositoryClosedError
 
 if TYPE_CHECKING:
     from objrepo.protocol import ObjectStream
-    from objrepo.sync.runner import Caller, Driver
+    from objrepo.sync.runner import CoroutineRunner
 
 __all__ = ("WHOLE_BYTES", "ObjectFile", "object_reader", "whole_reader")
 
@@ -18,11 +19,11 @@ WHOLE_BYTES: Final = 64 * 1024
 """Objects of up to this size are read at once when they are opened."""
 
 
-def object_reader(driver: Driver, stream: ObjectStream) -> io.BufferedReader:
+def object_reader(runner: CoroutineRunner, stream: ObjectStream) -> io.BufferedReader:
     """Return a stream as a file for callers without a loop. Closing the one does not close the other."""
     if stream.size <= WHOLE_BYTES:
-        return whole_reader(stream.key, driver.call(stream.read))
-    return io.BufferedReader(ObjectFile(driver, stream), WHOLE_BYTES)
+        return whole_reader(stream.key, runner.call(stream.read))
+    return io.BufferedReader(ObjectFile(runner.call, stream), WHOLE_BYTES)
 
 
 def whole_reader(key: str, content: bytes) -> io.BufferedReader:
@@ -39,41 +40,45 @@ class _InMemory(io.BytesIO):
 
 
 class ObjectFile(io.RawIOBase):
-    """A stream as an unbuffered file. Closing it does not close the stream."""
+    """A stream, at its start, as an unbuffered file. Closing it does not close the stream."""
 
     mode = "rb"
 
-    def __init__(self, driver: Caller, stream: ObjectStream) -> None:
+    def __init__(self, call: Callable[..., Any], stream: ObjectStream) -> None:
         super().__init__()
-        self._call = driver.call
+        self._call = call
         self._stream = stream
+        self._position = 0
         self.name = stream.key
 
     def readable(self) -> bool:
-        """Say that it can be read."""
-        return not self._closed_already()
+        """Return True.
 
-    def seekable(self) -> bool:
-        """Say that positions can be moved to."""
-        return not self._closed_already()
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with the next bytes."""
-        return self._call(self._stream.readinto, buffer)
-
-    def readall(self) -> bytes:
-        """Return all that is left."""
-        return self._call(self._stream.read)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to another position."""
-        return self._call(self._stream.seek, offset, whence)
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._call(self._stream.tell)
-
-    def _closed_already(self) -> bool:
+        :raises RepositoryClosedError: if the file is closed.
+        """
         if self.closed:
             raise RepositoryClosedError(f"the stream of object {self.name!r} is closed: read inside its `with`")
-        return False
+        return True
+
+    seekable = readable
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer with the next bytes and return how many they are."""
+        size: int = self._call(self._stream.readinto, buffer)
+        self._position += size
+        return size
+
+    def readall(self) -> bytes:
+        """Return the bytes from the position to the end."""
+        content: bytes = self._call(self._stream.read)
+        self._position += len(content)
+        return content
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to another position and return it."""
+        self._position = self._call(self._stream.seek, offset, whence)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position, without a call: ``io.BufferedReader`` discards what an interrupted ``tell`` raises."""
+        return self._position

@@ -14,7 +14,7 @@ from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
 from objrepo.sync.files import WHOLE_BYTES, object_reader, whole_reader
-from objrepo.sync.runner import Driver, InPlace, ThroughPortal
+from objrepo.sync.runner import CoroutineRunner, InPlace, ThroughPortal
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -41,7 +41,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def __init__(self, repository: AsyncRepository, portal: BlockingPortal | None = None) -> None:
         self._repository = repository
         self._portal = portal
-        self._open_driver: Driver | None = None
+        self._open_runner: CoroutineRunner | None = None
         self._resources = ExitStack()
         if self._runs_inline:
             self._enter()
@@ -55,7 +55,7 @@ class SyncRepository(AbstractRepositoryBackend):
     # -- opening and closing ---------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._open_driver is None:
+        if self._open_runner is None:
             self._enter()
         return self
 
@@ -66,7 +66,7 @@ class SyncRepository(AbstractRepositoryBackend):
 
     def close(self) -> None:
         """Close connections, files and the portal that was started. May be called again, and followed by ``with``."""
-        self._open_driver = None
+        self._open_runner = None
         self._resources.close()
 
     @property
@@ -74,63 +74,64 @@ class SyncRepository(AbstractRepositoryBackend):
         return isinstance(getattr(self._repository, "offload", None), Inline)
 
     @property
-    def _driver(self) -> Driver:
-        if self._open_driver is None:
+    def _runner(self) -> CoroutineRunner:
+        if self._open_runner is None:
             raise RepositoryClosedError(f"{self._repository} is not open: use it inside `with`")
-        return self._open_driver
+        return self._open_runner
 
     def _enter(self) -> None:
         with ExitStack() as resources:
-            driver: Driver
+            runner: CoroutineRunner
             if self._runs_inline:
-                driver = InPlace()
+                runner = InPlace()
             else:
                 from anyio.from_thread import start_blocking_portal
 
-                driver = ThroughPortal(self._portal or resources.enter_context(start_blocking_portal()))
-            resources.enter_context(driver.enter(self._repository))
+                portal = self._portal or resources.enter_context(start_blocking_portal())
+                runner = ThroughPortal(portal, self._repository)
+            resources.enter_context(runner.enter(self._repository))
             self._resources = resources.pop_all()
-            self._open_driver = driver
+            self._open_runner = runner
 
     # -- the documented interface ------------------------------------------------------------------------------------
 
     @property
     def uuid(self) -> str | None:
         """The unique identifier of the repository, None where it has none or does not exist yet."""
-        return self._driver.call(self._repository.uuid)
+        return self._runner.call(self._repository.uuid)
 
     @property
     def key_format(self) -> str | None:
         """What the keys look like, such as ``'sha256'``."""
-        return self._driver.call(self._repository.key_format)
+        return self._runner.call(self._repository.key_format)
 
     def initialise(self, **kwargs: Any) -> None:
         """Make the repository, or do nothing where it is made already; see :meth:`AsyncRepository.initialise`."""
-        self._driver.call(lambda: self._repository.initialise(**kwargs))
+        self._runner.call(lambda: self._repository.initialise(**kwargs))
 
     @property
     def is_initialised(self) -> bool:
         """Whether the repository exists."""
-        return self._driver.call(self._repository.is_initialised)
+        return self._runner.call(self._repository.is_initialised)
 
     def erase(self) -> None:
         """Delete the repository with every resource that it made. What is not there is no error."""
-        self._driver.call(self._repository.erase)
+        self._runner.call(self._repository.erase)
 
     def _put_object_from_filelike(self, handle: BinaryIO) -> str:
-        return self._driver.call(self._repository.put, handle)
+        return self._runner.call(self._repository.put, handle)
 
     def has_objects(self, keys: list[str]) -> list[bool]:
         """Say of each key whether its object is there, in the order of the keys."""
-        return self._driver.call(self._repository.has_many, keys)
+        return self._runner.call(self._repository.has_many, keys)
 
     def has_object(self, key: str) -> bool:
         """Say whether an object is there."""
-        return self._driver.call(self._repository.has, key)
+        return self._runner.call(self._repository.has, key)
 
     def list_objects(self) -> Iterable[str]:
         """Iterate over the keys of all objects, each once, in bounded memory."""
-        call = self._driver.call
+        call = self._runner.call
         keys: Any = self._repository.keys()
         try:
             while page := call(_next_keys, keys):
@@ -145,7 +146,7 @@ class SyncRepository(AbstractRepositoryBackend):
         :param detailed: whether to sum up the sizes too, which takes longer.
         :param kwargs: nothing that is known here.
         """
-        return dataclasses.asdict(self._driver.call(lambda: self._repository.info(detailed, **kwargs)))
+        return dataclasses.asdict(self._runner.call(lambda: self._repository.info(detailed, **kwargs)))
 
     def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> Any:
         """Do the work that keeps a repository fast and small; see :meth:`AsyncRepository.maintain`.
@@ -155,7 +156,7 @@ class SyncRepository(AbstractRepositoryBackend):
         :param kwargs: the backend's own options.
         :return: a dictionary that names each step, with the objects and the bytes that it concerns.
         """
-        report = self._driver.call(lambda: self._repository.maintain(dry_run, live, **kwargs))
+        report = self._runner.call(lambda: self._repository.maintain(dry_run, live, **kwargs))
         return {step.name: {"objects": step.objects, "size": step.size} for step in report.steps}
 
     @contextmanager
@@ -165,8 +166,8 @@ class SyncRepository(AbstractRepositoryBackend):
         :return: a context manager for an ``io.BufferedReader``, closed on leaving.
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
         """
-        driver = self._driver
-        with driver.enter(self._repository.open(key)) as stream, object_reader(driver, stream) as reader:
+        runner = self._runner
+        with runner.enter(self._repository.open(key)) as stream, object_reader(runner, stream) as reader:
             yield reader
 
     def get_object_content(self, key: str) -> bytes:
@@ -174,7 +175,7 @@ class SyncRepository(AbstractRepositoryBackend):
 
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
         """
-        return self._driver.call(self._repository.get, key)
+        return self._runner.call(self._repository.get, key)
 
     def iter_object_streams(self, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
         """Iterate over objects in the order that is fastest; one that is given twice comes once.
@@ -182,17 +183,17 @@ class SyncRepository(AbstractRepositoryBackend):
         :return: an iterator over keys and readers (``io.BufferedReader``), each closed by the next step.
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key, before the first object.
         """
-        driver = self._driver
-        with driver.enter(self._repository.stream(keys)) as objects:
+        runner = self._runner
+        with runner.enter(self._repository.stream(keys)) as objects:
             while True:
-                small, large, error = driver.call(_next_objects, objects)
+                small, large, error = runner.call(_next_objects, objects)
                 for key, content in small:
                     with whole_reader(key, content) as reader:
                         yield key, reader
                 if error is not None:
                     raise error
                 if large is not None:
-                    with object_reader(driver, large) as reader:
+                    with object_reader(runner, large) as reader:
                         yield large.key, reader
                 elif not small:
                     return
@@ -202,14 +203,14 @@ class SyncRepository(AbstractRepositoryBackend):
 
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
         """
-        return self._driver.call(self._repository.hash, key)
+        return self._runner.call(self._repository.hash, key)
 
     def delete_objects(self, keys: list[str]) -> None:
         """Delete objects; one that is given twice is deleted once.
 
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key; then nothing was deleted.
         """
-        self._driver.call(self._repository.delete_many, keys)
+        self._runner.call(self._repository.delete_many, keys)
 
 
 async def _next_objects(
