@@ -1,4 +1,4 @@
-"""Every check of the project: `nox` runs all of them, `nox -s NAME` one."""
+"""The checks of the project: `nox` runs the default ones, `nox -s NAME` a single one."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["lint", "architecture", "types", "tests", "docs", "dist"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
-AT_ONCE = ("-n", str((os.cpu_count() or 1) + 1))
-"""In how many processes tests are run: one more than there are processors, as some of them always wait for a disk."""
+PROCESSES = ("-n", str((os.cpu_count() or 1) + 1))
+"""The number of test processes: one more than processors, as some tests always wait for the disk."""
 
 
 def install(session: nox.Session, *groups: str, extras: str = "cli") -> None:
-    """Install the package with extras, and groups of tools (which the pip of an older Python cannot)."""
+    """Install the package with extras and dependency groups, which older versions of pip do not support."""
     tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups)
     session.install("-e", f".[{extras}]", *tools)
 
 
 def run_tests(session: nox.Session) -> None:
-    """Run the tests, in this process and in its children, under coverage."""
+    """Run the tests and their child processes under coverage."""
     install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *AT_ONCE, "--dist=worksteal", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *PROCESSES, "--dist=worksteal", *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the format and the style."""
+    """Check format and style."""
     install(session, "lint")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
@@ -43,7 +43,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types, of the package and of a file of user code."""
+    """Check the types of the package and of a file of user code."""
     install(session, "test", "types")
     session.install("nox")
     session.run("mypy")
@@ -52,14 +52,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def architecture(session: nox.Session) -> None:
-    """Check that each room imports only from the floors below it, as `tool.importlinter` in `pyproject.toml` says."""
+    """Check the import contracts in `pyproject.toml`."""
     install(session, "architecture")
     session.run("lint-imports")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on the Python at hand; pytest's own options come after `--`."""
+    """Run the tests on the current Python; options of pytest come after `--`."""
     run_tests(session)
 
 
@@ -69,18 +69,18 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 
 @nox.session(name="tests-oldest")
 def tests_oldest(session: nox.Session) -> None:
-    """Run the tests with the oldest release of each dependency, and of those of the extras, that is allowed."""
+    """Run the tests with the oldest allowed release of every dependency."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = [project["optional-dependencies"][name] for name in ("cli", "s3", "asgi", "serve", "fsspec", "otel")]
     bounds = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
     tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
     session.install("-e", ".[cli]", *(bound.replace(">=", "==") for bound in bounds), *tools)
-    session.run("pytest", *AT_ONCE, "--dist=worksteal", *session.posargs)
+    session.run("pytest", *PROCESSES, "--dist=worksteal", *session.posargs)
 
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Draw the pictures, and build the pages into `.docs`; a warning, or a link to nowhere, is an error."""
+    """Draw the pictures and build the pages into `.docs`; warnings and broken links are errors."""
     install(session, "docs", extras="cli,asgi,fsspec,otel")
     session.run("python", "docs/pictures/draw.py", "--to", str(Path(session.create_tmp())))
     session.run("sphinx-build", "--fail-on-warning", "--nitpicky", "--fresh-env", "-b", "html", "docs", ".docs")
@@ -88,7 +88,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def dist(session: nox.Session) -> None:
-    """Build wheel and sdist, look into both, and do with each what the README says, in fresh environments."""
+    """Build wheel and sdist, check their contents, and run the examples of the README with each."""
     session.install("build", "check-wheel-contents", "twine")
     folder = Path(session.create_tmp(), "dist")
     shutil.rmtree(folder, ignore_errors=True)
@@ -101,7 +101,7 @@ def dist(session: nox.Session) -> None:
 
 @nox.session
 def crash(session: nox.Session) -> None:
-    """Break things on purpose: kills, many processes, files of others; `-- --seconds 600` for more kills."""
+    """Run the crash tests: kills, many processes, corrupted files; `-- --seconds 600` for more kills."""
     install(session, "test")
     session.install("aiida-core>=2.9")
     with session.chdir(Path("tests", "crash")):
@@ -129,32 +129,32 @@ ENGINES = {
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Run the tests that need more than Python, on the real thing, which is installed where that is possible.
+    """Run the tests that need Ceph, PostgreSQL, aiida-core or Chromium.
 
-    That is Ceph for objects, PostgreSQL and aiida-core for profiles, and Chromium for the page to look at.
+    Missing programs are installed by apt-get, if this runs as root on Debian.
     """
     missing = {package for program, package in ENGINES.items() if shutil.which(program) is None}
     if missing:
         if shutil.which("apt-get") is None or os.geteuid() != 0:
-            session.skip(f"install {', '.join(sorted(missing))} first, or let root run this on Debian")
+            session.skip(f"missing {', '.join(sorted(missing))}: install them, or run this as root on Debian")
         env = {"DEBIAN_FRONTEND": "noninteractive"}
         session.run("apt-get", "update", "--quiet", env=env, external=True)
-        install_them = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
-        session.run(*install_them, *sorted(missing), env=env, external=True)
+        apt_install = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
+        session.run(*apt_install, *sorted(missing), env=env, external=True)
     install(session, "test", "browser", extras="cli,aiida,s3,serve")
     session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
 
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Have thousands of tasks use one repository for an hour, or `-- --seconds N`; what it took is drawn."""
+    """Use one repository by thousands of tasks for an hour, or `-- --seconds N`, and plot memory, files and threads."""
     install(session, "test")
     session.install("matplotlib")
     with session.chdir(Path("tests", "crash")):
         session.run("python", "soak.py", "--plot", str(Path(session.create_tmp(), "soak.png")), *session.posargs)
 
 
-# Without those that want an SSH server on this machine.
+# Without tests that need an SSH server.
 AIIDA_TESTS = (
     "tests/repository",
     "tests/orm/nodes",
@@ -165,7 +165,7 @@ AIIDA_TESTS = (
 
 @nox.session
 def aiida(session: nox.Session) -> None:
-    """Run aiida-core's tests of repositories and of nodes with files over this package: `nox -s aiida -- CHECKOUT`."""
+    """Run aiida-core's tests of repositories and nodes on this package: `nox -s aiida -- CHECKOUT`."""
     if len(session.posargs) != 1:
         session.error("give the path of a checkout of aiida-core: nox -s aiida -- PATH")
     session.install("-e", ".", "aiida-core[tests]")
@@ -176,6 +176,6 @@ def aiida(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Race against the peers; `-- --quick` for less than two minutes, `-- single` for one kind of work."""
+    """Run the benchmarks; `-- --quick` takes less than two minutes, `-- single` runs one group."""
     install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs, env={"AIIDA_PATH": session.create_tmp()})

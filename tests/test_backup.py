@@ -1,4 +1,4 @@
-"""Backups and exports: archives that grow, that go on where they were interrupted, and that are read back."""
+"""Backups and exports: updated, continued after an interruption, read back."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from test_cli import OBJREPO, folder, objrepo_  # noqa: F401  (fixtures)
 CONTENTS = [b"", b"small", b"zeros" * 1000, content_of(200_000), content_of(3_000_000)]
 
 
-class Counted(MemoryRepository):
-    """A repository that counts which objects are read of it."""
+class RecordingRepository(MemoryRepository):
+    """A repository that records which objects are read."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Counted(MemoryRepository):
 
 @pytest.fixture
 async def repo():
-    async with Counted() as repo:
+    async with RecordingRepository() as repo:
         yield repo
 
 
@@ -58,8 +58,8 @@ async def content_in(path):
         return {key: await archive.get(key) async for key in archive.keys()}
 
 
-class TestAnArchiveThatGrows:
-    async def test_only_what_is_new_is_read_and_added(self, repo, tmp_path):
+class TestUpdate:
+    async def test_only_new_objects_are_read_and_added(self, repo, tmp_path):
         path = tmp_path / "backup.zip"
         keys = await repo.put_many(CONTENTS[:3])
         assert (await export(repo, path, update=True, check=True)).copied == 3
@@ -69,13 +69,13 @@ class TestAnArchiveThatGrows:
         report = await export(repo, path, update=True, check=True)
         assert (report.objects, report.copied, report.size) == (5, 2, 3_200_000)
         assert sorted(repo.read) == sorted(keys[3:])
-        assert path.read_bytes().startswith(before[: before.index(b"PK\1\2")]), "what was there stays where it was"
+        assert path.read_bytes().startswith(before[: before.index(b"PK\1\2")]), "existing members are copied unchanged"
         assert await content_in(path) == dict(zip(keys, CONTENTS, strict=True))
         repo.read.clear()
         assert (await export(repo, path, update=True)).copied == 0
         assert repo.read == []
 
-    async def test_what_was_deleted_since_and_what_is_no_object_stays(self, repo, tmp_path):
+    async def test_deleted_objects_and_other_members_remain(self, repo, tmp_path):
         path = tmp_path / "some.aiida"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("metadata.json", "{}")
@@ -91,7 +91,7 @@ class TestAnArchiveThatGrows:
             assert archive.testzip() is None
 
     @pytest.mark.parametrize("when", range(4))
-    async def test_what_was_interrupted_goes_on(self, repo, tmp_path, when):
+    async def test_an_interrupted_update_continues(self, repo, tmp_path, when):
         path = tmp_path / "backup.zip"
         keys = await repo.put_many(b"%d" % number * 3000 for number in range(3500))
 
@@ -109,7 +109,7 @@ class TestAnArchiveThatGrows:
         assert sorted(await content_in(path)) == sorted(keys)
         assert set(os.listdir(tmp_path)) == {".backup.zip.partial.lock", "backup.zip"}
 
-    async def test_what_is_left_may_be_torn_anywhere(self, repo, tmp_path):
+    async def test_an_update_continues_from_a_partial_file_torn_anywhere(self, repo, tmp_path):
         path = tmp_path / "backup.zip"
         await repo.put_many(CONTENTS)
         await export(repo, tmp_path / "whole.zip")
@@ -126,15 +126,15 @@ class TestAnArchiveThatGrows:
             assert await content_in(path) == expected
             path.unlink()
 
-    async def test_an_object_of_which_only_a_part_was_written_is_written_again(self, repo, tmp_path):
-        """As the end of a member was written properly, its checksum is right; its content is not that of its key."""
+    async def test_a_partly_written_object_is_written_again(self, repo, tmp_path):
+        """Its checksum is right, but its content does not have the hash that its key is."""
         key = await repo.put(CONTENTS[-1])
         with zipfile.ZipFile(tmp_path / ".backup.zip.partial", "w") as archive:
             archive.writestr(f"repo/{key}", CONTENTS[-1][:1_000_000])
         await export(repo, tmp_path / "backup.zip", update=True)
         assert await content_in(tmp_path / "backup.zip") == {key: CONTENTS[-1]}
 
-    async def test_what_cannot_be_read_back_does_not_take_the_place_of_what_can(self, repo, tmp_path, monkeypatch):
+    async def test_an_archive_that_fails_its_check_does_not_replace_the_previous_one(self, repo, tmp_path, monkeypatch):
         path = tmp_path / "backup.zip"
         key = await repo.put(b"good")
         await export(repo, path, update=True, check=True)
@@ -148,12 +148,12 @@ class TestAnArchiveThatGrows:
         await export(repo, path, update=True, check=True)
         assert await content_in(path) == {key: b"good", new: b"bad"}
 
-    async def test_one_at_a_time(self, repo, tmp_path):
+    async def test_two_updates_of_one_archive_exclude_each_other(self, repo, tmp_path):
         path = tmp_path / "backup.zip"
         await repo.put(b"content")
         under_way, go_on = anyio.Event(), anyio.Event()
 
-        class Slow(Counted):
+        class Slow(RecordingRepository):
             async def keys(self):
                 under_way.set()
                 await go_on.wait()
@@ -168,7 +168,7 @@ class TestAnArchiveThatGrows:
             go_on.set()
         assert (await export(repo, path, update=True)).copied == 1
 
-    async def test_keys_that_are_no_hashes_start_again(self, tmp_path):
+    async def test_an_interrupted_update_starts_again_if_keys_are_not_hashes(self, tmp_path):
         path = tmp_path / "some.zip"
         async with SandboxRepository() as repo:
             await repo.initialise()
@@ -181,7 +181,7 @@ class TestAnArchiveThatGrows:
         with zipfile.ZipFile(path) as archive:
             assert {f"repo/{key}" for key in keys} < set(archive.namelist())
 
-    async def test_something_else_of_that_name(self, repo, tmp_path):
+    async def test_a_file_that_is_not_a_zip_is_left_as_it_is(self, repo, tmp_path):
         await repo.put(b"content")
         (tmp_path / "thesis.zip").write_bytes(b"no zip at all")
         with pytest.raises(zipfile.BadZipFile):
@@ -191,7 +191,7 @@ class TestAnArchiveThatGrows:
 
 class TestTars:
     @pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"])
-    async def test_every_object_is_a_member(self, repo, tmp_path, suffix):
+    async def test_every_object_is_a_member_of_a_tar(self, repo, tmp_path, suffix):
         path = tmp_path / f"some{suffix}"
         keys = await repo.put_many(CONTENTS)
         assert (await export(repo, path)).copied == len(CONTENTS)
@@ -201,31 +201,31 @@ class TestTars:
         with pytest.raises(FileExistsError):
             await export(repo, path)
 
-    async def test_what_is_not_done_with_tars(self, repo, tmp_path):
+    async def test_options_of_zips_raise_for_a_tar(self, repo, tmp_path):
         for options in ({"compress": True}, {"update": True}, {"check": True}):
             with pytest.raises(ValueError, match="is a tar"):
                 await export(repo, tmp_path / "some.tar", **options)
         assert os.listdir(tmp_path) == []
 
 
-class Forgetful(MemoryRepository):
-    """A repository that keeps something else than what it was given."""
+class ZeroingRepository(MemoryRepository):
+    """A repository that returns zeros."""
 
     def _open(self, key, offset=0, length=None):
         opened = super()._open(key, offset, length)
         return opened._replace(head=b"\0" * len(opened.head))
 
 
-class TestCopiesThatAreReadBack:
+class TestCopyWithCheck:
     @pytest.mark.parametrize("content", [b"small", content_of(3_000_000)], ids=len)
-    async def test_what_comes_back_different_is_an_error(self, repo, content):
+    async def test_a_different_content_in_the_target_raises(self, repo, content):
         key = await repo.put(content)
-        async with Forgetful() as target:
+        async with ZeroingRepository() as target:
             with pytest.raises(CorruptObjectError, match=key):
                 await copy(repo, target, check=True)
 
     @pytest.mark.parametrize("make", [MemoryRepository, SandboxRepository])
-    async def test_what_comes_back_as_it_was_is_none(self, repo, make):
+    async def test_equal_contents_in_the_target_pass(self, repo, make):
         await repo.put_many(CONTENTS)
         async with make() as target:
             await target.initialise()
@@ -233,8 +233,8 @@ class TestCopiesThatAreReadBack:
             assert sorted([await target.get(key) async for key in target.keys()]) == sorted(CONTENTS)
 
 
-class TestTheCommands:
-    def test_there_and_back(self, folder, objrepo_):  # noqa: F811
+class TestCommands:
+    def test_backup_and_restore(self, folder, objrepo_):  # noqa: F811
         keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
         for target in ("backup", "backup.zip", "disk:other%20backup"):
             assert objrepo_("backup", target)[:2] == (0, b"3 objects, 3 new (3 bytes), read back, 0 damaged\n")
@@ -248,7 +248,7 @@ class TestTheCommands:
             assert (report["copied"], report["damaged"]) == (restored, [])
         assert sorted(objrepo_("ls")[1].decode().split()) == sorted(keys)
 
-    def test_what_is_damaged_is_told_and_not_in_the_backup(self, folder, objrepo_):  # noqa: F811
+    def test_damaged_objects_are_reported_and_not_in_the_backup(self, folder, objrepo_):  # noqa: F811
         good, bad = (objrepo_("put", "-", stdin=content)[1].split()[0].decode() for content in (b"good", b"bad"))
         path = folder / ".objrepo" / "loose" / bad[:2] / bad[2:]
         path.chmod(0o600)
@@ -258,7 +258,7 @@ class TestTheCommands:
             assert (status, out.decode().split("  ")[0]) == (1, bad)
             assert objrepo_("ls", "--repo", target)[1].decode().split() == [good]
 
-    def test_misuse(self, folder, objrepo_):  # noqa: F811
+    def test_misuse_is_explained_and_creates_nothing(self, folder, objrepo_):  # noqa: F811
         objrepo_("init")
         for arguments, reason in (
             (("backup", "https://host/some.zip"), "not on this machine"),
@@ -274,7 +274,7 @@ class TestTheCommands:
             assert not (folder / "backup").exists(), "without a source nothing is made"
             assert not (folder / "nowhere").exists()
 
-    def test_keys_stay_what_they_are(self, folder, objrepo_):  # noqa: F811
+    def test_backups_keep_the_key_format(self, folder, objrepo_):  # noqa: F811
         objrepo_("init", "--hash-type", "sha1")
         key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
         assert objrepo_("backup", "backup")[0] == 0
@@ -291,7 +291,7 @@ class TestTheCommands:
         assert (status, "sha256" in err) == (2, True)
         assert not (folder / "backup.zip").exists()
 
-    def test_sync(self, objrepo_):  # noqa: F811
+    def test_sync_copies_both_ways(self, objrepo_):  # noqa: F811
         one = objrepo_("put", "-", stdin=b"1")[1].split()[0].decode()
         two = objrepo_("put", "-", "--repo", "other", stdin=b"22")[1].split()[0].decode()
         lines = ["1 objects to other (1 byte)", "1 objects to .objrepo (2 bytes)"]
@@ -302,7 +302,7 @@ class TestTheCommands:
         assert (done["there"]["copied"], done["back"]["copied"]) == (0, 0)
 
     @pytest.mark.parametrize("target", ["backup", "backup.zip"])
-    def test_killed_again_and_again(self, tmp_path, target):
+    def test_a_backup_that_was_killed_continues_when_run_again(self, tmp_path, target):
         async def fill():
             async with DiskRepository(tmp_path / ".objrepo") as repo:
                 await repo.initialise()
@@ -316,7 +316,7 @@ class TestTheCommands:
                 time.sleep(wait)
                 process.send_signal(signal.SIGKILL)
                 kills += process.wait() == -signal.SIGKILL
-        assert kills, "some were in time"
+        assert kills, "no process was killed in time"
         last = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
         assert json.loads(last.stdout)["objects"] == 4000
         verified = [sys.executable, "-m", "objrepo", "verify", "--repo", target]

@@ -1,4 +1,4 @@
-"""The interface for scripts: the documented fields of `--json`, an example in each help text, completion."""
+"""What scripts rely on: the fields of `--json` that the documentation names, examples in each help, completion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def names(text):
 
 
 def documented():
-    """Return for each command the documented fields, and the fields inside of these."""
+    """Return for each command which fields the page names, and which are inside of these."""
     fields = {}
     for name, text in ROW.findall(PAGE.read_text()):
         inside = {outer: names(inner) for outer, inner in EACH.findall(text)}
@@ -46,7 +46,7 @@ def damaged(folder, objrepo_):  # noqa: F811
     return key
 
 
-def test_json_has_the_documented_fields(folder, objrepo_, damaged):  # noqa: F811
+def test_the_fields_are_those_of_the_page(folder, objrepo_, damaged):  # noqa: F811
     fields = documented()
     commands = {name for name, each in command.commands.items() if any(p.name == "json_wanted" for p in each.params)}
     assert set(fields) == commands
@@ -84,24 +84,24 @@ def test_json_has_the_documented_fields(folder, objrepo_, damaged):  # noqa: F81
 
 
 @pytest.mark.parametrize("name", sorted(command.commands))
-def test_each_help_text_has_an_example(name):
+def test_each_help_shows_an_example_and_fits(name):
     each = command.commands[name]
     shown = each.get_help(click.Context(each, info_name=name))
     assert re.search(rf"^  .*objrepo {name}\b", shown, re.MULTILINE)
-    assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is too long"
+    assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is cut off"
 
 
-def test_du_accounts_for_all_files(folder, objrepo_):  # noqa: F811
+def test_du_adds_up(folder, objrepo_):  # noqa: F811
     for number in range(3):
         objrepo_("put", "-", stdin=b"%d" % number * 100_000)
     objrepo_("maintain")
     key = objrepo_("put", "-", stdin=b"x" * 5000)[1].split()[0].decode()
     objrepo_("rm", objrepo_("ls")[1].split()[0].decode())
     state = json.loads(objrepo_("du", "--json")[1])
-    sizes = {part["name"]: part["size"] for part in state["parts"]}
+    sizes = {place["name"]: place["size"] for place in state["places"]}
     files = [os.path.join(path, name) for path, _, names in os.walk(folder / ".objrepo") for name in names]
     holes = sizes.pop("deleted, still in packs")
-    beside_the_index = 40_000  # SQLite has temporary files while it is open
+    beside_the_index = 40_000  # SQLite has files there while it is open
     assert 0 <= sum(sizes.values()) - sum(os.path.getsize(file) for file in files) < beside_the_index
     assert state["objects"] == 3
     assert holes + state["size"] == 305_000
@@ -111,10 +111,10 @@ def test_du_accounts_for_all_files(folder, objrepo_):  # noqa: F811
     assert "300.0 kB" in out or "200.0 kB" in out
     assert objrepo_("stat", key)[0] in (0, 1)
     objrepo_("export", "some.zip")
-    assert json.loads(objrepo_("du", "--json", "--repo", "some.zip")[1])["parts"] == []
+    assert json.loads(objrepo_("du", "--json", "--repo", "some.zip")[1])["places"] == []
 
 
-def test_stat_of_loose_and_packed_objects(objrepo_):  # noqa: F811
+def test_stat_of_what_is_loose_and_what_is_packed(objrepo_):  # noqa: F811
     key = objrepo_("put", "-", stdin=b"zeros" * 1000)[1].split()[0].decode()
     loose = json.loads(objrepo_("stat", key, "--json")[1])
     assert (loose["size"], loose["sha256"], loose["loose"], loose["pack"]) == (5000, key, True, None)
@@ -133,10 +133,10 @@ def test_stat_of_loose_and_packed_objects(objrepo_):  # noqa: F811
     assert set(json.loads(objrepo_("stat", key, "--json", "--repo", "some.zip")[1])) == {"key", "size", "sha256"}
 
 
-def test_bench_leaves_no_files(folder, objrepo_):  # noqa: F811
+def test_bench_leaves_nothing(folder, objrepo_):  # noqa: F811
     status, out, _ = objrepo_("bench", "--seconds", "0.5")
     assert (status, os.listdir(folder)) == (0, [])
-    assert [line for line in out.decode().splitlines() if line.startswith("put 1 KiB, 100 concurrently")]
+    assert [line for line in out.decode().splitlines() if line.startswith("put 1 KiB, 100 at once")]
     assert objrepo_("bench", "--folder", "nowhere")[0] == 2
 
 
@@ -163,11 +163,11 @@ class TestCompletion:
         assert len(self.completed(objrepo_, "cat", "")) == 50
         assert self.completed(objrepo_, "cat", "nokey") == []
         assert self.completed(objrepo_, "cat", "--repo", "nowhere", keys[0][:3]) == []
-        assert self.completed(objrepo_, "cat", "--repo", "s3://bucket", "a") == [], "completion uses no network"
+        assert self.completed(objrepo_, "cat", "--repo", "s3://bucket", "a") == [], "no network for a completion"
         assert self.completed(objrepo_, "cat", "--repo", "no-scheme:", "a") == []
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_completion_scripts(self, objrepo_, shell):  # noqa: F811
+    def test_the_scripts(self, objrepo_, shell):  # noqa: F811
         status, out, _ = objrepo_("completion", shell)
         assert status == 0
         assert b"_OBJREPO_COMPLETE" in out

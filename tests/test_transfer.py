@@ -1,4 +1,4 @@
-"""Copies from one repository to another."""
+"""`copy` and the page copier."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def listed(repo):
 
 class TestCopy:
     @pytest.mark.parametrize("state", ["loose", "packed"])
-    async def test_everything_once(self, repo, other, state):
+    async def test_every_object_is_copied_once(self, repo, other, state):
         keys = [await repo.put(content) for content in CONTENTS]
         if state == "packed":
             await repo.maintain(compress=True)
@@ -53,7 +53,7 @@ class TestCopy:
         again = await copy(repo, other)
         assert (again.objects, again.copied, again.size) == (len(CONTENTS), 0, 0)
 
-    async def test_only_what_is_missing_travels(self, repo, other, monkeypatch):
+    async def test_only_missing_objects_are_copied(self, repo, other, monkeypatch):
         keys = await repo.put_many(CONTENTS)
         await other.put_many(CONTENTS[:-3])
         put = []
@@ -61,10 +61,10 @@ class TestCopy:
         monkeypatch.setattr(other, "put_many", lambda contents: (put.extend(contents), real(contents))[1])
         report = await copy(repo, other)
         assert report.copied == 3
-        assert put == [CONTENTS[-3]], "two are large, and travel as streams"
+        assert put == [CONTENTS[-3]], "the two large objects are copied as streams"
         assert all(await other.has_many(keys))
 
-    async def test_some_keys(self, repo, other):
+    async def test_given_keys_are_copied_and_missing_ones_raise(self, repo, other):
         keys = await repo.put_many(CONTENTS)
 
         async def some():
@@ -78,13 +78,13 @@ class TestCopy:
             await copy(repo, other, [keys[7], "0" * 64])
         assert caught.value.keys == ("0" * 64,)
 
-    async def test_many_in_little_memory(self, repo, other):
+    async def test_several_pages_are_copied(self, repo, other):
         await repo.put_many(b"%d" % number for number in range(5000))
         report = await copy(repo, other)
         assert report.copied == 5000
         assert await listed(other) == await listed(repo)
 
-    async def test_a_dry_run(self, repo, other):
+    async def test_a_dry_run_only_counts(self, repo, other):
         await repo.put_many(CONTENTS)
         await other.put_many([*CONTENTS[:2], b"extraneous"])
         report = await copy(repo, other, delete=True, dry_run=True)
@@ -92,7 +92,7 @@ class TestCopy:
         assert report.size == sum(map(len, CONTENTS[2:]))
         assert len(await listed(other)) == 3
 
-    async def test_a_mirror_deletes_only_what_was_confirmed(self, repo, other):
+    async def test_extraneous_objects_are_deleted_only_if_their_number_is_given(self, repo, other):
         await repo.put_many(CONTENTS)
         extraneous = await other.put_many([b"extraneous", b"more"])
         for deletions in (None, 1, 3):
@@ -105,7 +105,7 @@ class TestCopy:
         with pytest.raises(ValueError, match="cannot be combined with keys"):
             await copy(repo, other, [extraneous[0]], delete=True, deletions=1)
 
-    async def test_what_is_damaged_is_told_and_not_copied(self, repo, folder, other):
+    async def test_damaged_objects_are_reported_and_not_copied(self, repo, folder, other):
         keys = await repo.put_many(CONTENTS[:10])
         keys += [await repo.put(content) for content in CONTENTS[-2:]]
         flip_packed(folder, keys[5])
@@ -155,7 +155,7 @@ class TestCopy:
             await copy(repo, other)
 
     @pytest.mark.parametrize("make", [SandboxRepository, MemoryRepository, DiskRepository])
-    async def test_between_repositories_with_other_keys(self, repo, tmp_path, make):
+    async def test_repositories_with_different_keys_rename_objects(self, repo, tmp_path, make):
         keys = await repo.put_many(CONTENTS)
         async with make(tmp_path / "third") if make is not MemoryRepository else make() as third:
             await third.initialise(**({"hash_type": "sha1"} if make is DiskRepository else {}))
@@ -169,7 +169,7 @@ class TestCopy:
             assert back.objects == len(CONTENTS)
         assert await listed(repo) == sorted(keys)
 
-    async def test_what_is_deleted_meanwhile_is_left_out(self, repo, other, monkeypatch):
+    async def test_objects_deleted_after_the_listing_are_left_out(self, repo, other, monkeypatch):
         keys = await repo.put_many(b"%d" % number for number in range(20))
         real = other.has_many
 
@@ -182,7 +182,7 @@ class TestCopy:
         assert report.copied == 15
         assert await listed(other) == sorted(keys[5:])
 
-    async def test_cancelled_and_called_again(self, repo, other):
+    async def test_a_cancelled_copy_continues_when_called_again(self, repo, other):
         await repo.put_many(b"%d" % number * 50 for number in range(3000))
         copied = 0
         for number in range(300):
@@ -193,7 +193,7 @@ class TestCopy:
         assert await listed(other) == await listed(repo)
         assert (await other.verify()).ok
 
-    async def test_an_error_comes_out_alone(self, repo, other, monkeypatch):
+    async def test_an_error_is_raised_without_an_exception_group(self, repo, other, monkeypatch):
         await repo.put_many(CONTENTS)
 
         async def broken(contents):
@@ -212,7 +212,7 @@ class TestCopy:
         with pytest.raises(KeyboardInterrupt):
             await copy(repo, other, progress=interrupt)
 
-    async def test_an_archive_is_no_target(self, repo, tmp_path):
+    async def test_an_archive_cannot_be_the_target(self, repo, tmp_path):
         with zipfile.ZipFile(tmp_path / "some.zip", "w"):
             pass
         await repo.put_many(CONTENTS)
@@ -221,7 +221,7 @@ class TestCopy:
                 await copy(repo, archive)
 
 
-def test_killed_ten_times_and_run_again(tmp_path):
+def test_a_copy_that_was_killed_continues_when_run_again(tmp_path):
     make = f"""
 import anyio, objrepo
 async def main():

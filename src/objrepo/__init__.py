@@ -1,4 +1,4 @@
-"""An async-first object repository: put bytes in, get a key, read them back."""
+"""An async-first object repository: it stores bytes under a key and returns them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _LAZY_EXPORTS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: a program pays for the backend that it has, not for all."""
+    """Import a public name on first use: a program imports only the backends that it uses."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_LAZY_EXPORTS.get(name, 'errors')}"), name)

@@ -1,4 +1,4 @@
-"""`python -m objrepo`, and the entry point of the command `objrepo`."""
+"""The entry point of the command `objrepo`, and of `python -m objrepo`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ("main",)
 
 
 def main() -> NoReturn:
-    """Run the command line, or say how to install it."""
+    """Run the command line, or exit with the command that installs what is missing."""
     try:
         from objrepo.cli import run
     except ModuleNotFoundError as error:

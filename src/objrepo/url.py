@@ -1,4 +1,4 @@
-"""`open_repository`: a repository by its URL."""
+"""`open_repository`: repositories by URL."""
 
 from __future__ import annotations
 
@@ -15,37 +15,39 @@ from objrepo.protocol import AsyncRepository
 
 __all__ = ("open_repository",)
 
-Opener = Callable[[str, Offload | None], AsyncRepository]
-"""Makes a repository of what comes after the scheme."""
+BackendFactory = Callable[[str, Offload | None], AsyncRepository]
+"""Creates a repository from the part of a URL after the scheme and colon."""
 
-GROUP: Final = "objrepo.backends"
-"""The entry points by which other packages add schemes: each names an :data:`Opener`."""
+ENTRY_POINT_GROUP: Final = "objrepo.backends"
+"""The entry points of other packages that add schemes: the name is the scheme, the object a :data:`BackendFactory`."""
 
-_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # of two letters at least: C: is a drive
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)  # two letters at least: C: is a drive
+_CREDENTIALS: Final = re.compile("//[^/]*@")
 _SIZE: Final = re.compile(r"(\d+)([KMGT]?)")
-_ARCHIVES: Final = (".aiida", ".zip")
+_ARCHIVE_SUFFIXES: Final = (".aiida", ".zip")
 
 
 def open_repository(url: str | os.PathLike[str], offload: Offload | None = None) -> AsyncRepository:
-    """Return the repository that a URL names; nothing is opened before it is entered.
+    """Return the repository at a URL. It is not opened before it is entered.
 
-    :param url: one of the following; what follows a scheme may be percent-encoded.
+    :param url: a path, or a URL whose part after the scheme may be percent-encoded:
 
-        - a path, or ``disk:PATH``;
+        - ``PATH`` or ``disk:PATH``;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout`` and ``concurrency`` of
-          :class:`~objrepo.S3Repository`. A URL holds no secrets: they come from the environment or the shared
-          configuration files;
-        - ``zip:`` before a path, or before an URL with ``https:``, ``http:`` or ``s3:``; all of these without ``zip:``
-          if they end in ``.aiida`` or ``.zip``;
-        - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``, in which the URLs are percent-encoded where they have ``&``
-          or ``%`` themselves, and a size is a number of bytes, or one with ``K``, ``M``, ``G`` or ``T`` after it, which
-          stand for powers of 1024;
-        - ``sandbox:``, ``sandbox:PATH``, ``memory:``.
+          :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they come from the environment or from the
+          shared configuration files;
+        - ``zip:`` followed by a path or by an ``https:``, ``http:`` or ``s3:`` URL; ``zip:`` may be omitted if the path
+          ends in ``.aiida`` or ``.zip``;
+        - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``: in the inner URLs ``&`` and ``%`` are percent-encoded; a size
+          is a number of bytes, or a number with the suffix ``K``, ``M``, ``G`` or ``T`` for powers of 1024;
+        - ``sandbox:`` or ``sandbox:PATH``;
+        - ``memory:``.
 
-        Other packages may add schemes, by entry points of the group ``objrepo.backends``.
-    :param offload: where its work is done; worker threads unless given.
-    :raises ValueError: if the scheme is unknown, or what follows it is not as it should be.
+        Other packages add schemes by entry points of the group ``objrepo.backends``.
+    :param offload: where blocking calls run; worker threads unless given.
+    :return: the repository, neither entered nor initialised.
+    :raises ValueError: if the scheme is unknown, or the rest of the URL is invalid.
     """
     if isinstance(url, os.PathLike):
         return _by_path(os.fspath(url), offload)
@@ -53,31 +55,31 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
     if found is None:
         return _by_path(url, offload)
     scheme, rest = found[1].lower(), found[2]
-    if scheme in ("s3", "http", "https") and rest.partition("?")[0].endswith(_ARCHIVES):
+    if scheme in ("s3", "http", "https") and rest.partition("?")[0].endswith(_ARCHIVE_SUFFIXES):
         return _zip(url, offload)
     if scheme in _SCHEMES:
         return _SCHEMES[scheme](rest, offload)
-    for entry_point in entry_points(group=GROUP, name=scheme):
-        opener: Opener = entry_point.load()
-        return opener(rest, offload)
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
+        factory: BackendFactory = entry_point.load()
+        return factory(rest, offload)
     if scheme in ("http", "https"):
-        raise ValueError(f"of a web server only archives can be read: write zip:{scheme}:… if it is one")
-    others = sorted(entry_point.name for entry_point in entry_points(group=GROUP))
+        raise ValueError(f"{_redacted(url)} does not end in .zip or .aiida: if it is an archive, write zip:{scheme}:…")
+    others = sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
     raise ValueError(
-        f"unknown scheme {scheme!r} in {url!r}: write a path, or one of "
+        f"unknown scheme {scheme!r} in {_redacted(url)!r}: write a path, or one of "
         + ", ".join(f"{name}:" for name in [*_SCHEMES, *others])
     )
 
 
 def _by_path(path: str, offload: Offload | None) -> AsyncRepository:
-    return (_zip if path.endswith(_ARCHIVES) else _disk)(path, offload)
+    return (_zip if path.endswith(_ARCHIVE_SUFFIXES) else _disk)(path, offload)
 
 
 def _disk(path: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.disk import DiskRepository
 
     if not path:
-        raise ValueError("a repository on disk needs a path: write disk:PATH")
+        raise ValueError("the path of a repository on disk is missing: write disk:PATH")
     return DiskRepository(path, offload)
 
 
@@ -85,7 +87,7 @@ def _zip(path: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.archive import ArchiveRepository
 
     if not path:
-        raise ValueError("an archive needs a path: write zip:PATH")
+        raise ValueError("the path of an archive is missing: write zip:PATH")
     return ArchiveRepository(path, offload)
 
 
@@ -100,7 +102,7 @@ def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.s3.options import S3Options
 
     if not rest.startswith("//"):
-        raise ValueError(f"a bucket is named as s3://BUCKET/PREFIX, not s3:{rest}")
+        raise ValueError(f"invalid bucket {_redacted(rest)!r}: write s3://BUCKET/PREFIX")
     return S3Repository(**asdict(S3Options.from_url(f"s3:{rest}")), offload=offload)
 
 
@@ -112,10 +114,12 @@ def _cached(rest: str, offload: Offload | None) -> AsyncRepository:
     except ValueError:
         given = {}
     if set(given) != {"cache", "origin", "max_bytes"}:
-        raise ValueError(f"write cached:?cache=URL&origin=URL&max_bytes=SIZE, not cached:{rest}")
+        raise ValueError("invalid options of a cache: write cached:?cache=URL&origin=URL&max_bytes=SIZE")
     size = _SIZE.fullmatch(given["max_bytes"])
     if size is None:
-        raise ValueError(f"{given['max_bytes']!r} is no size: write a number, or one like 500M or 20G")
+        raise ValueError(
+            f"invalid max_bytes {given['max_bytes']!r}: write a number of bytes, or one such as 500M or 20G"
+        )
     max_bytes = int(size[1]) * 1024 ** " KMGT".index(size[2] or " ")
     cache, origin = (open_repository(given[name], offload) for name in ("cache", "origin"))
     return CachedRepository(cache, origin, max_bytes=max_bytes)
@@ -131,15 +135,20 @@ def _memory(rest: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.memory import MemoryRepository
 
     if rest:
-        raise ValueError(f"nothing follows memory:, got {rest!r}")
+        raise ValueError(f"memory: takes no path, got {rest!r}")
     return MemoryRepository(offload)
+
+
+def _redacted(url: str) -> str:
+    """Return a URL without the parts that could contain secrets."""
+    return _CREDENTIALS.sub("//", url.partition("?")[0])
 
 
 def _decoded(path: str) -> str:
     return unquote(path, errors="surrogateescape")
 
 
-_SCHEMES: Final[dict[str, Opener]] = {
+_SCHEMES: Final[dict[str, BackendFactory]] = {
     "disk": lambda rest, offload: _disk(_decoded(rest), offload),
     "zip": _zip_url,
     "s3": _s3,

@@ -1,4 +1,4 @@
-"""Shell completion of commands, options and keys, and the command that prints its script."""
+"""What a shell completes: commands, options, and keys of the repository; and the command that switches it on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS", "KEY", "keys_argument")
+__all__ = ("COMMANDS", "KEY")
 
-_MAX_COMPLETIONS: Final = 50
-_MAX_KEYS_READ: Final = 100_000
-"""A limit on the time that a completion takes in a large repository."""
+_SHOWN: Final = 50
+_LOOKED_AT: Final = 100_000
+"""After how many keys a completion gives up: nobody waits longer for one."""
 
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ else:
 
 
 class _Key(_ParamType):
-    """The key of an object, which shells complete."""
+    """A key, which a shell completes from those that there are."""
 
     name = "key"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return some keys that begin with ``incomplete``; none for repositories on a network, and on errors."""
+        """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
         from objrepo.archive import ArchiveRepository
 
         del param
@@ -49,18 +49,16 @@ class _Key(_ParamType):
 
 KEY: Final = _Key()
 
-keys_argument = click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
-
 
 async def _keys(repository: Any, start: str) -> list[str]:
     found: list[str] = []
-    read = 0
     async with repository, aclosing(repository.keys()) as keys:
+        looked_at = 0
         async for key in keys:
-            read += 1
+            looked_at += 1
             if key.startswith(start):
                 found.append(key)
-            if len(found) == _MAX_COMPLETIONS or read == _MAX_KEYS_READ:
+            if len(found) == _SHOWN or looked_at == _LOOKED_AT:
                 break
     return found
 
@@ -68,18 +66,18 @@ async def _keys(repository: Any, start: str) -> list[str]:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that enables completion in a shell.
+    """Print the script that has a shell complete your words.
 
-    It completes commands, options, files, and keys of a repository on disk.
+    That is commands, options, files, and keys of a repository on disk.
 
     \b
     eval "$(objrepo completion bash)"              # in ~/.bashrc
     objrepo completion fish > ~/.config/fish/completions/objrepo.fish
     """
-    complete = get_completion_class(shell)
-    assert complete is not None, "click supports these three shells"
+    made_by = get_completion_class(shell)
+    assert made_by is not None, "click knows those three"
     root = click.get_current_context().find_root().command
-    click.echo(complete(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
+    click.echo(made_by(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
 
 
 COMMANDS: Final = (completion,)

@@ -1,4 +1,4 @@
-"""The commands that store, read and delete objects: put, cat, get, rm."""
+"""The commands that store, give out and delete objects: put, cat, get, rm."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.completion import KEY, keys_argument
-from objrepo.cli.context import json_option, with_repository
+from objrepo.cli.completion import KEY
+from objrepo.cli.context import as_json, on_repository
 from objrepo.cli.progress import reporter
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
@@ -22,19 +22,19 @@ from objrepo.reports import Progress
 
 __all__ = ("COMMANDS",)
 
-_BATCH_FILES: Final = 200
-"""The files that are open at the same time: every system allows a process at least 256."""
+_FILES_AT_ONCE: Final = 200
+"""How many files are open together: systems allow a process 256 at least."""
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@json_option
-@with_repository
+@as_json
+@on_repository
 async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
     """Store files, and print their keys.
 
-    PATH is a file, a directory with all files in it, or - for standard input. The repository is initialised if it does
-    not exist. Files that cannot be read are reported, and the others are stored.
+    A folder stands for all files in it, - for standard input. The repository is made if it is not there yet. What
+    cannot be read is reported, and the rest is stored.
 
     \b
     objrepo put README.md src
@@ -46,12 +46,14 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
     def fail(error: object) -> None:
         nonlocal failed
         failed = True
-        click.echo(f"objrepo: {error}", err=True)
+        _tell(error)
 
     own = repository.path if isinstance(repository, DiskRepository) else None
     done = 0
     with reporter() as report:
-        total = sum(1 for _ in _files(paths, own, lambda _: None)) if sys.stderr.isatty() else None
+        total = None
+        if sys.stderr.isatty():
+            total = sum(1 for _ in _files(paths, own, _ignore))
         for batch in _batches(_files(paths, own, fail)):
             for path, key in await _store(repository, batch, fail):
                 report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
@@ -62,11 +64,11 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
 
 
 def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    """Yield files in batches. One whose reads may block, such as a pipe, is a batch of its own."""
+    """Give files some at a time; what may have to be waited for, such as a pipe, comes alone."""
     batch: list[str] = []
     for path in paths:
         alone = path == "-" or not os.path.isfile(path)  # noqa: PTH113
-        if batch and (alone or len(batch) == _BATCH_FILES):
+        if batch and (alone or len(batch) == _FILES_AT_ONCE):
             yield batch
             batch = []
         batch.append(path)
@@ -80,7 +82,7 @@ def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
 async def _store(
     repository: AsyncRepository, paths: list[str], fail: Callable[[object], None]
 ) -> list[tuple[str, str]]:
-    """Store a batch of files; return the path and the key of each one that can be opened."""
+    """Store files together; return the path and the key of each that can be opened."""
     opened: list[tuple[str, Any]] = []
     with ExitStack() as closing:
         for path in paths:
@@ -90,7 +92,7 @@ async def _store(
                 fail(error)
             else:
                 opened.append((path, file))
-        if len(opened) == 1:  # `put` stores it as a loose file, as AiiDA does
+        if len(opened) == 1:  # alone it is put where AiiDA does, in a file of its own
             keys = [await repository.put(opened[0][1])]
         else:
             keys = await repository.put_many([file for _, file in opened])
@@ -99,9 +101,9 @@ async def _store(
 
 @click.command()
 @click.argument("key", type=KEY)
-@click.option("--offset", type=click.IntRange(0), default=0, help="The first byte to print.")
-@click.option("--length", type=click.IntRange(0), help="The maximum number of bytes to print.")
-@with_repository
+@click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
+@click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
+@on_repository
 async def cat(repository: AsyncRepository, key: str, offset: int, length: int | None) -> None:
     """Print the bytes of an object.
 
@@ -114,34 +116,34 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
 
 
 @click.command()
-@keys_argument
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or a directory for several keys."
+    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
 )
-@with_repository
+@on_repository
 async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) -> None:
-    """Copy objects to files. Files in a directory are named by the key.
+    """Copy objects to files. In a folder each is named by its key.
 
     \b
     objrepo get KEY -o photo.jpg
     objrepo get KEY KEY -o photos
     """
-    to_directory = output.is_dir() or len(keys) > 1
+    into_folder = output.is_dir() or len(keys) > 1
     async with repository.stream(keys) as objects:
-        if to_directory:
+        if into_folder:
             output.mkdir(parents=True, exist_ok=True)
         async for key, stream in objects:
-            target = output / key if to_directory else output
+            target = output / key if into_folder else output
             with AtomicFile(target, replace=True) as file:
                 await _copy(stream, file.file)
                 file.publish(durable=False)
 
 
 @click.command()
-@keys_argument
-@with_repository
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+@on_repository
 async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
-    """Delete objects: all of them or, if one does not exist, none.
+    """Delete objects: all of them or, if one is not there, none.
 
     \b
     objrepo rm KEY KEY
@@ -153,9 +155,9 @@ COMMANDS: Final = (put, cat, get, rm)
 
 
 def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:
-    """Yield the files that paths name, those of a directory in order and without the files of the repository."""
+    """Name the files that paths stand for. A folder is gone through in order, the repository itself left out."""
     for path in paths:
-        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str is printed as it was given)
+        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str stays as it was given)
             yield path
             continue
         for folder, folders, names in os.walk(path, onerror=fail):
@@ -168,7 +170,15 @@ def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object
                 if os.path.isfile(file):  # noqa: PTH113
                     yield file
                 else:
-                    fail(f"skipped {file}: it is not a regular file")
+                    fail(f"{file} is no regular file: it is left out")
+
+
+def _tell(problem: object) -> None:
+    click.echo(f"objrepo: {problem}", err=True)
+
+
+def _ignore(problem: object) -> None:
+    del problem
 
 
 async def _copy(stream: ObjectStream, file: BinaryIO) -> None:

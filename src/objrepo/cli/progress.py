@@ -1,4 +1,4 @@
-"""Progress on standard error: bars on a terminal, else lines."""
+"""Progress on standard error: bars where it is a terminal, lines where it is not."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from objrepo.reports import Progress
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ("Reporter", "count_of", "reporter", "size_of")
+__all__ = ("Reporter", "reporter", "size_of")
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 
 
 class Reporter:
-    """Prints a line of progress every few seconds and at the end of each step. One thread calls it at a time."""
+    """Shows progress as lines, one now and then and one for the end of each step; thread-safe enough for one worker."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def __call__(self, progress: Progress) -> None:
-        """Show the progress."""
+        """Show how far the work has come."""
         now = time.monotonic()
         if now >= self._next or progress.done == progress.total:
             self._next = now + _SECONDS_BETWEEN_LINES
             click.echo(f"{progress.step}: {_amount(progress)}", err=True)
 
     def echo(self, line: str) -> None:
-        """Print a line of output; bytes of file names that are not UTF-8 are printed as they are."""
+        """Print a line of the command's own output; what is no text in a file's name comes out as it is there."""
         click.echo(line.encode(errors="surrogateescape"))
 
 
@@ -59,7 +59,7 @@ class _Bars(Reporter):
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    """Yield a progress callback, whose ``echo`` prints a line of output without disturbing the bars."""
+    """Show progress for as long as this is entered: a callback, and a place for the command's own lines."""
     if not sys.stderr.isatty():
         yield Reporter()
         return
@@ -75,18 +75,17 @@ def reporter() -> Iterator[Reporter]:
 
 
 def _amount(progress: Progress) -> str:
-    show, unit = (size_of, "") if progress.unit == "bytes" else ("{:,}".format, f" {progress.unit}")
+    show = size_of if progress.unit == "bytes" else "{:,}".format
     done = show(progress.done)
-    return done if progress.total is None else f"{done} of {show(progress.total)}{unit}"
+    return done if progress.total is None else f"{done} of {show(progress.total)}{_unit(progress)}"
+
+
+def _unit(progress: Progress) -> str:
+    return "" if progress.unit == "bytes" else f" {progress.unit}"
 
 
 def size_of(size: int) -> str:
-    """Return a number of bytes for people to read, such as ``1.2 MB``."""
+    """Return a number of bytes as people read it, such as ``1.2 MB``."""
     from rich.filesize import decimal
 
     return decimal(size)
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with a noun, such as ``1 object`` or ``2,000 objects``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""The command that runs a web server: serve."""
+"""The command that opens a web door: serve."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ __all__ = ("COMMANDS",)
 @repo_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0 selects a free one."
+    "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port; 0 for a free one."
 )
 @click.option(
     "--token-file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A file with the token."
 )
-@click.option("--max-bytes", type=click.IntRange(1), help="The maximum size of an upload.")
+@click.option("--max-bytes", type=click.IntRange(1), help="How large an upload may be.")
 def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: int | None) -> None:
-    """Serve objects over HTTP.
+    """Give out objects over HTTP.
 
-    Clients that send the token may store and delete objects. The token is read from --token-file or $OBJREPO_TOKEN;
-    without one the server is read-only. Ctrl-C shuts it down after the running requests, or after ten seconds.
+    Who has the token may store and delete some. The token is what --token-file or $OBJREPO_TOKEN says; without one the
+    server is read-only. Ctrl-C ends it when the requests under way are answered, or after ten seconds.
 
     \b
     objrepo serve --port 8080
     OBJREPO_TOKEN=secret objrepo serve --host 0.0.0.0
     """
-    uvicorn, ObjectApp = _import_server()  # noqa: N806
+    uvicorn, ObjectApp = _what_serves()  # noqa: N806
     token = os.environ.get("OBJREPO_TOKEN") if token_file is None else token_file.read_text(encoding="utf-8").strip()
     if token is None and not _is_loopback(host):
-        raise click.UsageError(f"--host {host} needs a token: set OBJREPO_TOKEN, or give --token-file")
+        raise click.UsageError(f"without a token this listens on loopback only, not on {host}: set OBJREPO_TOKEN")
     repository = open_repository(repo, Threads())
-    anyio.run(_require_initialised, repository)
+    anyio.run(_require, repository)
     app = ObjectApp(repository, token=token, max_bytes=max_bytes)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=10, server_header=False)
 
 
-async def _require_initialised(repository: AsyncRepository) -> None:
+async def _require(repository: AsyncRepository) -> None:
     async with repository:
         await repository.key_format()
 
 
-def _import_server() -> tuple[Any, type[ObjectApp]]:
+def _what_serves() -> tuple[Any, type[ObjectApp]]:
     try:
         import uvicorn
 
