@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from disk_objectstore import Container
 from disk_objectstore.database import Base
 from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
 
+from objrepo.disk.index import index_error
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
 from objrepo.disk.safe_open import safe_open
@@ -19,9 +21,11 @@ from objrepo.errors import with_path
 from objrepo.fsync import fsync_directory, fsync_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy.orm import Session
 
-__all__ = ("PatchedContainer",)
+__all__ = ("PatchedContainer", "sql_errors")
 
 
 class PatchedContainer(Container):  # type: ignore[misc]
@@ -38,9 +42,11 @@ class PatchedContainer(Container):  # type: ignore[misc]
 
     def _get_container_session(self) -> Session:
         """Create the index and return a session; see ``Container._get_container_session``."""
-        self._get_pack_index_path().touch()  # honours the umask; SQLite would create it with mode 0644
+        index = self._get_pack_index_path()
+        index.touch()  # honours the umask; SQLite would create it with mode 0644
         session = self._get_operation_session()
-        Base.metadata.create_all(session.get_bind())
+        with sql_errors(index):
+            Base.metadata.create_all(session.get_bind())
         return session
 
     def _get_operation_session(self) -> Session:
@@ -66,3 +72,12 @@ class PatchedContainer(Container):  # type: ignore[misc]
                 yield handle
                 fsync_file(handle)
             fsync_directory(pack.parent)
+
+
+@contextmanager
+def sql_errors(index: Path) -> Iterator[None]:
+    """Turn errors of SQLAlchemy into those of objrepo."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise index_error(index, error.__cause__ or error) from error

@@ -26,7 +26,7 @@ _ERASING: Final = "config.json.erasing"
 
 _OWN_NAMES: Final = re.compile(
     r"packs|loose|sandbox|duplicates|quarantine|packs\.idx(-wal|-shm|-journal)?|maintain\.lock|writer-[0-9]+\.lock"
-    rf"|{re.escape(_ERASING)}"
+    rf"|append-[0-9]+-[0-9]+|{re.escape(_ERASING)}"
 )
 
 

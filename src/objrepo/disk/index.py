@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from objrepo.disk.layout import Layout
+from objrepo.disk.safe_open import safe_open
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 
-__all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row")
+__all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row", "index_error")
 
 SCANNED_FOR_ONE: Final = 3
 """Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
 
 _SCAN_FROM: Final = 100
 _BUSY_SECONDS: Final = 30
+_COPY_BYTES: Final = 1024 * 1024
+_COPY_TRIES: Final = 10
 _COLUMNS: Final = "hashkey, pack_id, offset, length, compressed, size"
 _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
 # SQLite's columns take values of any type. Rows with others than these are left out where many are read, and an error
@@ -34,6 +41,19 @@ _SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_i
 _UNEXPECTED: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"  # they could run for ever
 _PRESENT: Final = "SELECT hashkey FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
 
+
+_UNSUPPORTED: Final = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR_LOCK,
+    sqlite3.SQLITE_IOERR_RDLOCK,
+    sqlite3.SQLITE_IOERR_UNLOCK,
+    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP,
+}
+"""What SQLite reports on a file system without locks or shared memory. That the disk is full is another code."""
 
 NO_ROW: Final = (ValueError, TypeError, OverflowError, MemoryError)
 """What comes of reading at the place that a row says, if somebody has written nonsense there."""
@@ -54,7 +74,7 @@ class Row(NamedTuple):
 
 
 class Index:
-    """A connection to a container's index; one thread at a time uses it. No call leaves a transaction open.
+    """A connection to a container's index, for one thread at a time. No call leaves a transaction open.
 
     :param layout: the container's.
     :raises RepositoryError: if the index cannot be opened.
@@ -62,37 +82,50 @@ class Index:
 
     def __init__(self, layout: Layout) -> None:
         self._path = layout.index_file
-        self.lasting = True
+        self._copy: _PrivateCopy | None = None
         try:
-            with _errors(self._path):
-                self._connection = self._connect("mode=rw")
+            self._connection = self._connect(self._path, "mode=rw")
+        except RepositoryBusyError:
+            raise
         except RepositoryError:
             if os.access(layout.folder, os.W_OK):
                 raise
-            # SQLite must write beside the index even to read it, unless it is told that nobody writes to it. That
-            # holds now, as the files that a writer makes are not there, but not for long: do not keep it.
-            self.lasting = False
-            with _errors(self._path):
-                self._connection = self._connect("immutable=1")
+            self._connection = self._connect_read_only(layout)
+            self.reusable = False
+        else:
+            self.reusable = True
         self._execute = self._connection.cursor().execute
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            f"{self._path.as_uri()}?{mode}",
-            uri=True,
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            connection.execute("PRAGMA synchronous = FULL")  # not everywhere the default
-            if connection.execute(_UNEXPECTED).fetchone()[0]:
-                raise sqlite3.DatabaseError("there are views or triggers in it")
-            connection.execute(_ROW, ("",)).fetchall()  # opens the file, and checks the table and its columns
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _connect_read_only(self, layout: Layout) -> sqlite3.Connection:
+        """Open the index of a folder that cannot be written to, in which SQLite cannot create a ``-shm`` file.
+
+        With ``immutable=1`` SQLite needs none, but it ignores the ``-wal`` file with its committed transactions. So
+        this is for an index without one. It does not notice a writer that starts later, so it is for one call.
+        """
+        if any(_size(journal) for journal in _journals(self._path)):
+            self._copy = _private_copy(layout)
+            return self._connect(self._copy.path, "mode=rw", "PRAGMA query_only = ON")
+        return self._connect(self._path, "immutable=1")
+
+    def _connect(self, path: Path, mode: str, *pragmas: str) -> sqlite3.Connection:
+        with _sqlite_errors(self._path):
+            connection = sqlite3.connect(
+                f"{path.as_uri()}?{mode}",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                for pragma in ("PRAGMA synchronous = FULL", *pragmas):  # FULL is not the default of every build
+                    connection.execute(pragma)
+                if connection.execute(_UNEXPECTED).fetchone()[0]:
+                    raise sqlite3.DatabaseError("there are views or triggers in it")
+                connection.execute(_ROW, ("",)).fetchall()  # opens the file, and checks the table and its columns
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
     def row(self, key: str) -> Row | None:
         """Return where a packed object is, None if it is not packed."""
@@ -120,7 +153,7 @@ class Index:
 
     def scan(self, keys: set[str]) -> list[RawRow]:
         """Return the same by reading the whole table in the order of the packs: quicker for a good part of it."""
-        with _errors(self._path):
+        with _sqlite_errors(self._path):
             return [row for row in self._execute(_SCAN) if row[0] in keys]
 
     def count_at_most(self) -> int:
@@ -206,7 +239,7 @@ class Index:
         )
 
     def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> int:
-        with _errors(self._path):
+        with _sqlite_errors(self._path):
             self._execute("BEGIN IMMEDIATE")
             try:
                 changed = self._connection.executemany(statement, rows).rowcount
@@ -230,20 +263,109 @@ class Index:
             # To the last row, as a statement that is not run to its end keeps its read transaction open.
             return self._execute(statement, parameters).fetchall()
         except (sqlite3.Error, UnicodeDecodeError):
-            with _errors(self._path):
+            with _sqlite_errors(self._path):
                 raise
 
 
+class _PrivateCopy:
+    """A copy of an index and its journals in a temporary folder, which is removed with the last reference to this.
+
+    :raises RepositoryError: if it cannot be created.
+    """
+
+    def __init__(self, index: Path) -> None:
+        files = [index, *_journals(index)]
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="objrepo-index-"))
+            weakref.finalize(self, _remove_folder, folder, os.getpid())
+            self.path = folder / index.name
+            for _ in range(_COPY_TRIES):
+                self.signature = _signature(index)
+                for path in files:
+                    _copy_file(path, folder / path.name)
+                if self.signature == _signature(index):
+                    return
+        except OSError as error:
+            raise RepositoryError(
+                f"the index {index} is on a read-only place and its journal {index}-wal can only be read from a copy, "
+                f"which cannot be created: {error}; set TMPDIR to a folder with {sum(map(_size, files))} free bytes"
+            ) from error
+        raise RepositoryBusyError(f"the index {index} changes while it is copied; try again later")
+
+
+_copies: weakref.WeakKeyDictionary[Layout, _PrivateCopy] = weakref.WeakKeyDictionary()
+_copies_lock: Final = threading.Lock()
+
+
+def _private_copy(layout: Layout) -> _PrivateCopy:
+    """Return a copy of the index as it is now; calls share it until the index changes."""
+    with _copies_lock:
+        copy = _copies.get(layout)
+        if copy is None or copy.signature != _signature(layout.index_file):
+            copy = _copies[layout] = _PrivateCopy(layout.index_file)
+        return copy
+
+
+def _journals(index: Path) -> list[Path]:
+    return [index.with_name(f"{index.name}-{suffix}") for suffix in ("wal", "journal")]
+
+
+def _size(path: Path) -> int:
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
+def _signature(index: Path) -> list[tuple[int, ...] | None]:
+    found: list[tuple[int, ...] | None] = []
+    for path in (index, *_journals(index)):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    with suppress(FileNotFoundError), safe_open(str(source)) as file, target.open("xb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
+
+
+def _remove_folder(folder: Path, process: int) -> None:
+    if os.getpid() == process:  # a forked process leaves its parent's files alone
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def index_error(path: Path, error: BaseException) -> RepositoryError | OSError:
+    """Return the error that tells users why an index cannot be used.
+
+    :param path: the index.
+    :param error: what SQLite raised, or decoding text from it.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = None if code is None else code & 0xFF
+    if primary in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return RepositoryBusyError(f"the index {path} is locked by another process: {error}; try again later")
+    if primary in {None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return RepositoryError(f"the index {path} is damaged: {error}; restore it from a backup")
+    try:
+        path.open("rb").close()
+    except OSError as reason:  # the system says why the file cannot be opened, and SQLite does not
+        return reason
+    if code in _UNSUPPORTED:
+        return RepositoryError(
+            f"the index {path} cannot be opened: {error}; SQLite needs file locks and shared memory, which network "
+            "file systems (NFS, CIFS, Lustre) may lack, and a path of less than 512 bytes: use a local file system"
+        )
+    return RepositoryError(f"the index {path} cannot be used: {error}")
+
+
 @contextmanager
-def _errors(path: Path) -> Iterator[None]:
+def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise RepositoryBusyError(
-                f"the index {path} is locked by another process: {error}; try again later"
-            ) from error
-        path.open("rb").close()  # if it cannot be opened, this says why, and SQLite does not
-        raise RepositoryError(f"the index {path} cannot be used: {error}") from error
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite cites what is no text
-        raise RepositoryError(f"the index {path} is damaged: {error}; bring it back from a backup") from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter if SQLite's message quotes bytes that are no text
+        raise index_error(path, error) from error

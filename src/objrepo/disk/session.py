@@ -67,7 +67,7 @@ class ContainerSession:
     @property
     def reusable(self) -> bool:
         """Whether the session may serve another call."""
-        return "index" not in self.__dict__ or self.index.lasting
+        return "index" not in self.__dict__ or self.index.reusable
 
     def is_current(self) -> bool:
         """Return whether the session belongs to this process and to the container that is at the path now.
