@@ -461,7 +461,8 @@ except objrepo.RepositoryBusyError as error:
             done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         assert done.stdout == "busy\n"
 
-    async def test_a_packer_of_aiida_is_respected(self, repo, folder):
+    async def test_a_packer_of_aiida_is_respected(self, repo, folder, monkeypatch):
+        monkeypatch.setattr("objrepo.disk.repository._DELETE_PATIENCE", 0.1)
         key = await repo.put(b"content")
         with Container(folder) as container, container.lock_pack("0"):
             for use in (repo.maintain, lambda: repo.delete(key)):

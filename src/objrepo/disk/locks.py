@@ -1,17 +1,19 @@
-"""Who may do what at the same time: the locks of a container, across threads, processes and programs.
+"""The locks of a container, between threads, processes and programs.
 
-``maintain.lock`` is of one packer or deleter, and a ``writer-*.lock`` of one who writes groups to a pack; the system
-gives both back when their owner dies. ``packs/*.lock`` is what disk-objectstore's packers agree by: a file that is
-there or not, which stays when its owner is killed. Those made here say so, and are made under ``maintain.lock`` only:
-whoever holds that one can tell that their owner is gone, and removes them.
+One process at a time holds ``maintain.lock``, to pack or delete; one writer of groups holds a ``writer-*.lock``. The
+system releases both when the process dies. ``packs/*.lock`` are the locks of disk-objectstore's packers: files that
+exist or not, and that stay when the packer is killed. objrepo creates them with a mark, and only under
+``maintain.lock``; so the process that holds that lock knows that a file with the mark is stale, and removes it.
 """
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -26,16 +28,21 @@ _MARK: Final = b"made by objrepo, which holds maintain.lock while this is in use
 _POLL_SECONDS: Final = 0.02
 
 
+_pack_lock_timeout: Final = ContextVar("_pack_lock_timeout", default=0.0)
+"""The timeout that the maintenance lock was acquired with: its holder waits as long for the lock of each pack."""
+
+
 @contextmanager
 def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = False) -> Iterator[None]:
     """Hold the lock that one packer at a time holds.
 
-    :param timeout: how many seconds to wait for it; 0 tries once.
-    :param break_locks: whether the caller knows that no other program is packing, so that its locks are left over.
-    :raises RepositoryBusyError: if somebody else holds it, or if another program is writing to a pack.
+    :param timeout: how many seconds to wait for it, and for other programs that write to packs; 0 tries once.
+    :param break_locks: whether no other program is packing, so that its locks are stale and can be removed.
+    :raises RepositoryBusyError: if another process holds the lock, or another program is writing to a pack.
     """
     import filelock
 
+    deadline = time.monotonic() + timeout
     try:
         lock = filelock.FileLock(layout.maintenance_lock).acquire(
             timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
@@ -44,24 +51,25 @@ def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = Fals
         if cancel_requested():
             raise WorkCancelled from None
         raise RepositoryBusyError(
-            f"the repository at {layout.folder} is being maintained by somebody else (lock {layout.maintenance_lock}); "
+            f"another process is maintaining the repository at {layout.folder} (lock {layout.maintenance_lock}); "
             "try again later"
         ) from None
     with lock:
+        if not break_locks and not _wait(lambda: _other_lock(layout) is None, deadline):
+            raise _busy(_other_lock(layout) or layout.packs)
         for path in layout.pack_locks():
             if break_locks or is_own_lock(path):
                 path.unlink(missing_ok=True)
-            else:
-                raise RepositoryBusyError(
-                    f"another program is packing the repository at {layout.folder}, or was killed while it did: "
-                    f"{path} exists; if nobody is packing, `objrepo repair --exclusive` removes it"
-                )
-        yield
+        token = _pack_lock_timeout.set(timeout)
+        try:
+            yield
+        finally:
+            _pack_lock_timeout.reset(token)
 
 
 @contextmanager
 def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
-    """Hold the lock of a pack that groups are written to, if it is to be had within ``timeout`` seconds."""
+    """Hold the lock of a pack that groups are written to; False if it is not free within ``timeout`` seconds."""
     import filelock
 
     lock = filelock.FileLock(folder / f"writer-{pack_id}.lock")
@@ -80,16 +88,18 @@ def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
 def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
     """Hold the lock of a pack that disk-objectstore's packers take too; the caller holds the maintenance lock.
 
-    :raises RepositoryBusyError: if somebody else has it.
+    :raises RepositoryBusyError: if another program holds it for longer than the timeout of the maintenance lock.
     """
     path = layout.packs / f"{pack_id}.lock"
-    try:
-        _make(path, layout.sandbox)
-    except FileExistsError:
-        raise RepositoryBusyError(
-            f"another program is writing to pack {pack_id}, or was killed while it did: {path} exists; "
-            "if nobody is packing, `objrepo repair --exclusive` removes it"
-        ) from None
+
+    def create() -> bool:
+        with suppress(FileExistsError):
+            _create(path, layout.sandbox)
+            return True
+        return False
+
+    if not _wait(create, time.monotonic() + _pack_lock_timeout.get()):
+        raise _busy(path)
     try:
         yield
     finally:
@@ -97,22 +107,45 @@ def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
 
 
 def is_own_lock(path: Path) -> bool:
-    """Say whether a lock of a pack was made here."""
+    """Return whether objrepo created the lock of a pack."""
     with suppress(OSError, RepositoryError), safe_open(str(path)) as file:
         return file.read(len(_MARK) + 1) == _MARK
     return False
 
 
-def _make(path: Path, sandbox: Path) -> None:
-    """Make a lock with its mark in it at once, so that whoever is killed here leaves none without."""
-    aside = sandbox / uuid.uuid4().hex
-    aside.write_bytes(_MARK)
+def _other_lock(layout: Layout) -> Path | None:
+    """Return the lock of a pack that another program created, if there is one."""
+    return next((path for path in layout.pack_locks() if not is_own_lock(path) and os.path.lexists(path)), None)
+
+
+def _wait(succeeds: Callable[[], bool], deadline: float) -> bool:
+    """Call a function until it returns True or the time is over."""
+    while not succeeds():
+        if cancel_requested():
+            raise WorkCancelled
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _busy(path: Path) -> RepositoryBusyError:
+    return RepositoryBusyError(
+        f"another program is writing to a pack, or was killed while it was: {path} exists; try again later, or if no "
+        "program is packing, remove it with `repair(live=False)` or `objrepo repair --exclusive`"
+    )
+
+
+def _create(path: Path, sandbox: Path) -> None:
+    """Create a lock that has its mark from the start, so that a process killed here leaves none without."""
+    tmp_path = sandbox / uuid.uuid4().hex
+    tmp_path.write_bytes(_MARK)
     try:
-        os.link(aside, path)
+        os.link(tmp_path, path)
     except FileExistsError:
         raise
     except (OSError, AttributeError, NotImplementedError):  # a file system without links
         with open(path, "xb") as file:
             file.write(_MARK)
     finally:
-        aside.unlink()
+        tmp_path.unlink()
