@@ -10,7 +10,8 @@ from functools import partial
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
-from objrepo.offload.work_item import WorkCancelled, cancel_requested, in_call, present_call
+from objrepo.offload import work_item
+from objrepo.offload.work_item import WorkCancelled, cancel_requested
 
 __all__ = ("BlockingPool",)
 
@@ -64,7 +65,7 @@ class BlockingPool:
         A function that runs in this pool may submit others and wait for them: the waiting thread makes the call if no
         thread has begun it. So the pool never waits for a thread that only it could provide.
         """
-        call = partial(in_call, present_call(), function, *args)
+        call = partial(_in_call, getattr(work_item._worker, "call", None), function, *args)  # noqa: SLF001
         with self._starting:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(self._limit, "objrepo", lambda: setattr(_thread, "pool", self))
@@ -102,3 +103,13 @@ class BlockingPool:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown(cancel_futures=True)
+
+
+def _in_call(call: Any, function: Callable[..., T], *args: Any) -> T:
+    """Call a function that sees whether the caller of another call is cancelled."""
+    worker = work_item._worker  # noqa: SLF001
+    before, worker.call = getattr(worker, "call", None), call
+    try:
+        return function(*args)
+    finally:
+        worker.call = before

@@ -29,20 +29,6 @@ def cancel_requested() -> bool:
     return call is not None and call.abandoned
 
 
-def present_call() -> Call[Any] | None:
-    """Return the call that this thread is in."""
-    return getattr(_worker, "call", None)
-
-
-def in_call(call: Call[Any] | None, function: Callable[..., T], *args: Any) -> T:
-    """Call a function that sees whether the caller of another call is cancelled."""
-    before, _worker.call = present_call(), call
-    try:
-        return function(*args)
-    finally:
-        _worker.call = before
-
-
 def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], object]) -> None:
     """Have an event loop call a function, from any thread and without waiting for it.
 
