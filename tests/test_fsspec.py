@@ -85,24 +85,76 @@ def test_what_is_not_there(files):
             call("0" * 64)
 
 
+@pytest.mark.parametrize("prefix", ["", "/", "objrepo://", "objrepo:///"])
+def test_a_key_may_have_slashes_in_front(folder, files, prefix):
+    [key] = stored(folder, b"content")
+    assert files.cat(prefix + key) == b"content"
+    assert files.cat([prefix + key]) == {key: b"content"}
+    assert files.info(prefix + key)["name"] == key
+    assert files.ls(prefix, detail=False) == files.find(prefix) == files.glob(prefix + "*") == [key]
+    assert files.exists(prefix + key)
+    assert files.du(prefix) == files.size(prefix + key) == len(b"content")
+    assert list(files.walk(prefix)) == [("", [], [key])]
+    assert fsspec.open(f"objrepo:///{key}", repository=str(folder)).open().read() == b"content"
+
+
 @pytest.mark.parametrize(
     "write",
     [
-        lambda files, key: files.open(key, "wb"),
-        lambda files, key: files.open(key, "ab"),
-        lambda files, key: files.pipe(key, b""),
-        lambda files, key: files.mkdir("a"),
-        lambda files, key: files.rm(key),
-        lambda files, key: files.cp_file(key, "b"),
+        lambda files, key, local: files.open(key, "wb"),
+        lambda files, key, local: files.open(key, "ab"),
+        lambda files, key, local: files.open(key, "xb"),
+        lambda files, key, local: files.open(key, "r+b"),
+        lambda files, key, local: files.pipe(key, b""),
+        lambda files, key, local: files.pipe({key: b""}),
+        lambda files, key, local: files.pipe_file(key, b""),
+        lambda files, key, local: files.write_bytes(key, b""),
+        lambda files, key, local: files.write_text(key, ""),
+        lambda files, key, local: files.touch(key),
+        lambda files, key, local: files.touch(key, truncate=False),
+        lambda files, key, local: files.touch("new"),
+        lambda files, key, local: files.mkdir("a"),
+        lambda files, key, local: files.makedir("a"),
+        lambda files, key, local: files.makedirs("a/b"),
+        lambda files, key, local: files.makedirs("", exist_ok=True),
+        lambda files, key, local: files.mkdirs("a", exist_ok=True),
+        lambda files, key, local: files.rmdir("a"),
+        lambda files, key, local: files.rm(key),
+        lambda files, key, local: files.rm("", recursive=True),
+        lambda files, key, local: files.rm_file(key),
+        lambda files, key, local: files.delete(key),
+        lambda files, key, local: files.cp_file(key, "b"),
+        lambda files, key, local: files.copy(key, "b"),
+        lambda files, key, local: files.cp("", "b"),
+        lambda files, key, local: files.mv(key, "b"),
+        lambda files, key, local: files.mv("", "b"),
+        lambda files, key, local: files.rename(key, "b"),
+        lambda files, key, local: files.put(str(local), "b"),
+        lambda files, key, local: files.put(str(local.parent), "b"),
+        lambda files, key, local: files.upload(str(local), "b", recursive=True),
+        lambda files, key, local: files.put_file(local, "b"),
+        lambda files, key, local: files.put_file(local.parent, "b"),
+        lambda files, key, local: files.get_mapper("a", create=True),
+        lambda files, key, local: files.get_mapper().__setitem__("a", b""),
     ],
 )
-def test_nothing_is_written(folder, files, write):
+def test_every_method_that_writes_raises(folder, files, tmp_path, write):
     [key] = stored(folder, b"content")
+    (tmp_path / "source").mkdir()
+    local = tmp_path / "source" / "file"
+    local.write_bytes(b"new")
     with pytest.raises(OSError, match="read-only") as caught:
-        write(files, key)
+        write(files, key, local)
     assert caught.value.errno == errno.EROFS
     assert files.ls("", detail=False) == [key]
     assert files.cat(key) == b"content"
+
+
+def test_the_error_names_the_target(files):
+    with pytest.raises(OSError, match=r"objrepo:// is read-only: .*put\(\).*'target'"):
+        files.put_file("source", "target")
+    with pytest.raises(OSError, match=r"read-only.*'target'"):
+        files.put(lpath="source", rpath="target", recursive=True)
 
 
 def test_where_the_repository_is(folder, options, monkeypatch):

@@ -1,6 +1,6 @@
-"""A read-only filesystem of fsspec: pandas, dask, xarray and zarr read ``objrepo://KEY``.
+"""A read-only filesystem for fsspec: pandas, dask, xarray and zarr read ``objrepo://KEY``.
 
-It needs the extra ``fsspec``, which finds it by its entry point.
+It needs the extra ``fsspec``. fsspec finds it by its entry point.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ("ObjectFileSystem",)
 
 
 class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
-    """The objects of a repository, as files in one folder, named by their keys.
+    """The objects of a repository as files in one folder, named by their keys.
 
-    It starts no thread and no loop. Writing to it is an ``OSError``.
+    It starts no thread and no event loop. Every method that would write raises an ``OSError`` with ``EROFS``.
 
-    :param repository: the repository's folder or URL; ``$OBJREPO`` unless given, else ``./.objrepo``, as on the
+    :param repository: the folder or URL of the repository; by default ``$OBJREPO``, else ``./.objrepo``, as on the
         command line.
     """
 
@@ -36,12 +36,17 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             open_repository(repository or os.environ.get("OBJREPO") or ".objrepo", Inline())
         )
 
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        stripped = super()._strip_protocol(path)
+        return stripped.lstrip("/") if isinstance(stripped, str) else stripped
+
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
-        """List all keys, or one; sizes are known only of one that is asked for itself.
+        """List all keys, without sizes, or a single key, with its size.
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = _key(path)
+        key = self._strip_protocol(path)
         if key:
             found = self.info(key)
             return [found] if detail else [key]
@@ -53,18 +58,18 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = _key(path)
+        key = self._strip_protocol(path)
         if not key:
             return {"name": "", "size": 0, "type": "directory"}
         with self._repository.open(key) as file:
             return {"name": key, "size": file.seek(0, os.SEEK_END), "type": "file"}
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
-        """Return an object or a range of it; negative numbers count from its end.
+        """Return the content of an object, or a range of it; negative numbers count from the end.
 
         :raises FileNotFoundError: if there is no such object.
         """
-        key = _key(path)
+        key = self._strip_protocol(path)
         if start is None and end is None:
             return self._repository.get_object_content(key)
         with self._repository.open(key) as file:
@@ -73,8 +78,8 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return file.read(max(last - first, 0))
 
     def ukey(self, path: str) -> str:
-        """Return what changes when a file does: its key, as it never does."""
-        return _key(path)
+        """Return the key: as an object never changes, a cache may keep it by that."""
+        return str(self._strip_protocol(path))
 
     def _open(
         self,
@@ -86,35 +91,24 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         **kwargs: Any,
     ) -> _ObjectFile:
         if mode != "rb":
-            _refuse(path)
-        size: Any = block_size or self.blocksize  # fsspec's annotation says that it is a str
-        return _ObjectFile(self, _key(path), mode, size, autocommit, cache_options=cache_options, **kwargs)
+            self._refuse(path)
+        size: Any = block_size or self.blocksize  # fsspec annotates it as str
+        return _ObjectFile(self, path, mode, size, autocommit, cache_options=cache_options, **kwargs)
 
-    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> NoReturn:
-        """Refuse to write."""
-        _refuse(path)
+    def _refuse(self, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise ``OSError``: the filesystem is read-only."""
+        raise OSError(errno.EROFS, "objrepo:// is read-only: store objects with a repository's put()", path)
 
-    def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> NoReturn:
-        """Refuse to make a folder."""
-        _refuse(path)
+    def _refuse_target(self, *paths: Any, **named_paths: Any) -> NoReturn:
+        """Raise ``OSError``: the filesystem is read-only."""
+        self._refuse([*paths, *named_paths.values()][1])
 
-    def cp_file(self, path1: str, path2: str, **kwargs: Any) -> NoReturn:
-        """Refuse to copy within."""
-        _refuse(path2)
-
-    def _rm(self, path: str) -> NoReturn:
-        _refuse(path)
+    # Some of the inherited methods would succeed without writing anything.
+    mkdir = makedirs = rmdir = touch = pipe = pipe_file = rm = rm_file = _refuse
+    copy = cp_file = mv = put = put_file = _refuse_target
 
 
 class _ObjectFile(AbstractBufferedFile):  # type: ignore[misc]
     def _fetch_range(self, start: int, end: int) -> bytes:
         content: bytes = self.fs.cat_file(self.path, start, end)
         return content
-
-
-def _key(path: str) -> str:
-    return str(ObjectFileSystem._strip_protocol(path))  # noqa: SLF001  (fsspec's name for what subclasses use)
-
-
-def _refuse(path: str) -> NoReturn:
-    raise OSError(errno.EROFS, "objrepo:// is read-only: store objects with a repository's put()", path)
