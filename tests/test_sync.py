@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import csv
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -220,6 +222,17 @@ def test_third_parties_write_what_is_abstract_and_have_the_rest(tmp_path):
     for use in (backend.get_object_content, backend.delete_object, backend.get_object_hash):
         with pytest.raises(FileNotFoundError, match=key):
             use(key)
+
+
+def test_aiida_accepts_the_backends_once_it_is_imported(monkeypatch):
+    """With a stand-in for AiiDA's module; the test with AiiDA itself is in `tests/engines`."""
+    module = types.ModuleType("aiida.repository.backend.abstract")
+    backends = [ThirdParty(), SandboxRepositoryBackend(), SyncRepository(MemoryRepository(Inline()))]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert [backend.__class__ for backend in backends] == [type(backend) for backend in backends]
+    module.AbstractRepositoryBackend = abc.ABCMeta("AbstractRepositoryBackend", (), {})
+    assert all(isinstance(backend, module.AbstractRepositoryBackend) for backend in backends)
+    assert not isinstance(MemoryRepository(), module.AbstractRepositoryBackend)
 
 
 class TestEveryBackend:

@@ -306,3 +306,42 @@ def test_a_profile_that_is_locked_or_of_an_older_schema(storages, tmp_path):
         database.execute("UPDATE alembic_version SET version_num = 'main_0001'")
         database.commit()
     assert "is incompatible with the required schema" in profiles.verdi("storage", "info", status=1)
+
+
+ACCEPTED = """
+import io, sys
+first, second = sys.argv[1:]
+__import__(first)
+assert second.partition(".")[0] not in sys.modules, "neither imports the other"
+__import__(second)
+
+import aiida.repository
+import objrepo
+from disk_objectstore import Container
+from objrepo.offload import Inline
+from objrepo.sync import DiskObjectStoreRepositoryBackend, SandboxRepositoryBackend, SyncRepository
+
+for backend in (
+    SandboxRepositoryBackend(),
+    DiskObjectStoreRepositoryBackend(Container("container")),
+    SyncRepository(objrepo.MemoryRepository(Inline())),
+    SyncRepository(objrepo.SandboxRepository()).__enter__(),
+):
+    assert isinstance(backend, aiida.repository.backend.AbstractRepositoryBackend)
+    assert not isinstance(backend, aiida.repository.SandboxRepositoryBackend)
+    backend.initialise()
+    repository = aiida.repository.Repository(backend=backend)
+    repository.put_object_from_filelike(io.BytesIO(b"content"), "folder/file")
+    assert repository.get_object_content("folder/file") == b"content"
+    backend.close()
+print("objrepo.aiida" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("first", ["objrepo.sync", "aiida.repository"])
+def test_aiida_accepts_the_backends_whichever_is_imported_first(first, tmp_path):
+    second = {"objrepo.sync": "aiida.repository", "aiida.repository": "objrepo.sync"}[first]
+    environment = {**os.environ, "AIIDA_PATH": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", ACCEPTED, first, second]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert (done.stdout, done.stderr) == ("False\n", "")

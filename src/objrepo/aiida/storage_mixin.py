@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiida.repository.backend import AbstractRepositoryBackend
-
 from objrepo.sync import SyncRepository
 
 __all__ = ("KeepsRepository",)
-
-AbstractRepositoryBackend.register(SyncRepository)  # AiiDA asks for an instance of its own abstract class
 
 
 class KeepsRepository:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Self
 
 __all__ = ("AbstractRepositoryBackend",)
 
@@ -21,6 +22,18 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
     Third parties subclass it exactly as they subclass AiiDA's: what is abstract must be written, the rest is made of
     that. :class:`~objrepo.sync.SyncRepository` is such a subclass, around any :class:`~objrepo.AsyncRepository`.
     """
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Self]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The class, which AiiDA's abstract class accepts from then on, if AiiDA has been imported.
+
+        ``isinstance`` reads this attribute before it asks an abstract class. So AiiDA may be imported before this
+        module or after it, and this module need not import AiiDA, which takes a second.
+        """
+        aiida = sys.modules.get("aiida.repository.backend.abstract")
+        if aiida is not None and hasattr(aiida, "AbstractRepositoryBackend"):
+            aiida.AbstractRepositoryBackend.register(AbstractRepositoryBackend)
+        return type(self)
 
     @property
     @abstractmethod
