@@ -143,7 +143,10 @@ class TestWriting:
             assert call(place.verify).damaged == ()
             if not reached:
                 break
-        assert failed >= 3
+        if name.startswith("maintain") and number == errno.ENOSPC:
+            assert failed == 0, "a step that finds the disk full is taken again after the others"
+        else:
+            assert failed >= 3
         for key in WRITES[name](place, 1000):
             call(place.get, key, True)
 
@@ -151,8 +154,8 @@ class TestWriting:
         old = call(place.put_many, [b"%d" % number for number in range(10)])
         real = Index._connect
 
-        def full(self, mode):
-            connection = real(self, mode)
+        def full(self, *arguments):
+            connection = real(self, *arguments)
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count = {pages}")
             return connection

@@ -66,7 +66,10 @@ class PatchedContainer(Container):  # type: ignore[misc]
         :raises RepositoryBusyError: if another program holds the pack's lock.
         """
         pack = self._get_pack_path_from_pack_id(pack_id, allow_repack_pack=allow_repack_pack)
-        with pack_lock(Layout(self.get_folder()), int(pack_id)), safe_open(str(pack), "ab") as raw:
+        layout = Layout(self.get_folder())
+        with pack_lock(layout, int(pack_id)), safe_open(str(pack), "ab") as raw:
+            # For `cut_off_appended`: when an error closes the pack, what is left in the buffer is discarded.
+            layout.append_note(int(pack_id), raw.seek(0, io.SEEK_END)).touch()
             handle = io.BufferedWriter(raw)
             with with_path(pack):
                 yield handle

@@ -178,8 +178,9 @@ class Index:
 
     def sums(self) -> tuple[int, int]:
         """Return the bytes of all packed objects: decompressed, and as they are in the packs."""
-        size, length = self._all("SELECT coalesce(sum(size), 0), coalesce(sum(length), 0) FROM db_object")[0]
-        return int(size), int(length)
+        sums = "SELECT CAST(total(size) AS INTEGER), CAST(total(length) AS INTEGER) FROM db_object"
+        size, length = self._all(sums)[0]
+        return size, length
 
     def version(self) -> int:
         """Return a number that is another one after any other connection has changed the index."""
@@ -202,8 +203,13 @@ class Index:
         self._write("DELETE FROM db_object WHERE hashkey = ?", [(key,) for key in keys])
 
     def rows_of_pack(self, pack_id: int) -> list[RawRow]:
-        """Return the rows of all objects in a pack, in their order there."""
-        return self._all(f"SELECT {_COLUMNS} FROM db_object WHERE pack_id = ? AND {_TYPED} ORDER BY offset", pack_id)
+        """Return the rows of all objects in a pack, valid or not, in their order there."""
+        return self._all(f"SELECT {_COLUMNS} FROM db_object WHERE pack_id = ? ORDER BY offset", pack_id)
+
+    def end_of_pack(self, pack_id: int) -> int:
+        """Return where the last object in a pack ends; a number beyond every file if an invalid row names the pack."""
+        end = f"CASE WHEN {_TYPED} THEN offset + length ELSE {2**62} END"
+        return int(self._all(f"SELECT coalesce(max({end}), 0) FROM db_object WHERE pack_id = ?", pack_id)[0][0])
 
     def pack_ids(self) -> list[int]:
         """Return the packs that objects are in."""
@@ -214,12 +220,13 @@ class Index:
 
     def lengths(self) -> dict[int, int]:
         """Return for each pack how many of its bytes belong to objects."""
-        return dict(self._all("SELECT pack_id, sum(length) FROM db_object GROUP BY pack_id"))
+        # The sum of what is no length may be no integer, or too large for one.
+        return dict(self._all("SELECT pack_id, CAST(total(length) AS INTEGER) FROM db_object GROUP BY pack_id"))
 
     def remove_row(self, row: Row) -> None:
         """Remove a row that is still the same."""
         self._write(
-            "DELETE FROM db_object WHERE hashkey = ? AND pack_id = ? AND offset = ? AND length = ?",
+            "DELETE FROM db_object WHERE hashkey = ? AND pack_id IS ? AND offset IS ? AND length IS ?",
             [(row.key, row.pack_id, row.offset, row.length)],
         )
 
@@ -249,6 +256,16 @@ class Index:
                 if self._connection.in_transaction:  # when the disk is full, SQLite has done it
                     self._execute("ROLLBACK")
                 raise
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other connections from writing to the index, and wait until their transactions have ended."""
+        with _sqlite_errors(self._path):
+            self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            self._execute("ROLLBACK")
 
     def vacuum(self) -> None:
         """Rewrite the index in order and without holes; nobody else may be using it."""

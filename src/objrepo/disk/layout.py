@@ -22,6 +22,7 @@ __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
 
 CONTAINER_VERSION: Final = 1
 _PACK_NAME: Final = re.compile("[0-9]{1,17}")  # as many digits as an SQLite integer holds
+_APPEND_NOTE: Final = re.compile("append-([0-9]{1,17})-([0-9]{1,18})")
 _CONFIG_BYTES: Final = 1024 * 1024
 _LONGEST_PREFIX: Final = 39  # of the 40 digits of a SHA-1 key, one remains for the file
 
@@ -139,6 +140,15 @@ class Layout:
     def pack_files_size(self) -> int:
         """Return the size of all packs in bytes."""
         return sum(path.lstat().st_size for path in self.pack_files())
+
+    def append_note(self, pack_id: int, size: int) -> Path:
+        """Return the path of an empty file whose name says how large a pack was before a packer appended to it."""
+        return self.folder / f"append-{pack_id}-{size}"
+
+    def append_notes(self) -> list[tuple[Path, int, int]]:
+        """Return the files of packers that did not end: each with its pack and how large that was."""
+        found = ((path, _APPEND_NOTE.fullmatch(path.name)) for path in self.folder.glob("append-*"))
+        return [(path, int(match[1]), int(match[2])) for path, match in found if match]
 
     def pack_locks(self) -> list[Path]:
         """Return the lock files of packs, which disk-objectstore creates too."""

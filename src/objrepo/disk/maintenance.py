@@ -1,8 +1,9 @@
-"""Packing, repacking and cleaning a container, by one packer at a time."""
+"""Maintenance of a container: packing, repacking, cleaning and vacuuming, by one process at a time."""
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, Final
 from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.loose import remove_loose
-from objrepo.disk.repack import repack, unreferenced_bytes
+from objrepo.disk.repack import cut_off_appended, is_disk_full, repack, unreferenced_bytes
 from objrepo.disk.safe_open import is_inside, refused
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
@@ -45,16 +46,18 @@ class Plan:
         compress: bool,
         incremental_cleanup: bool,
     ) -> Plan:
-        """Fill in what was left open: everything, or while the repository is live what is safe then.
+        """Choose the steps that were left open: all of them, or those that are safe while the repository is live.
 
         The rules are those of ``DiskObjectStoreRepositoryBackend.maintain`` in aiida-core 2.9.
 
-        :raises ValueError: if something is asked for that is not safe while the repository is live.
+        :raises ValueError: if a requested step is not safe while the repository is live.
         """
         asked = {"do_repack": do_repack, "clean_storage": clean_storage, "do_vacuum": do_vacuum}
         unsafe = ", ".join(name for name, value in asked.items() if value)
         if live and unsafe:
-            raise ValueError(f"not safe while others may use the repository: {unsafe}; pass live=False if nobody does")
+            raise ValueError(
+                f"not safe while other processes may use the repository: {unsafe}; pass live=False if none does"
+            )
         return cls(
             pack_loose=pack_loose is not False,
             do_repack=not live and do_repack is not False,
@@ -77,17 +80,17 @@ def store_errors(layout: Layout) -> Iterator[None]:
         raise CorruptObjectError(_key_in(str(error)), str(error)) from error
     except SQLAlchemyError as error:
         cause = error.__cause__ or error
-        if "locked" in str(cause):
+        if getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             raise RepositoryBusyError(
                 f"the index {layout.index_file} is locked by another process; try again later"
-            ) from error
-        raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from error
+            ) from cause
+        raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from cause
 
 
 def estimate(session: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
-    """Say what the plan comes to, without changing anything."""
+    """Return the steps of the plan with their objects and bytes, without changing anything."""
     steps = []
-    loose = _survey_loose(session)
+    loose = _estimate_loose(session)
     if plan.pack_loose:
         steps.append(MaintenanceStep("pack_loose", *loose.waiting))
     packed = session.index.count()
@@ -101,23 +104,25 @@ def estimate(session: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ..
 
 
 def run(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
-    """Do what the plan says; the caller holds the maintenance lock.
+    """Take the steps of the plan; the caller holds the maintenance lock.
 
-    A caller that has been cancelled stops it between two objects or two packs; what was committed by then stays.
+    If the disk is full, a step that fails is taken again after the others, which may free space. Cancellation stops the
+    work between two objects or two packs; what was committed by then stays.
     """
-    steps = []
-    if plan.pack_loose:
-        with store_errors(session.layout):
-            steps.append(_pack(session, plan, progress))
-    if plan.do_repack:
-        freed = repack(session, progress)
-        steps.append(MaintenanceStep("do_repack", session.index.count(), freed))
-    if plan.clean_storage:
-        steps.append(_clean(session))
-    if plan.do_vacuum:
-        session.index.vacuum()
-        steps.append(MaintenanceStep("do_vacuum", session.index.count(), session.layout.index_file.stat().st_size))
-    return tuple(steps)
+    cut_off_appended(session)
+    names = [name for name in _STEPS if getattr(plan, name)]
+    steps = {}
+    failed = []
+    for name in names:
+        try:
+            steps[name] = _STEPS[name](session, plan, progress)
+        except (OSError, RepositoryError) as error:
+            if not is_disk_full(error):
+                raise
+            failed.append(name)
+    for name in failed:
+        steps[name] = _STEPS[name](session, plan, progress)
+    return tuple(steps[name] for name in names)
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class _Loose:
     copies: tuple[int, int]
 
 
-def _survey_loose(session: ContainerSession) -> _Loose:
+def _estimate_loose(session: ContainerSession) -> _Loose:
     waiting = [0, 0]
     copies = [0, 0]
     for keys in loose_keys(session):
@@ -154,12 +159,13 @@ def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | No
     count, (size, _) = session.index.count(), session.index.sums()
     for tries_left in range(_TRIES, -1, -1):
         try:
-            session.container.pack_all_loose(
-                compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
-                callback=_listener("pack_loose", progress),
-                clean_loose_per_pack=plan.incremental_cleanup,
-                do_fsync=False,  # the container flushes each pack by itself
-            )
+            with store_errors(session.layout):
+                session.container.pack_all_loose(
+                    compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
+                    callback=_listener("pack_loose", progress),
+                    clean_loose_per_pack=plan.incremental_cleanup,
+                    do_fsync=False,  # the container fsyncs each pack by itself
+                )
             break
         except FileNotFoundError:
             if not tries_left:
@@ -167,10 +173,16 @@ def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | No
             # Another program has deleted or cleaned a loose object that was about to be packed.
         finally:
             session.end_transaction()
+            cut_off_appended(session)
     return MaintenanceStep("pack_loose", session.index.count() - count, session.index.sums()[0] - size)
 
 
-def _clean(session: ContainerSession) -> MaintenanceStep:
+def _repack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
+    freed = repack(session, progress)
+    return MaintenanceStep("do_repack", session.index.count(), freed)
+
+
+def _clean(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     """Remove the loose files of packed objects."""
     objects = size = 0
     for keys in loose_keys(session):
@@ -183,6 +195,14 @@ def _clean(session: ContainerSession) -> MaintenanceStep:
                 objects += 1
         remove_loose(session, copies)
     return MaintenanceStep("clean_storage", objects, size)
+
+
+def _vacuum(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
+    session.index.vacuum()
+    return MaintenanceStep("do_vacuum", session.index.count(), session.layout.index_file.stat().st_size)
+
+
+_STEPS: Final = {"pack_loose": _pack, "do_repack": _repack, "clean_storage": _clean, "do_vacuum": _vacuum}
 
 
 def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, Any], None]:
@@ -203,5 +223,5 @@ def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, An
 
 
 def _key_in(message: str) -> str:
-    """Return the key that an error of disk-objectstore names, in quotes."""
+    """Return the key that an error of disk-objectstore contains in quotes."""
     return message.split("'")[1] if message.count("'") > 1 else "?"

@@ -1,20 +1,23 @@
-"""Rewriting packs without what was deleted from them, so that at no moment an object is missing.
+"""Rewriting packs without the bytes that no row names, so that no object is missing at any moment.
 
-What is left of a pack is copied to one with a new number, the copy is flushed, one transaction of the index makes the
-move, and only then the old pack is removed. A crash on the way leaves a pack that no row names, before or after; the
-next repack removes it.
+The objects of a pack are copied to a pack with a new number, the copy is fsynced, one transaction of the index changes
+their rows, and then the old pack is removed. A crash in between leaves a pack that no row names; the next repack
+removes it. On a full disk the objects at the end of the pack are moved first, and the pack is truncated after them.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.group_commit import FIRST_OWN_PACK
+from objrepo.disk.group_commit import FIRST_OWN_PACK, is_rolled_back
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
@@ -22,7 +25,7 @@ from objrepo.disk.pack_files import read_at, short_of
 from objrepo.disk.reader import check_inside
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import RepositoryBusyError, with_path
+from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import Progress, ProgressCallback
@@ -31,11 +34,12 @@ from objrepo.sources import write_all
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ("recover_repack", "repack", "unreferenced_bytes")
+__all__ = ("cut_off_appended", "is_disk_full", "recover_repack", "repack", "unreferenced_bytes")
 
 _COPY_BYTES: Final = 1024 * 1024
+_log: Final = logging.getLogger("objrepo")
 _PATIENCE: Final = 30.0
-"""How many seconds to wait for a writer to a pack."""
+"""Seconds to wait for a writer to a pack."""
 
 
 def unreferenced_bytes(session: ContainerSession) -> int:
@@ -43,31 +47,76 @@ def unreferenced_bytes(session: ContainerSession) -> int:
     return max(session.layout.pack_files_size() - session.index.sums()[1], 0)
 
 
-def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
-    """Rewrite each pack that has unreferenced_bytes; return how many bytes that freed.
+def is_disk_full(error: Exception) -> bool:
+    """Return whether an operation failed because the disk or the quota has no space left."""
+    code = getattr(error.__cause__, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT})
 
-    A caller that has been cancelled stops it between two pieces of a pack; what was moved by then stays moved.
+
+def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
+    """Rewrite each pack with unreferenced bytes; return the number of bytes that this freed.
+
+    Cancellation stops it between two pieces of a pack; objects that were moved by then stay moved.
+
+    :raises CorruptObjectError: if an invalid row names a pack; the pack stays as it is, after the others are rewritten.
     """
     if session.packs.file_id(REPACK_PACK) is not None:
         recover_repack(session)
     packs = [int(path.name) for path in session.layout.pack_files()]
     total = session.layout.pack_files_size()
+    lengths = session.index.lengths()
+    failure: Exception | None = None
     done = freed = 0
-    for pack_id in packs:
+    # The emptiest first: what it takes to remove a pack without objects is there on a full disk too.
+    for pack_id in sorted(packs, key=lambda pack_id: lengths.get(pack_id, 0)):
         with _locked(session, pack_id):
             path = Path(session.packs.path(pack_id))
             size = path.stat().st_size
             rows = session.index.rows_of_pack(pack_id)
-            if sum(row[3] for row in rows) < size or not rows:
-                freed += _rewrite(session, path, size, rows)
+            try:
+                if sum(row[3] for row in rows if type(row[3]) is int) < size or not rows:
+                    _check_rows(rows, path, size)
+                    freed += _rewrite(session, path, size, rows)
+            except CorruptObjectError as error:
+                failure = failure or error
         done += size
         if progress is not None:
             progress(Progress("do_repack", done, max(total, done), "bytes"))
+    if failure is not None:
+        raise failure
     return freed
 
 
+def cut_off_appended(session: ContainerSession) -> None:
+    """Remove what failed or killed packers appended to packs; the caller holds the maintenance lock.
+
+    Only bytes that a packer noted before it appended them are removed, so that no reader can have them open. The lock
+    of the index is held because disk-objectstore releases the lock of a pack before it commits the rows.
+    """
+    for note, pack_id, start in session.layout.append_notes():
+        try:
+            with pack_lock(session.layout, pack_id), session.index.locked():
+                cut_off(session, pack_id, start)
+            note.unlink()
+        except (OSError, RepositoryError) as error:
+            _log.warning("pack %d keeps unreferenced bytes until the next maintenance: %s", pack_id, error)
+
+
+def cut_off(session: ContainerSession, pack_id: int, start: int) -> None:
+    """Remove the bytes of a pack from a position on that no row names; the caller holds the lock of the pack."""
+    path = session.packs.path(pack_id)
+    with suppress(FileNotFoundError):
+        end = max(start, session.index.end_of_pack(pack_id))
+        if end == 0:
+            os.unlink(path)  # noqa: PTH108
+        elif end < os.stat(path).st_size:  # noqa: PTH116
+            with safe_open(path, "ab") as pack:
+                pack.truncate(end)
+                fsync_file(pack)
+
+
 def recover_repack(session: ContainerSession) -> None:
-    """Finish what a repack of disk-objectstore has begun when it was killed: its pack gets a number of its own."""
+    """Finish a repack of disk-objectstore that was killed: its pack gets a number of its own."""
     temporary = Path(session.packs.path(REPACK_PACK))
     rows = session.index.rows_of_pack(REPACK_PACK)
     if rows:
@@ -89,36 +138,70 @@ def _link_or_copy(source: Path, target: Path) -> None:
     fsync_directory(target.parent)
 
 
+def _check_rows(rows: list[RawRow], path: Path, size: int) -> None:
+    """Refuse a pack of which an invalid row says what is where: its bytes must stay.
+
+    :raises CorruptObjectError: naming the object.
+    """
+    for raw in rows:
+        row = Row._make(raw)
+        if not all(type(value) is int for value in raw[1:4]) or type(row.size) is not int:
+            raise CorruptObjectError(
+                row.key, f"the index has no numbers for its position: {raw}; repair the repository"
+            )
+        check_inside(row, str(path), size)
+
+
 def _rewrite(session: ContainerSession, path: Path, size: int, rows: list[RawRow]) -> int:
-    """Move a pack's objects to a new one, and remove it; return how many bytes that freed."""
+    """Move a pack's objects to a new one, and remove it; return the number of bytes that this freed."""
     kept = 0
     if rows:
         new_id = _next_number(session, int(path.name))
         with _locked(session, new_id):
-            new = Path(session.packs.path(new_id))
-            try:
-                with safe_open(str(path)) as source, safe_open(str(new), "xb") as target, with_path(new):
-                    moves = _copy(source, target, rows, path)
-                    kept = target.tell()
-                    fsync_file(target)
-                fsync_directory(new.parent)
-                session.index.move(rows, new_id, moves)
-            except BaseException:
-                if not session.index.rows_of_pack(new_id):
-                    new.unlink(missing_ok=True)
-                raise
+            _move(session, path, new_id, rows)
+            kept = os.stat(session.packs.path(new_id)).st_size  # noqa: PTH116
     path.unlink()
     fsync_directory(path.parent)
     return size - kept
 
 
+def _move(session: ContainerSession, path: Path, new_id: int, rows: list[RawRow]) -> None:
+    """Move objects to the end of another pack. On a full disk move half of them at a time, which frees their space."""
+    try:
+        _move_at_once(session, path, new_id, rows)
+        return
+    except (OSError, RepositoryError) as error:
+        if not is_disk_full(error) or len(rows) == 1:
+            raise
+    middle = len(rows) // 2
+    for part, remaining in ((rows[middle:], rows), (rows[:middle], rows[:middle])):
+        with safe_open(str(path), "ab") as pack:
+            pack.truncate(max(row[2] + row[3] for row in remaining))
+        _move(session, path, new_id, part)
+
+
+def _move_at_once(session: ContainerSession, path: Path, new_id: int, rows: list[RawRow]) -> None:
+    new = Path(session.packs.path(new_id))
+    with safe_open(str(path)) as source, safe_open(str(new), "ab") as target:
+        start = target.seek(0, os.SEEK_END)
+        try:
+            with with_path(new):
+                offsets = _copy(source, target, rows, path)
+                fsync_file(target)
+            fsync_directory(new.parent)
+            session.index.move(rows, new_id, offsets)
+        except BaseException as error:
+            if not isinstance(error, Exception) or is_rolled_back(error):
+                with suppress(OSError, RepositoryError):
+                    cut_off(session, new_id, start)
+            raise
+
+
 def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> list[int]:
-    """Copy the bytes of objects; return where each begins now."""
+    """Append the bytes of objects to a pack; return their offsets in it."""
     offsets = []
-    position = 0
+    position = target.tell()
     for raw in rows:
-        row = Row._make(raw)
-        check_inside(row, str(path), os.fstat(source.fileno()).st_size)
         _, _, offset, length, _, _ = raw
         offsets.append(position)
         for start in range(0, length, _COPY_BYTES):
@@ -127,28 +210,28 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
             wanted = min(_COPY_BYTES, length - start)
             data = read_at(source.fileno(), wanted, offset + start)
             if len(data) < wanted:
-                raise short_of(row, str(path), os.fstat(source.fileno()).st_size)
+                raise short_of(Row._make(raw), str(path), os.fstat(source.fileno()).st_size)
             write_all(target, data)
         position += length
     return offsets
 
 
 def _next_number(session: ContainerSession, pack_id: int) -> int:
-    """Return a number that no pack has, of the same kind: disk-objectstore's, or those that groups are written to."""
+    """Return a number that no pack has, of the same kind: for disk-objectstore's packs, or for groups."""
     own = pack_id >= FIRST_OWN_PACK
     numbers = [int(path.name) for path in session.layout.pack_files()]
-    numbers += [number for number in session.index.pack_ids() if number < 10**17]  # nobody has made so many
+    numbers += [number for number in session.index.pack_ids() if number < 10**17]  # larger numbers are invalid
     return max((n for n in numbers if (n >= FIRST_OWN_PACK) == own), default=FIRST_OWN_PACK if own else 0) + 1
 
 
 @contextmanager
 def _locked(session: ContainerSession, pack_id: int) -> Iterator[None]:
-    """Keep others from writing to a pack: disk-objectstore's packers, or those who put groups."""
+    """Keep other processes from writing to a pack: disk-objectstore's packers, or writers of groups."""
     with ExitStack() as stack:
         if pack_id < FIRST_OWN_PACK:
             stack.enter_context(pack_lock(session.layout, pack_id))
         elif not stack.enter_context(own_pack_lock(session.layout.folder, pack_id, _PATIENCE)):
             raise RepositoryBusyError(
-                f"somebody is writing to pack {pack_id} of the repository at {session.layout.folder}; try again later"
+                f"another process is writing to pack {pack_id} of {session.layout.folder}; try again later"
             )
         yield

@@ -1,4 +1,4 @@
-"""Checking what a container holds: each copy of each object, and what was left behind."""
+"""Verifying a container: each copy of each object, and leftovers of interrupted work."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from typing import Final, NamedTuple
 
 from objrepo.disk.index import Row
 from objrepo.disk.layout import REPACK_PACK
-from objrepo.disk.reader import open_loose, open_packed
+from objrepo.disk.reader import check_inside, open_loose, open_packed
 from objrepo.disk.safe_open import UnsafePathError
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import CorruptObjectError
+from objrepo.errors import CorruptObjectError, RepositoryError
 from objrepo.integrity import digest
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
-__all__ = ("Damage", "check_objects", "damages", "find_leftovers")
+__all__ = ("Damage", "check_objects", "damages", "find_leftovers", "is_valid")
 
 _TRIES: Final = 3
+_PROCESS_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 
 
 class Damage(NamedTuple):
     """A damaged copy of an object.
 
     :ivar row: where it is packed; None for a loose one.
+    :ivar readable: whether the file can be read; if not, as without permission, its content may be intact.
     """
 
     row: Row | None
     reason: str
+    readable: bool = True
 
 
 def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -> VerifyReport:
-    """Check every copy of some objects; what has been deleted meanwhile is left out.
+    """Check every copy of some objects; objects that were deleted meanwhile are left out.
 
-    :param quick: whether to look only at whether the bytes are there, and not at what they are.
+    :param quick: whether to check only that the bytes are there, without reading them.
     """
     objects = size = 0
     damaged = []
     rows = {row[0]: Row._make(row) for row in session.index.rows(keys)}
+    rows |= {key: row for key in session.index.present(keys) - rows.keys() if (row := _row(session, key))}
     for key in keys:
-        try:
-            checked = _check(session, key, rows.get(key), quick)
-        except CorruptObjectError as error:  # its row is none
-            checked = 0, [Damage(None, error.reason)]
+        checked = _check(session, key, rows.get(key), quick)
         if checked is None:
             continue
         objects += 1
@@ -58,83 +59,97 @@ def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -
 
 def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:
     """Read every copy of an object; return the damaged ones, and whether another one is intact."""
-    row = session.index.row(key)
+    row = _row(session, key)
     checked = _check(session, key, row, quick=False)
     copies = (row is not None) + os.path.lexists(session.layout.loose_name(session.config, key))
     return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
 
 
+def is_valid(row: Row) -> bool:
+    """Return whether a row has integers where the index says where the object is."""
+    return all(type(value) is int for value in (row.pack_id, row.offset, row.length, row.size))
+
+
+def _row(session: ContainerSession, key: str) -> Row | None:
+    """Return the row of a key, valid or not."""
+    rows = session.index.raw_row(key)
+    return Row._make(rows[0]) if rows else None
+
+
 def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> tuple[int, list[Damage]] | None:
-    """Check the copies of an object; return its size and what is damaged, None if it is not there."""
+    """Check the copies of an object; return its size and the damages, None if it does not exist."""
     found: list[Damage] = []
     size: int | None = None
     for _ in range(_TRIES):
-        if row is not None and key == row.key:
-            size, reason = _check_packed(session, row, quick)
-            if reason is not None and session.index.row(key) != row:
-                row = session.index.row(key)  # somebody has moved it meanwhile
+        if row is not None:
+            size, damage = _check_packed(session, row, quick)
+            if damage is not None and (current := _row(session, key)) != row:
+                row = current  # a repack has moved it, or a deletion removed it
+                size = None
                 continue
-            found += [Damage(row, reason)] if reason is not None else []
+            found += [damage] if damage is not None else []
         with suppress(FileNotFoundError):
-            loose_size, reason = _check_loose(session, key, quick)
+            loose_size, damage = _check_loose(session, key, quick)
             size = loose_size if size is None else size
-            found += [Damage(None, reason)] if reason is not None else []
+            found += [damage] if damage is not None else []
         if size is not None:
             return size, found
-        row = session.index.row(key)  # somebody may have packed it meanwhile
+        row = _row(session, key)  # it may have been packed meanwhile
         if row is None:
             return None
     return None
 
 
-def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, str | None]:
-    if quick:
-        try:
-            present = os.stat(session.packs.path(row.pack_id)).st_size  # noqa: PTH116
-        except FileNotFoundError:
-            return row.size, f"pack {session.packs.path(row.pack_id)} is missing"
-        if row.offset < 0 or row.length < 0 or row.size < 0 or row.offset + row.length > present:
-            end = row.offset + row.length
-            return row.size, f"it should end at {end} in {session.packs.path(row.pack_id)}, which has {present} bytes"
-        return row.size, None
+def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, Damage | None]:
+    if not is_valid(row):
+        return 0, Damage(row, f"the index has no numbers for its position: {tuple(row)}")
+    path = session.packs.path(row.pack_id)
+    size = max(row.size, 0)
     try:
+        if quick:
+            check_inside(row, path, os.stat(path).st_size)  # noqa: PTH116
+            return size, None
         opened = open_packed(session, row)
         if opened is None:
-            return row.size, "its row has changed"
+            return size, Damage(row, "its row has changed")
         found, size = digest(opened, session.config.hash_type)
-    except CorruptObjectError as error:
-        return max(row.size, 0), error.reason
-    except UnsafePathError as error:
-        return max(row.size, 0), str(error)
+    except FileNotFoundError:
+        return size, Damage(row, f"pack {path} is missing")
     except OSError as error:
-        if error.errno != errno.EIO:
-            raise  # it is not the object that is damaged
-        return max(row.size, 0), f"pack {session.packs.path(row.pack_id)} cannot be read: {error}"
-    return size, None if found == row.key else f"its content in pack {row.pack_id} hashes to {found}"
+        return size, _damage(row, path, error)
+    except UnsafePathError as error:
+        return size, Damage(row, str(error))
+    return size, None if found == row.key else Damage(row, f"its content in pack {row.pack_id} hashes to {found}")
 
 
-def _check_loose(session: ContainerSession, key: str, quick: bool) -> tuple[int, str | None]:
+def _check_loose(session: ContainerSession, key: str, quick: bool) -> tuple[int, Damage | None]:
     path = session.layout.loose_name(session.config, key)
-    if quick:
-        status = os.lstat(path)
-        return status.st_size, None if stat.S_ISREG(status.st_mode) else f"{path} is no file"
     try:
+        if quick:
+            status = os.lstat(path)
+            return status.st_size, None if stat.S_ISREG(status.st_mode) else Damage(None, f"{path} is no file")
         found, size = digest(open_loose(session, key), session.config.hash_type)
     except FileNotFoundError:
         raise
-    except CorruptObjectError as error:
-        return 0, error.reason
-    except UnsafePathError as error:
-        return 0, str(error)
     except OSError as error:
-        if error.errno not in {errno.EIO, errno.EISDIR}:
-            raise  # it is not the object that is damaged
-        return 0, f"the file {path} cannot be read: {error}"
-    return size, None if found == key else f"its content in {path} hashes to {found}"
+        return 0, _damage(None, path, error)
+    except UnsafePathError as error:
+        return 0, Damage(None, str(error))
+    return size, None if found == key else Damage(None, f"its content in {path} hashes to {found}")
+
+
+def _damage(row: Row | None, path: str, error: OSError) -> Damage:
+    """Return the damage that an error of reading shows; raise the error if it does not concern the file."""
+    if isinstance(error, CorruptObjectError):
+        return Damage(row, error.reason)
+    if isinstance(error, RepositoryError) or error.errno is None or error.errno in _PROCESS_ERRORS:
+        raise error
+    reason = f"{path} cannot be read: {error.strerror}"
+    return Damage(row, reason, readable=error.errno in {errno.EIO, errno.EISDIR})
 
 
 def find_leftovers(session: ContainerSession) -> tuple[Leftover, ...]:
-    """Return what was left behind by whoever was interrupted, and what was deleted from packs."""
+    """Return what interrupted processes left behind, and the bytes in packs that no row names."""
     layout = session.layout
     found = [Leftover("temporary file", str(path), size) for path, size in _files(layout.sandbox)]
     found += [Leftover("duplicate", str(path), size) for path, size in _files(layout.duplicates)]
@@ -151,7 +166,7 @@ def find_leftovers(session: ContainerSession) -> tuple[Leftover, ...]:
             found.append(Leftover("lock", str(path), size))
         else:
             found.append(Leftover("unknown file", str(path), size))
-    found += [Leftover("unknown file", str(path), size) for path, size in _strange_loose(session)]
+    found += [Leftover("unknown file", str(path), size) for path, size in _unknown_loose(session)]
     return tuple(found)
 
 
@@ -164,8 +179,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield path, path.lstat().st_size
 
 
-def _strange_loose(session: ContainerSession) -> Iterable[tuple[Path, int]]:
-    """Iterate over files that lie among the loose objects and have no name of one."""
+def _unknown_loose(session: ContainerSession) -> Iterable[tuple[Path, int]]:
+    """Iterate over files in the folder of the loose objects whose names are no keys."""
     prefix = session.config.loose_prefix_len
     for path, size in _files(session.layout.loose):
         if prefix == 0 or not path.is_dir():
