@@ -1,1 +1,1 @@
-"""How fast objrepo is beside its peers: `nox -s bench`, and `nox -s bench -- --quick` for a first look."""
+"""The speed of objrepo and of comparable libraries: `nox -s bench`, or quicker `nox -s bench -- --quick`."""

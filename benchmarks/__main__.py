@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--to FOLDER] [NAME...]`: race, print a table, write JSON and plots."""
+"""`python -m benchmarks [--quick] [--to FOLDER] [NAME...]`: measure, print tables, write JSON and plots."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pathlib import Path
 
 from benchmarks.harness import Results
 from benchmarks.plots import draw
-from benchmarks.promises import check
+from benchmarks.targets import check
 
-KINDS = ("single", "together", "bulk", "large", "growth", "imports")
-APART = ("elsewhere", "profiles", "web")
-"""Kinds that need more than Python packages; each is asked for by its name, and has a file of figures of its own."""
+DEFAULT = ("single", "concurrency", "bulk", "large", "growth", "imports")
+NAMED_ONLY = ("remote", "profiles", "web")
+"""Benchmarks that need more than Python packages. They run only if named, and have their own JSON files."""
 
 
 def main() -> None:
-    """Run the kinds of work that are asked for, all of them unless told otherwise."""
+    """Run the named benchmarks; by default those that need only Python packages."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("kinds", nargs="*", choices=[*KINDS, *APART, []], help="which kinds of work to do")
+    parser.add_argument("names", nargs="*", choices=[*DEFAULT, *NAMED_ONLY, []], help="the benchmarks to run")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller repositories")
-    parser.add_argument("--to", type=Path, default=Path("docs", "benchmarks"), help="where JSON and plots go")
-    parser.add_argument("--on", type=Path, help="on which disk to work; the system's folder for temporary files")
+    parser.add_argument("--to", type=Path, default=Path("docs", "benchmarks"), help="the directory for JSON and plots")
+    parser.add_argument("--on", type=Path, help="the directory for temporary files, which selects the disk")
     options = parser.parse_args()
     results = Results(options.quick)
-    for kind in options.kinds or KINDS:
+    for benchmark in options.names or DEFAULT:
         with tempfile.TemporaryDirectory(prefix="objrepo-bench-", dir=options.on) as folder:
-            import_module(f"benchmarks.{kind}").run(results, Path(folder, kind))
+            import_module(f"benchmarks.{benchmark}").run(results, Path(folder, benchmark))
     options.to.mkdir(parents=True, exist_ok=True)
     report = {"python": platform.python_version(), "machine": platform.machine(), **results.as_json()}
-    if not options.kinds:
+    if not options.names:
         rows = check(results)
-        report["promises"] = [{"what": w, "measured": m, "promised": p, "kept": k} for w, m, p, k in rows]
-        for what, measured, promised, kept in rows:
-            print(f"{'kept' if kept else 'NOT':<6}{what:<70}{measured:>9.2f}   {promised}")
-    name = "-".join(options.kinds) if set(options.kinds) & set(APART) else "results"
+        report["targets"] = [{"what": w, "measured": m, "target": t, "met": ok} for w, m, t, ok in rows]
+        for what, measured, target, met in rows:
+            print(f"{'met' if met else 'NOT':<6}{what:<70}{measured:>9.2f}   {target}")
+    name = "-".join(options.names) if set(options.names) & set(NAMED_ONLY) else "results"
     (options.to / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     draw(results, options.to)
 

@@ -1,12 +1,12 @@
-"""Ten thousand objects of 1 KiB at a time."""
+"""Operations on 10,000 objects of 1 KiB."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from benchmarks.contestants import Aiida, Facade, SqliteBlobs, WarmContainer
-from benchmarks.harness import Results, race
+from benchmarks.harness import Results, compare
+from benchmarks.implementations import Aiida, Facade, SqliteBlobs, WarmContainer
 from objrepo import DiskRepository
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
@@ -15,20 +15,20 @@ OBJECTS = 10_000
 
 
 def run(results: Results, folder: Path) -> None:
-    """Has, iterate, list, put and delete many."""
+    """Measure has, iteration, listing, put and delete of many objects."""
     contents = [os.urandom(1024) for _ in range(OBJECTS)]
     keys = WarmContainer(folder / "shared").container.add_objects_to_pack(contents, compress=False)
     facade, aiida = Facade(folder / "shared").backend, Aiida(folder / "shared").backend
     backends = {"objrepo facade": facade, "aiida-core": aiida}
     rounds = 3 if results.quick else 15
-    race(
+    compare(
         results,
         "has 10,000 keys",
         {n: lambda _, b=b: b.has_objects(keys) for n, b in backends.items()},
         rounds,
         OBJECTS,
     )
-    race(
+    compare(
         results,
         "iterate 10,000 packed objects",
         {
@@ -38,7 +38,7 @@ def run(results: Results, folder: Path) -> None:
         rounds,
         OBJECTS,
     )
-    race(
+    compare(
         results, "list 10,000", {n: lambda _, b=b: list(b.list_objects()) for n, b in backends.items()}, rounds, OBJECTS
     )
     put_many(results, folder, rounds)
@@ -46,7 +46,7 @@ def run(results: Results, folder: Path) -> None:
 
 
 def put_many(results: Results, folder: Path, rounds: int) -> None:
-    """Race at durable puts of many; those that take them one by one get a tenth."""
+    """Measure durable puts; implementations without a bulk method put a tenth of the objects."""
     drive = InPlace()
     repo = DiskRepository(folder / "put many", Inline())
     drive.call(repo.__aenter__)
@@ -65,7 +65,7 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
             blobs.put(content)
         blobs.connection.execute("COMMIT")
 
-    race(
+    compare(
         results,
         "put 10,000 × 1 KiB",
         {
@@ -75,9 +75,9 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
         },
         rounds,
         OBJECTS,
-        {"Container.add_objects_to_pack": "not flushed to the disk on Linux, and one writer at a time"},
+        {"Container.add_objects_to_pack": "not fsynced on Linux, and one writer at a time"},
     )
-    race(
+    compare(
         results,
         "put 1,000 × 1 KiB, one by one",
         {
@@ -90,7 +90,7 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
 
 
 def delete(results: Results, folder: Path) -> None:
-    """Race at deleting a thousand of ten thousand objects."""
+    """Measure deleting 1,000 of 10,000 objects."""
     backends = {"objrepo facade": Facade(folder / "delete objrepo"), "aiida-core": Aiida(folder / "delete aiida")}
     keys = {
         name: WarmContainer(folder / f"delete {name.split()[0].removesuffix('-core')}").container.add_objects_to_pack(
@@ -98,7 +98,7 @@ def delete(results: Results, folder: Path) -> None:
         )
         for name in backends
     }
-    race(
+    compare(
         results,
         "delete 1,000 packed objects",
         {

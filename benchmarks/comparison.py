@@ -1,4 +1,4 @@
-"""Write the figures of `docs/comparison.md` out of those of a run: python -m benchmarks.comparison."""
+"""Write the figures of a run into `docs/comparison.md`: python -m benchmarks.comparison."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ WORKS_ON = tuple(f"1000 × {what} 1 KiB at once, asyncio" for what in ("get", "h
 
 
 def table(figures: list[dict[str, Any]], works: tuple[str, ...], peers: dict[str, tuple[str, ...]]) -> str:
-    """Return a table with a row for each work; the quickest is bold, and † marks what is not flushed to the disk."""
+    """Return a table with a row for each kind of work; the fastest is bold, and † marks writes without fsync."""
     lines = ["| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
     for work in works:
-        found = {each["contestant"]: each for each in figures if each["work"] == work}
+        found = {each["implementation"]: each for each in figures if each["work"] == work}
         row = [next((found[name] for name in names if name in found), None) for names in peers.values()]
         best = min(each["median"] for each in row if each is not None)
         lines.append(f"| {work} | " + " | ".join(cell(each, best) for each in row) + " |")
@@ -56,10 +56,10 @@ def table(figures: list[dict[str, Any]], works: tuple[str, ...], peers: dict[str
 
 
 def cell(figure: dict[str, Any] | None, best: float) -> str:
-    """Return what a table shows of a figure."""
+    """Return a cell of the table."""
     if figure is None:
         return ""
-    shown = show(figure["median"]) + ("†" if "not flushed" in figure["note"] else "")
+    shown = show(figure["median"]) + ("†" if "not fsynced" in figure["note"] else "")
     return f"**{shown}**" if figure["median"] == best else shown
 
 
@@ -73,7 +73,7 @@ def section(report: dict[str, Any]) -> str:
 
 
 def page(report: dict[str, Any], text: str) -> str:
-    """Return the page with these figures."""
+    """Return the text of the page with the figures replaced."""
     before, _, rest = text.partition(BEGIN)
     return before + section(report) + rest.partition(END)[2]
 

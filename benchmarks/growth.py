@@ -1,4 +1,4 @@
-"""What becomes slower as a repository grows, and how much memory a listing needs."""
+"""The speed of growing repositories, and the memory of a listing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.contestants import Facade
-from benchmarks.harness import Results, race
+from benchmarks.harness import Results, compare
+from benchmarks.implementations import Facade
 from objrepo import DiskRepository
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
@@ -38,7 +38,7 @@ anyio.run(main)
 
 
 def run(results: Results, folder: Path) -> None:
-    """Race repositories of different sizes against each other."""
+    """Compare repositories of different sizes."""
     sizes = (10_000, 100_000) if results.quick else (10_000, 100_000, 1_000_000)
     facades, keys = {}, {}
     for size in sizes:
@@ -58,7 +58,7 @@ def run(results: Results, folder: Path) -> None:
             return one_round
 
         works = {f"{size:,} objects": work(size) for size in sizes}
-        race(results, f"growth: {method} 1 KiB", works, 30 if results.quick else 300, 20)
+        compare(results, f"growth: {method} 1 KiB", works, 30 if results.quick else 300, 20)
     for size in sizes:
         done = subprocess.run(
             [sys.executable, "-c", LISTING, folder / str(size)], check=True, capture_output=True, text=True
@@ -72,7 +72,7 @@ def run(results: Results, folder: Path) -> None:
 
 
 def fill(path: Path, size: int) -> list[str]:
-    """Make a repository of so many objects of 1 KiB, and return some of their keys."""
+    """Make a repository of ``size`` objects of 1 KiB, and return some of their keys."""
     drive = InPlace()
     repo = DiskRepository(path, Inline())
     drive.call(repo.__aenter__)

@@ -1,4 +1,4 @@
-"""Races: contestants take turns at the same work in one process, so that a machine whose speed drifts slows all of them."""
+"""Comparisons: implementations alternate in one process, so that changes of the speed of the machine affect all of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 @dataclass
 class Figure:
-    """What one contestant took for one kind of work: seconds an operation, median and quartiles of the rounds."""
+    """Seconds per operation of one implementation: median and quartiles of the rounds."""
 
     work: str
-    contestant: str
+    implementation: str
     median: float
     low: float
     high: float
@@ -31,22 +31,22 @@ class Results:
     quick: bool
     figures: list[Figure] = field(default_factory=list)
 
-    def add(self, work: str, contestant: str, seconds: list[float], note: str = "") -> None:
-        """Add the rounds of a contestant."""
+    def add(self, work: str, implementation: str, seconds: list[float], note: str = "") -> None:
+        """Add the rounds of a implementation."""
         low, median, high = quartiles(seconds)
-        self.figures.append(Figure(work, contestant, median, low, high, len(seconds), note))
-        print(f"  {contestant:<34}{show(median):>12}   {show(low)} to {show(high)}  {note}", flush=True)
+        self.figures.append(Figure(work, implementation, median, low, high, len(seconds), note))
+        print(f"  {implementation:<34}{show(median):>12}   {show(low)} to {show(high)}  {note}", flush=True)
 
-    def of(self, work: str, contestant: str) -> float:
+    def of(self, work: str, implementation: str) -> float:
         """Return a median."""
-        return next(each.median for each in self.figures if (each.work, each.contestant) == (work, contestant))
+        return next(each.median for each in self.figures if (each.work, each.implementation) == (work, implementation))
 
     def works(self) -> list[str]:
-        """Name the kinds of work, in their order."""
+        """Return the kinds of work in order."""
         return list(dict.fromkeys(each.work for each in self.figures))
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is written to the file."""
+        """Return the content of the JSON file."""
         return {"quick": self.quick, "figures": [asdict(each) for each in self.figures]}
 
 
@@ -59,71 +59,71 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def show(seconds: float) -> str:
-    """Return a time as people read it."""
+    """Return a time for people to read."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:.1f} µs"
     return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def race(
+def compare(
     results: Results,
     work: str,
-    contestants: dict[str, Callable[[int], Any]],
+    implementations: dict[str, Callable[[int], Any]],
     rounds: int,
     operations: int = 1,
     notes: dict[str, str] | None = None,
 ) -> None:
-    """Have contestants do the same work in turns, and check that all came to the same result.
+    """Run implementations of the same work alternately, and check that their results are equal.
 
-    :param contestants: by name, what does the work of one round; what it returns is compared.
-    :param operations: how many operations one round is.
+    :param implementations: by name, a function that does one round of the work and returns its result.
+    :param operations: the number of operations in a round.
     """
     print(work, flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for name, do in contestants.items():
-        do(-1)  # not counted: imports, opens, warms up
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
+    for name, do in implementations.items():
+        do(-1)  # not counted: it imports, opens and warms up
         del name
     gc.collect()
     for number in range(rounds):
         outcomes = set()
-        for name, do in contestants.items():
+        for name, do in implementations.items():
             start = time.perf_counter()
             outcome = do(number)
             seconds[name].append((time.perf_counter() - start) / operations)
             outcomes.add(digest(outcome))
-        assert len(outcomes - {None}) <= 1, f"{work}: the contestants came to different results"
+        assert len(outcomes - {None}) <= 1, f"{work}: the results of the implementations differ"
     for name, values in seconds.items():
         results.add(work, name, values, (notes or {}).get(name, ""))
 
 
-async def async_race(
+async def compare_async(
     results: Results,
     work: str,
-    contestants: dict[str, Callable[[int], Awaitable[Any]]],
+    implementations: dict[str, Callable[[int], Awaitable[Any]]],
     rounds: int,
     operations: int = 1,
     notes: dict[str, str] | None = None,
 ) -> None:
-    """Do the same with contestants that are awaited."""
+    """Do the same with async functions."""
     print(work, flush=True)
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for do in contestants.values():
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
+    for do in implementations.values():
         await do(-1)
     gc.collect()
     for number in range(rounds):
         outcomes = set()
-        for name, do in contestants.items():
+        for name, do in implementations.items():
             start = time.perf_counter()
             outcome = await do(number)
             seconds[name].append((time.perf_counter() - start) / operations)
             outcomes.add(digest(outcome))
-        assert len(outcomes - {None}) <= 1, f"{work}: the contestants came to different results"
+        assert len(outcomes - {None}) <= 1, f"{work}: the results of the implementations differ"
     for name, values in seconds.items():
         results.add(work, name, values, (notes or {}).get(name, ""))
 
 
 def digest(outcome: Any) -> Any:
-    """Return something small that is equal for equal outcomes."""
+    """Return a small value that is equal for equal outcomes."""
     if isinstance(outcome, bytes):
         return hashlib.sha256(outcome).digest()
     if isinstance(outcome, list | set):

@@ -1,4 +1,4 @@
-"""How long an import takes, and the first byte from a cold process. Each run is a fresh interpreter."""
+"""The time of an import, and of the first byte from a cold process. Each run is a new interpreter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.contestants import WarmContainer
 from benchmarks.harness import Results
+from benchmarks.implementations import WarmContainer
 
 MODULES = ("anyio", "objrepo", "objrepo.memory", "objrepo.disk", "objrepo.sync")
 IMPORT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
@@ -23,18 +23,18 @@ TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter()
 
 
 def run(results: Results, folder: Path) -> None:
-    """Take turns."""
+    """Measure imports and first bytes."""
     rounds = 5 if results.quick else 21
-    in_turns(results, "import", {module: IMPORT.format(module) for module in MODULES}, rounds)
+    alternate(results, "import", {module: IMPORT.format(module) for module in MODULES}, rounds)
     key = WarmContainer(folder / "repository").put(b"content")
     statements = {
         name: TIMED.format(statement.format(str(folder / "repository"), key)) for name, statement in FIRST_BYTE.items()
     }
-    in_turns(results, "first byte from a cold process", statements, rounds)
+    alternate(results, "first byte from a cold process", statements, rounds)
 
 
-def in_turns(results: Results, work: str, scripts: dict[str, str], rounds: int) -> None:
-    """Run scripts that print seconds, in turns."""
+def alternate(results: Results, work: str, scripts: dict[str, str], rounds: int) -> None:
+    """Run scripts that print seconds, alternately."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def seconds(script: str) -> float:

@@ -1,4 +1,4 @@
-"""Large objects: put and get of 64 MiB, ranges, and how long the loop is held up meanwhile."""
+"""Large objects: put and get of 64 MiB, ranges, and the delay of the event loop meanwhile."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.contestants import Aiida, Facade
-from benchmarks.harness import Results, race
-from benchmarks.together import LOOPS
+from benchmarks.concurrency import LOOPS
+from benchmarks.harness import Results, compare
+from benchmarks.implementations import Aiida, Facade
 from objrepo import DiskRepository
 
 MEBIBYTE = 1024 * 1024
@@ -26,19 +26,19 @@ def file_of(path: Path, mebibytes: int) -> Path:
 
 
 def run(results: Results, folder: Path) -> None:
-    """Race and measure."""
+    """Measure put and get, then the event loops."""
     folder.mkdir(parents=True)
     rounds = 3 if results.quick else 9
     files = [file_of(folder / f"{number}.bin", 64) for number in range(10)]
     backends = {"objrepo facade": Facade(folder / "objrepo").backend, "aiida-core": Aiida(folder / "aiida").backend}
-    race(
+    compare(
         results,
         "put a file of 64 MiB",
         {name: lambda number, b=b: b.put_object_from_file(files[number]) for name, b in backends.items()},
         rounds,
     )
     key = backends["objrepo facade"].put_object_from_file(files[0])
-    race(
+    compare(
         results,
         "get 64 MiB, loose",
         {name: lambda _, b=b: b.get_object_content(key) for name, b in backends.items()},
@@ -49,7 +49,7 @@ def run(results: Results, folder: Path) -> None:
 
 
 async def on_loop(results: Results, folder: Path, loop: str, files: list[Path]) -> None:
-    """Measure the delay of the loop while 8 large puts run, and ranges of a large object and a small one."""
+    """Measure the delay of the event loop during 8 large puts, and ranges of a large and a small object."""
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         delays: list[float] = []
@@ -78,7 +78,7 @@ async def on_loop(results: Results, folder: Path, loop: str, files: list[Path]) 
 
 
 async def ranges(results: Results, repo: DiskRepository, folder: Path, loop: str) -> None:
-    """Race 4 KiB out of a large object against 4 KiB out of a small one."""
+    """Compare ranges of 4 KiB of a large object with those of a small one."""
     size = 256 if results.quick else 1024
     large = await repo.put(file_of(folder.with_suffix(".large"), size))
     small = await repo.put(file_of(folder.with_suffix(".small"), 1))

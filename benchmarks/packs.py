@@ -1,4 +1,4 @@
-"""A small simulation of packs in a bucket: many small objects as one of the bucket's, found by an index."""
+"""A simulation of packs in a bucket: many small objects in one object of the bucket, with an index."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import anyio
 import obstore
 from obstore.store import S3Store
 
-from benchmarks.harness import Results, async_race
-from benchmarks.together import together
+from benchmarks.concurrency import concurrently
+from benchmarks.harness import Results, compare_async
 from objrepo import S3Repository
 
 ENTRY = struct.Struct(">32sQI")
-"""A line of the index: the hash, where in the pack the object begins, and how long it is."""
+"""An entry of the index: the hash of the object, its offset in the pack, and its length."""
 
 PACK_BYTES = 8 * 1024 * 1024
 SMALL = 1024
 
 
 class Packs:
-    """Packs in a bucket. Each is written once, with its index behind it as an object of its own, and never changed.
+    """Packs in a bucket. Each is written once, followed by its index as a separate object.
 
-    A reader holds the indexes: 44 bytes for each object here, sorted, so that a look-up is a binary search.
+    A reader keeps the sorted indexes in memory, 44 bytes per object, and looks keys up by binary search.
     """
 
     def __init__(self, store: S3Store) -> None:
@@ -37,7 +37,7 @@ class Packs:
         self.index: list[tuple[bytes, str, int, int]] = []
 
     def put_many(self, contents: list[bytes]) -> list[str]:
-        """Store objects: two requests for each pack."""
+        """Store objects by two requests per pack."""
         keys = []
         for first in range(0, len(contents), PACK_BYTES // SMALL):
             batch = contents[first : first + PACK_BYTES // SMALL]
@@ -56,7 +56,7 @@ class Packs:
         return keys
 
     def load(self) -> None:
-        """Read the indexes, as a process does that begins: one request for each pack, and the listing."""
+        """Read the indexes, as a new process does: one request per pack, and the listing."""
         self.index = []
         for page in obstore.list(self.store, "index", chunk_size=1000):
             self.requests += 1
@@ -68,7 +68,7 @@ class Packs:
         self.index.sort()
 
     def get(self, key: str) -> bytes:
-        """Return one object: one request, for a range of a pack."""
+        """Return one object by one request for a range of a pack."""
         digest = bytes.fromhex(key)
         found = self.index[bisect.bisect_left(self.index, (digest, "", 0, 0))]
         assert found[0] == digest
@@ -76,13 +76,13 @@ class Packs:
         return bytes(obstore.get_range(self.store, f"packs/{found[1]}", start=found[2], length=found[3]))
 
     def read_pack(self, name: str) -> int:
-        """Return how many bytes there are in one pack, read whole, as bulk reading does."""
+        """Read a whole pack, as bulk reading does, and return its size."""
         self.requests += 1
         return len(obstore.get(self.store, f"packs/{name}").bytes())
 
 
-async def race_packs(results: Results, repo: S3Repository, store: S3Store) -> None:
-    """Race one object of the bucket for each of ours against packs."""
+async def compare_packs(results: Results, repo: S3Repository, store: S3Store) -> None:
+    """Compare one object of the bucket per object with packs."""
     count = 2_000 if results.quick else 20_000
     packs = Packs(store)
     rounds = 1 if results.quick else 3
@@ -100,19 +100,19 @@ async def race_packs(results: Results, repo: S3Repository, store: S3Store) -> No
             notes["packs in the bucket"] = f"{packs.requests - before} requests"
 
         notes = {"objrepo, an object each": f"{count:,} requests"}
-        contestants: dict[str, Any] = {"objrepo, an object each": put_each, "packs in the bucket": put_packs}
-        await async_race(results, f"packs: put {count:,} × 1 KiB, for each", contestants, rounds, count, notes)
+        implementations: dict[str, Any] = {"objrepo, an object each": put_each, "packs in the bucket": put_packs}
+        await compare_async(results, f"packs: put {count:,} × 1 KiB, for each", implementations, rounds, count, notes)
         chosen = {kind: random.Random(3).sample(given, 1000) for kind, given in keys.items()}
         await anyio.to_thread.run_sync(packs.load)
 
         async def get_packed(key: str) -> bytes:
             return await anyio.to_thread.run_sync(packs.get, key)
 
-        contestants = {
-            "objrepo, an object each": functools.partial(together, repo.get, lambda number: chosen["each"]),
-            "packs in the bucket": functools.partial(together, get_packed, lambda number: chosen["packs"]),
+        implementations = {
+            "objrepo, an object each": functools.partial(concurrently, repo.get, lambda number: chosen["each"]),
+            "packs in the bucket": functools.partial(concurrently, get_packed, lambda number: chosen["packs"]),
         }
-        await async_race(results, "packs: 1000 × get 1 KiB at once", contestants, rounds, 1000)
+        await compare_async(results, "packs: 1000 × get 1 KiB at once", implementations, rounds, 1000)
 
         async def stream_each(number: int) -> int:
             size = 0
@@ -126,5 +126,5 @@ async def race_packs(results: Results, repo: S3Repository, store: S3Store) -> No
             names = sorted({name for digest, name, _, _ in packs.index if digest in wanted})
             return sum([await anyio.to_thread.run_sync(packs.read_pack, name) for name in names])
 
-        contestants = {"objrepo, an object each": stream_each, "packs in the bucket": stream_packs}
-        await async_race(results, f"packs: read all {count:,}, for each", contestants, rounds, count)
+        implementations = {"objrepo, an object each": stream_each, "packs in the bucket": stream_packs}
+        await compare_async(results, f"packs: read all {count:,}, for each", implementations, rounds, count)

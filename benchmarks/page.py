@@ -1,4 +1,4 @@
-"""Write `docs/performance.md` out of the figures of a run: python -m benchmarks.page."""
+"""Write the figures of a run to `docs/performance.md`: python -m benchmarks.page."""
 
 from __future__ import annotations
 
@@ -12,85 +12,85 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 PAGE = """# Performance
 
-Every figure here is of one run of
+All figures are from one run of
 
 ```text
 nox -s bench
 ```
 
-on a machine with two processors, Python {python}; `nox -s bench -- --quick` takes less than two minutes. Contestants take
-turns in one process, and it is checked that all come to the same bytes. Read the figures as ratios: absolute times are those
-of the machine. Medians; the quartiles are in [results.json](benchmarks/results.json). This page is written from that file.
+on a machine with two processors, Python {python}; `nox -s bench -- --quick` takes less than two minutes. Implementations alternate
+in one process, and their results are compared. Read the figures as ratios: absolute times depend on the machine. They are medians; the
+quartiles are in [results.json](benchmarks/results.json). This page is generated from that file.
 
 ![reading](benchmarks/reading.png)
 ![writing](benchmarks/writing.png)
-![together](benchmarks/together.png)
+![concurrency](benchmarks/concurrency.png)
 ![bulk](benchmarks/bulk.png)
 ![growth](benchmarks/growth.png)
 ![starting](benchmarks/starting.png)
 
-## What is promised
+## Targets
 
-{promises}
+{targets}
 
-## Where a promise is not kept, or hardly, and why
+## Targets that are missed, or nearly so
 
-- **has, one key.** The floor is the look-up itself, {has_floor} here: SQLite takes a lock, looks, and gives it back. On top
-  come the `stat` that notices when another repository has taken the place of this one, the lease and the coroutine, each a
-  microsecond or two. aiida-core takes {has_times} times the floor here, so the floor itself leaves little room.
-- **iterate.** A scan of the index in the order of the packs, one read for many neighbours, and an `io.BufferedReader` for each
-  object: about a third each. The last is what the documented interface wants; the async `stream` does without it.
-- **a lone get.** A row and a `pread` in a hop of their own take {lone_floor} here, so what is left for everything else is small. The same
-  code takes three times as long on a worker that has just been woken as in a warm loop.
-- **1,000 puts at once.** Besides the group commit ([a quarter of the time](profile.md)) it is the tasks themselves that take time: making
-  them, waking them, ending them. On asyncio the peers that do not flush also leave their work to whoever flushes next.
-- **get with 1,000,000 objects.** The index no longer fits into SQLite's page cache, so a look-up reads a few pages of it. Mapping
-  the index into memory would cure it, and would end the process where somebody truncates the file under it.
-- What is near its limit may be on either side of it in another run: the machine is shared.
+- **has, one key.** The lower bound is the look-up itself, {has_bound} here: SQLite acquires a lock, reads, and releases it. A `stat`, which
+  detects that the repository was replaced, the session and the coroutine add a microsecond or two each. aiida-core takes {has_times} times
+  the lower bound, which leaves little room.
+- **iterate.** A scan of the index in the order of the packs, one read for many adjacent objects, and an `io.BufferedReader` for each
+  object take about a third each. The documented interface requires the last one; the async `stream` does not need it.
+- **A single get.** A row and a `pread` in a thread call take {single_bound} empty thread calls, so little is left for everything else. The
+  same code takes three times as long on a worker thread that has just been woken as in a warm loop.
+- **1,000 concurrent puts.** Besides the group commit ([a quarter of the time](profile.md)) the tasks themselves take time: they are
+  created, woken and ended. Implementations without fsync also leave writing to the disk to a later fsync.
+- **get with 1,000,000 objects.** The index exceeds the page cache of SQLite, so a look-up reads several pages. A memory map would avoid
+  that, but the process would be killed by SIGBUS if another one truncated the file.
+- Figures near their limit may be on either side of it in another run: the machine is shared.
 
-## Why it is as it is
+## Design for speed
 
-- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy's sessions. A pack is compared with its
-  name before each read, as a repack puts another file under it; see [on the disk](on-disk.md).
-- **Calls that wait at the same moment share a hop**, up to 256. A call that finds no company does not wait for it. Who is
-  cancelled leaves; the hop goes on for the others.
-- **Small puts that wait at the same moment are committed as a group**: appended to a pack of the writer's own, flushed once, in one
-  transaction of the index. The other way, a file each and one `syncfs` for all, takes about as long, but flushes everything
-  that anybody has written to that file system, and leaves as many files to be packed later.
-- **Large puts** have the disk begin to store what was written while the rest is still being hashed.
-- A range costs what the range costs, loose or packed. Of a **compressed** object everything before the range is decompressed
+- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is
+  compared with the file of its name, as a repack replaces it; see [on the disk](on-disk.md).
+- **Concurrent calls are batched**, up to 256 in one thread call. A single call is dispatched immediately. A cancelled call leaves its
+  batch, which continues for the others.
+- **Concurrent small puts are committed as a group**: appended to a pack of the writer, fsynced once, in one transaction of the index. A
+  file for each and one `syncfs` for all takes about as long, but writes back all dirty data of the file system, and leaves as many files to
+  be packed later.
+- **Large puts** start writing to the disk while the rest is still being hashed.
+- The cost of a range depends on its length only, loose or packed. In a **compressed** object everything before the range is decompressed,
   too: disk-objectstore compresses an object as one stream.
 
 ## All figures
 
 {figures}
 
-[Where the time of a get and of a put goes](profile.md), step by step.
+[The time of each step of a get and of a put](profile.md).
 """
 
 
 def page(report: dict[str, Any]) -> str:
     """Return the page."""
     figures = report["figures"]
-    medians = {(each["work"], each["contestant"]): each["median"] for each in figures}
-    promises = [
-        f"| {row['what']} | {row['measured']:.2f} | {row['promised']} | {'kept' if row['kept'] else '**not kept**'} |"
-        for row in report["promises"]
+    medians = {(each["work"], each["implementation"]): each["median"] for each in figures}
+    targets = [
+        f"| {row['what']} | {row['measured']:.2f} | {row['target']} | {'met' if row['met'] else '**missed**'} |"
+        for row in report["targets"]
     ]
     rows = [
-        f"| {each['work']} | {each['contestant']} | {show(each['median'])} | {each['note']} |"
+        f"| {each['work']} | {each['implementation']} | {show(each['median'])} | {each['note']} |"
         for each in figures
         if not each["work"].startswith("memory")
     ]
-    lone = "a lone get 1 KiB, asyncio"
-    floor = medians[lone, "a hop for row + pread"] / medians[lone, "a hop for nothing"]
+    single = "a single get 1 KiB, asyncio"
+    bound = medians[single, "row + pread in a thread call"] / medians[single, "an empty thread call"]
     return PAGE.format(
         python=report["python"],
-        promises="\n".join(["| | measured | promised | |", "|---|---|---|---|", *promises]),
-        figures="\n".join(["| work | contestant | time an operation | |", "|---|---|---|---|", *rows]),
-        has_floor=show(medians["has 1 KiB, packed", "row + pread"]),
+        targets="\n".join(["| | measured | target | |", "|---|---|---|---|", *targets]),
+        figures="\n".join(["| work | implementation | time per operation | |", "|---|---|---|---|", *rows]),
+        has_bound=show(medians["has 1 KiB, packed", "row + pread"]),
         has_times=f"{medians['has 1 KiB, packed', 'aiida-core'] / medians['has 1 KiB, packed', 'row + pread']:.0f}",
-        lone_floor=f"{floor:.2f} hops",
+        single_bound=f"{bound:.2f}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the figures: a bar for each contestant, with its quartiles, on a logarithmic scale."""
+"""Plots: a bar for each implementation, with its quartiles, on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ OURS, OTHERS, INK, FAINT = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
 PICTURES = {
     "reading": ("get 1 KiB, packed", "has 1 KiB, packed", "get 1 KiB, loose", "get 64 KiB, packed"),
     "writing": ("put 1 KiB", "put 10,000 × 1 KiB", "put 1,000 × 1 KiB, one by one", "put a file of 64 MiB"),
-    "together": tuple(f"1000 × {method} 1 KiB at once, {loop}" for method in ("get", "put") for loop in ("asyncio", "trio")),
+    "concurrency": tuple(f"1000 × {method} 1 KiB at once, {loop}" for method in ("get", "put") for loop in ("asyncio", "trio")),
     "bulk": ("has 10,000 keys", "iterate 10,000 packed objects", "list 10,000", "delete 1,000 packed objects"),
     "growth": ("growth: get 1 KiB", "growth: has 1 KiB"),
-    "elsewhere": (
+    "remote": (
         "Ceph: 1000 × get 1 KiB at once, asyncio", "Ceph: 1000 × get 1 KiB at once, trio", "Ceph: get 64 MiB", "Ceph: put 64 MiB",
     ),
     "growing-in-ceph": ("Ceph, growing: get 1 KiB", "Ceph, growing: has", "Ceph, growing: put_many 1 KiB", "Ceph, growing: list, for each key"),
@@ -30,7 +30,7 @@ PICTURES = {
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Draw what there are figures for, as PNG and SVG."""
+    """Draw the plots whose figures exist, as PNG and SVG."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -57,23 +57,24 @@ def draw(results: Results, folder: Path) -> None:
 def bars(axis, work: str, figures: list[Figure]) -> None:
     """Draw the figures of one kind of work."""
     figures = sorted(figures, key=lambda each: -each.median)
-    places = range(len(figures))
-    colours = [OURS if each.contestant.startswith("objrepo") or "grow" in work else OTHERS for each in figures]
-    axis.barh(places, [each.median for each in figures], color=colours, height=0.62)
-    for place, each in zip(places, figures, strict=True):
-        axis.plot([each.low, each.high], [place, place], color=INK, linewidth=1)
-        axis.text(each.high * 1.12, place, show(each.median), va="center", fontsize=8)
-    axis.set_yticks(places, [each.contestant + (" *" if "not flushed" in each.note else "") for each in figures])
+    positions = range(len(figures))
+    colours = [OURS if each.implementation.startswith("objrepo") or "grow" in work else OTHERS for each in figures]
+    axis.barh(positions, [each.median for each in figures], color=colours, height=0.62)
+    for position, each in zip(positions, figures, strict=True):
+        axis.plot([each.low, each.high], [position, position], color=INK, linewidth=1)
+        axis.text(each.high * 1.12, position, show(each.median), va="center", fontsize=8)
+    axis.set_yticks(positions, [each.implementation + (" *" if "not fsynced" in each.note else "") for each in figures])
     axis.set_xscale("log")
     axis.set_xlim(min(each.low for each in figures) / 2, max(each.high for each in figures) * 6)
     axis.set_title(re.sub(r"^growth: ", "growing: ", work), loc="left", fontsize=10, fontweight="bold")
     axis.tick_params(axis="both", length=0, labelsize=8)
     axis.xaxis.set_major_formatter(lambda value, _: show(value))
+    axis.xaxis.set_minor_formatter(lambda value, _: "")
     axis.grid(axis="x", color=FAINT)
     axis.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
-    if any("not flushed" in each.note for each in figures):
-        axis.set_xlabel("time an operation; * not flushed to the disk", fontsize=8)
+    if any("not fsynced" in each.note for each in figures):
+        axis.set_xlabel("time per operation; * not fsynced", fontsize=8)
     else:
-        axis.set_xlabel("time an operation", fontsize=8)
+        axis.set_xlabel("time per operation", fontsize=8)

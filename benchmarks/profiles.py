@@ -1,4 +1,4 @@
-"""AiiDA's own operations on profiles: aiida-core's storage and ours, over SQLite."""
+"""Operations of AiiDA on profiles with the storage of aiida-core and of objrepo, on SQLite."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from objrepo.aiida.sqlite_dos import ObjrepoSqliteDosStorage
 STORAGES = {"objrepo": ObjrepoSqliteDosStorage, "aiida-core": SqliteDosStorage}
 SMALL = 1024
 READ = 2_000
-"""Of how many nodes the files are read one by one."""
+"""The number of nodes whose files are read one by one."""
 
 
 def run(results: Results, folder: Path) -> None:
-    """Import an archive into profiles of both kinds, and do what comes after; then again, the other one first."""
+    """Measure the operations on profiles of both kinds, in alternating order."""
     AIIDA_LOGGER.setLevel("WARNING")
     count, rounds = (2_000, 1) if results.quick else (20_000, 3)
     archive = make_archive(folder / "source", count)
     seconds: dict[str, dict[str, list[float]]] = {}
     for number in range(rounds):
         for name in list(STORAGES)[:: 1 if number % 2 else -1]:
-            place = folder / f"{name}-{number}"
-            for work, taken in one_round(opened(STORAGES[name], place), archive, place, count).items():
+            temporary = folder / f"{name}-{number}"
+            for work, taken in one_round(opened(STORAGES[name], temporary), archive, temporary, count).items():
                 seconds.setdefault(work, {}).setdefault(name, []).append(taken)
-            shutil.rmtree(place)
+            shutil.rmtree(temporary)
     for work, by_name in seconds.items():
         print(f"AiiDA: {work}", flush=True)
         for name in STORAGES:
@@ -47,8 +47,8 @@ def run(results: Results, folder: Path) -> None:
     profile_import(archive, folder)
 
 
-def one_round(storage: Any, archive: Path, place: Path, count: int) -> dict[str, float]:
-    """Do each operation once; return what it took for each file."""
+def one_round(storage: Any, archive: Path, temporary: Path, count: int) -> dict[str, float]:
+    """Do each operation once; return its time per file."""
     nodes = orm.Node.get_collection(storage)
     taken = {}
 
@@ -70,14 +70,14 @@ def one_round(storage: Any, archive: Path, place: Path, count: int) -> dict[str,
     timed("maintain", storage.maintain)
     timed("read the file of each node, after maintenance", read, min(count, READ))
     timed("iterate over the content of all files", read_by_key)
-    timed("create an archive", lambda: create_archive(None, place / "out.aiida", backend=storage, compression=0))
+    timed("create an archive", lambda: create_archive(None, temporary / "out.aiida", backend=storage, compression=0))
     timed("maintain, full", lambda: storage.get_repository().maintain(live=False))
     storage.close()
     return taken
 
 
 def opened(storage: Any, folder: Path) -> Any:
-    """Make a profile's storage."""
+    """Create the storage of a new profile."""
     config = {
         "PROFILE_UUID": uuid4().hex,
         "storage": {"backend": "core.sqlite_dos", "config": {"filepath": str(folder)}},
@@ -91,7 +91,7 @@ def opened(storage: Any, folder: Path) -> Any:
 
 
 def make_archive(folder: Path, count: int) -> Path:
-    """Make an archive of nodes with a small file each."""
+    """Create an archive of nodes with a small file each."""
     storage = opened(ObjrepoSqliteDosStorage, folder)
     user = orm.User.get_collection(storage).all()[0]
     with storage.transaction():
@@ -104,7 +104,7 @@ def make_archive(folder: Path, count: int) -> Path:
 
 
 def profile_import(archive: Path, folder: Path) -> None:
-    """Print where the time of an import goes, with each of the storages."""
+    """Print a profile of an import with each of the storages."""
     for name, kind in STORAGES.items():
         storage = opened(kind, folder / f"profiled-{name}")
         profiler = cProfile.Profile()

@@ -1,4 +1,4 @@
-"""One operation after the other, without a loop."""
+"""Sequential operations without an event loop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import Aiida, Facade, Floor, Fsspec, Obstore, SqliteBlobs, WarmContainer
-from benchmarks.harness import Results, race
+from benchmarks.harness import Results, compare
+from benchmarks.implementations import Aiida, Facade, Fsspec, LowerBound, Obstore, SqliteBlobs, WarmContainer
 
 OBJECTS = 10_000
 SIZES = {"1 KiB": 1024, "64 KiB": 64 * 1024}
 
 
 def run(results: Results, folder: Path) -> None:
-    """Get, has and put at the sizes of everyday, packed and loose."""
+    """Measure get, has and put of small and medium objects, packed and loose."""
     for name, size in SIZES.items():
         objects = OBJECTS if size == 1024 else 500
         contents = [os.urandom(size) for _ in range(objects)]
@@ -34,7 +34,7 @@ def run(results: Results, folder: Path) -> None:
             "objrepo facade": Facade(shared),
             "aiida-core": Aiida(shared),
             "warm Container": WarmContainer(shared),
-            "row + pread": Floor(shared),
+            "row + pread": LowerBound(shared),
             **others,
         }
         read(results, f"get {name}, packed", readers, keys[:500], "get")
@@ -53,11 +53,11 @@ def run(results: Results, folder: Path) -> None:
         fresh = [os.urandom(size) for _ in range(1000)]
         works = {label: (lambda number, put=each.put: put(fresh[number])) for label, each in writers.items()}
         notes = {label: each.note for label, each in writers.items()}
-        race(results, f"put {name}", works, 30 if results.quick else 150, notes=notes)
+        compare(results, f"put {name}", works, 30 if results.quick else 150, notes=notes)
 
 
 def read(results: Results, work: str, readers: dict[str, Any], keys: list[str], method: str) -> None:
-    """Race at reading, many keys a round for those that are too quick to be timed one by one."""
+    """Measure reading. A round has 20 keys, as one read is too short to be timed."""
     chosen = random.Random(1).choices(keys, k=10_000)
 
     def works(reader: Any) -> Any:
@@ -72,5 +72,5 @@ def read(results: Results, work: str, readers: dict[str, Any], keys: list[str], 
         return one_round
 
     rounds = 15 if results.quick else 100
-    race(results, work, {name: works(reader) for name, reader in readers.items()}, rounds, operations=20,
-         notes={name: reader.note for name, reader in readers.items() if reader.note == "the floor"})  # fmt: skip
+    compare(results, work, {name: works(reader) for name, reader in readers.items()}, rounds, operations=20,
+         notes={name: reader.note for name, reader in readers.items() if reader.note == "lower bound"})  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where the time of a get and of a put goes, step by step: python -m benchmarks.steps."""
+"""The time of each step of a get and of a put: python -m benchmarks.steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OBJECTS = 10_000
 
 
 def median(do: Callable[[], Any], rounds: int) -> float:
-    """Time a step."""
+    """Return the median time of a step."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -35,14 +35,14 @@ def median(do: Callable[[], Any], rounds: int) -> float:
 
 
 def table(title: str, steps: dict[str, Callable[[], Any]], rounds: int) -> None:
-    """Time steps and print them as the rows of a table."""
+    """Print the times of steps as a table."""
     print(f"\n| {title} | time |\n|---|---|")
     for name, do in steps.items():
         print(f"| {name} | {show(median(do, rounds))} |")
 
 
 def main(folder: Path) -> None:
-    """Time the steps of a get of a packed object of 1 KiB, of a lone put, and of a group of 256."""
+    """Measure the steps of a get of a packed object of 1 KiB, of a single put, and of a group of 256."""
     container = Container(folder / "repository")
     container.init_container()
     keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
@@ -50,52 +50,54 @@ def main(folder: Path) -> None:
     backend = DiskObjectStoreRepositoryBackend(container)
     with backend._repository._pool.lease() as lease:
         table("get 1 KiB, packed", steps_of_a_get(backend, lease, keys), 5000)
-        table("put 1 KiB alone", steps_of_a_put(backend, folder / "file"), 200)
+        table("put 1 KiB", steps_of_a_put(backend, folder / "file"), 200)
         table("put 256 × 1 KiB as a group", steps_of_a_group(lease, keys), 60)
 
 
 def steps_of_a_get(backend, lease, keys) -> dict[str, Callable[[], Any]]:
-    """Name what a get does, alone and together."""
+    """Return the steps of a get, separate and combined."""
     draw = iter(random.Random(1).choices(keys, k=10**6)).__next__
     descriptor = lease.packs.descriptor(0)[0]
     return {
         "check the key": lambda: is_key(draw(), "sha256"),
-        "look up the row (SQLite takes and gives back a lock)": lambda: lease.index.raw_row(draw()),
-        "compare the open pack with its name (`stat`)": lambda: lease.packs.descriptor(0),
+        "look up the row (SQLite acquires and releases a lock)": lambda: lease.index.raw_row(draw()),
+        "compare the open pack with the file of its name (`stat`)": lambda: lease.packs.descriptor(0),
         "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
-        "row, comparison and `pread` together": lambda: read_at_once(lease, draw()),
-        "with a lease taken and given back": lambda: backend._repository._get(draw()),
-        "with the coroutine driven: `get_object_content`": lambda: backend.get_object_content(draw()),
+        "row, comparison and `pread`": lambda: read_at_once(lease, draw()),
+        "with a session checked out and in": lambda: backend._repository._get(draw()),
+        "with the coroutine: `get_object_content`": lambda: backend.get_object_content(draw()),
     }
 
 
 def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
-    """Name what a lone put does."""
+    """Return the steps of a single put."""
     content = os.urandom(1024)
 
-    def written(flush: bool) -> None:
+    def write(fsync: bool) -> None:
         with open(path, "wb") as file:
             file.write(content)
-            if flush:
+            if fsync:
                 fsync_file(file)
 
     return {
         "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
-        "write a file": lambda: written(False),
-        "write a file and flush it": lambda: written(True),
-        "`put`: file, its folder and the folder above flushed": lambda: backend._repository._put_alone(
+        "write a file": lambda: write(False),
+        "write and fsync a file": lambda: write(True),
+        "`put`: file, its directory and the parent directory fsynced": lambda: backend._repository._put_alone(
             memoryview(os.urandom(1024))
         ),
     }
 
 
 def steps_of_a_group(lease, keys) -> dict[str, Callable[[], Any]]:
-    """Name what a group of puts does."""
+    """Return the steps of a group commit."""
     content = os.urandom(1024)
     return {
         "SHA-256 of all": lambda: [hashlib.sha256(content).hexdigest() for _ in range(256)],
-        "ask the index which are there": lambda: lease.index.present(keys[:256]),
-        "all of it: hash, ask, append, flush, commit": lambda: put_group(lease, [os.urandom(1024) for _ in range(256)]),
+        "look up the keys in the index": lambda: lease.index.present(keys[:256]),
+        "all steps: hash, look up, append, fsync, commit": lambda: put_group(
+            lease, [os.urandom(1024) for _ in range(256)]
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The web door under uvicorn, beside Starlette's files and answers in chunks of 1,024 bytes, as aiida-restapi has them."""
+"""`ObjectApp` under uvicorn, compared with Starlette's FileResponse and chunks of 1,024 bytes, as in aiida-restapi."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, StreamingResponse
 from starlette.routing import Route
 
-from benchmarks.harness import Results, async_race
+from benchmarks.harness import Results, compare_async
 from objrepo import DiskRepository
 from objrepo.asgi import ObjectApp
 from objrepo.offload import Inline
@@ -31,10 +31,10 @@ CONNECTIONS = 32
 
 
 def run(results: Results, folder: Path) -> None:
-    """Start a server of each kind, and ask them in turns."""
+    """Start a server of each kind, and send requests alternately."""
     folder.mkdir(parents=True)
     keys = anyio.run(stored, folder)
-    kinds = {"objrepo": our_app, "Starlette's FileResponse": file_app, "chunks of 1,024 bytes": chunk_app}
+    kinds = {"objrepo": object_app, "Starlette's FileResponse": file_app, "chunks of 1,024 bytes": chunk_app}
     with ExitStack() as servers:
         running = {name: servers.enter_context(served(make, folder)) for name, make in kinds.items()}
         requests, rounds = (500, 3) if results.quick else (2000, 15)
@@ -43,10 +43,10 @@ def run(results: Results, folder: Path) -> None:
             (f"web: GET 1 KiB on {CONNECTIONS} connections", keys[0], SMALL, requests, CONNECTIONS),
             ("web: GET 64 MiB", keys[1], LARGE, 1, 1),
         ):
-            contestants: dict[str, Callable[[int], Awaitable[Any]]] = {
+            implementations: dict[str, Callable[[int], Awaitable[Any]]] = {
                 name: functools.partial(ask, port, key, size, count, connections) for name, (port, _) in running.items()
             }
-            anyio.run(async_race, results, work, contestants, 3 if size == LARGE else rounds, count)
+            anyio.run(compare_async, results, work, implementations, 3 if size == LARGE else rounds, count)
         many = 100 if results.quick else 500
         port, pid = running["objrepo"]
         before = peak(pid)
@@ -58,7 +58,7 @@ def run(results: Results, folder: Path) -> None:
 
 
 async def stored(folder: Path) -> list[str]:
-    """Store the objects; the files are named by their keys, too."""
+    """Store the objects, and write them to files named by their keys."""
     async with DiskRepository(folder / "repository") as repo:
         await repo.initialise()
         contents = [os.urandom(SMALL), os.urandom(LARGE)]
@@ -69,13 +69,13 @@ async def stored(folder: Path) -> list[str]:
     return keys
 
 
-def our_app(folder: Path) -> Any:
-    """Return ours."""
+def object_app(folder: Path) -> Any:
+    """Return an `ObjectApp`."""
     return ObjectApp(DiskRepository(folder / "repository"))
 
 
 def file_app(folder: Path) -> Any:
-    """Return an application that sends plain files."""
+    """Return an application that sends files."""
 
     async def get(request: Any) -> FileResponse:
         return FileResponse(folder / request.path_params["key"])
@@ -84,7 +84,7 @@ def file_app(folder: Path) -> Any:
 
 
 def chunk_app(folder: Path) -> Any:
-    """Return an application that sends what a sync repository gives, in small chunks."""
+    """Return an application that sends objects of a sync repository in small chunks."""
     repository = SyncRepository(DiskRepository(folder / "repository", Inline()))
 
     async def get(request: Any) -> StreamingResponse:
@@ -100,7 +100,7 @@ def chunk_app(folder: Path) -> Any:
 
 @contextmanager
 def served(make: Callable[[Path], Any], folder: Path) -> Iterator[tuple[int, int]]:
-    """Run an application in a process of its own; gives its port and its process."""
+    """Run an application in another process; yield its port and process id."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -121,12 +121,12 @@ def served(make: Callable[[Path], Any], folder: Path) -> Iterator[tuple[int, int
 
 
 def serve(make: Callable[[Path], Any], folder: Path, port: int) -> None:
-    """Run a server until it is told to stop."""
+    """Run a server until it is terminated."""
     uvicorn.run(make(folder), port=port, log_level="warning", loop="uvloop", access_log=False)
 
 
 async def ask(port: int, key: str, size: int, count: int, connections: int, number: int) -> None:
-    """Send requests over some connections, and read the answers."""
+    """Send requests over several connections, and read the responses."""
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)
@@ -146,7 +146,7 @@ async def ask(port: int, key: str, size: int, count: int, connections: int, numb
 
 
 def peak(pid: int) -> float:
-    """Return how much memory a process had at the most, in MiB."""
+    """Return the peak memory of a process in MiB."""
     if sys.platform != "linux":
         return 0.0
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""How the documentation is built: `nox -s docs`."""
+"""The configuration of Sphinx: `nox -s docs`."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ autodoc_typehints_format = "short"
 autodoc_type_aliases = {name: name for name in ("Source", "ProgressCallback", "Hook")}
 autodoc_default_options = {"members": True}
 
-# Names of other packages lead nowhere from here; those of this one must lead somewhere.
+# References to other packages are not resolved; those to this one must be.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!objrepo\.).*"),
     (r"py:.*", r"objrepo\.[\w.]*\.(T|BinaryReader|OffloadStatistics|Ahead|OpenedObject|SandboxFolder)"),
 ]
 
 
-def lead_to_the_protocol(app, what, name, obj, options, lines):
-    """Have what docstrings call `AsyncRepository` be a link to where it is described."""
+def link_the_protocol(app, what, name, obj, options, lines):
+    """Link `AsyncRepository` in docstrings to its public name."""
     for number, line in enumerate(lines):
         lines[number] = line.replace("`AsyncRepository", "`~objrepo.AsyncRepository")
 
 
 def keep_hyphens(app, ctx, lines):
-    """Have options of commands be code, in which two hyphens stay two."""
+    """Format command line options as code, as typography turns two hyphens into a dash."""
     for number, line in enumerate(lines):
         if "`" not in line:
             lines[number] = re.sub(r"(?<!\S)--[\w-]+", r"``\g<0>``", line)
 
 
 def setup(app):
-    """Tell Sphinx of them."""
+    """Connect the functions to the events of Sphinx."""
     app.connect("sphinx-click-process-description", keep_hyphens)
-    app.connect("autodoc-process-docstring", lead_to_the_protocol)
+    app.connect("autodoc-process-docstring", link_the_protocol)

@@ -1,4 +1,4 @@
-"""Store files without a loop, and write a list of them: python backup_script.py REPOSITORY FILE..."""
+"""Store files without an event loop, and print their keys: python backup_script.py REPOSITORY FILE..."""
 
 import sys
 

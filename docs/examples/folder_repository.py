@@ -1,4 +1,4 @@
-"""A backend of one's own: each object a file in one folder, named by the SHA-256 of its content."""
+"""A custom backend: each object is a file in one folder, named by the SHA-256 of its content."""
 
 import hashlib
 import shutil
@@ -27,7 +27,7 @@ class FolderRepository(Backend):
     def _put(self, reader):
         self._initialise()
         digest = hashlib.sha256()
-        with tempfile.TemporaryDirectory(dir=self.path) as place, open(Path(place, "object"), "wb") as file:
+        with tempfile.TemporaryDirectory(dir=self.path) as temporary, open(Path(temporary, "object"), "wb") as file:
             while chunk := reader.read(1024 * 1024):
                 digest.update(chunk)
                 file.write(chunk)

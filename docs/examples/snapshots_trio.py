@@ -8,16 +8,16 @@ import trio
 
 from objrepo import DiskRepository, ObjectNotFoundError
 
-AT_ONCE = 20
+MAX_OPEN_FILES = 20
 
 
 def files_in(folder):
-    """Find all files of a folder. It asks the disk, so it is called on a worker thread."""
+    """Return all files of a folder. It reads the disk, so it is called on a worker thread."""
     return sorted(path for path in Path(folder).rglob("*") if path.is_file())
 
 
 async def take(repo, folder):
-    """Store every file of a folder, and then which name has which key; return the key of that."""
+    """Store every file of a folder, and a JSON object of names and keys; return the key of that."""
     paths = await trio.to_thread.run_sync(files_in, folder)
     keys = await repo.put_many(paths)
     names = [str(path.relative_to(folder)) for path in paths]
@@ -26,13 +26,13 @@ async def take(repo, folder):
 
 
 async def files_of(repo, snapshot):
-    """Return which name has which key."""
+    """Return the names and keys of a snapshot."""
     return json.loads(await repo.get(snapshot))
 
 
 async def restore(repo, snapshot, folder):
-    """Write the files of a snapshot into a folder, some of them at the same time."""
-    slots = trio.CapacityLimiter(AT_ONCE)
+    """Write the files of a snapshot to a folder, several concurrently."""
+    slots = trio.CapacityLimiter(MAX_OPEN_FILES)
 
     async def write(name, key):
         target = trio.Path(folder, name)
@@ -48,7 +48,7 @@ async def restore(repo, snapshot, folder):
 
 
 async def main(command, *arguments):
-    """Do what the command line says."""
+    """Run a command."""
     async with DiskRepository("snapshots") as repo:
         await repo.initialise()
         if command == "take":
@@ -64,4 +64,4 @@ if __name__ == "__main__":
     try:
         trio.run(main, *sys.argv[1:])
     except ObjectNotFoundError as error:
-        sys.exit(f"there is no such snapshot: {error}")
+        sys.exit(f"the snapshot does not exist: {error}")

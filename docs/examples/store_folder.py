@@ -1,4 +1,4 @@
-"""Store a folder with trio, a bounded number of files at a time: python store_folder.py FOLDER REPOSITORY."""
+"""Store a folder with trio, a limited number of files concurrently: python store_folder.py FOLDER REPOSITORY."""
 
 import sys
 
@@ -6,20 +6,20 @@ import trio
 
 from objrepo import DiskRepository
 
-AT_A_TIME = 20
+CONCURRENCY = 20
 
 
 async def main(folder, path):
     async with DiskRepository(path) as repo:
         await repo.initialise()
-        send, receive = trio.open_memory_channel(AT_A_TIME)  # the files are named no faster than they are stored
+        send, receive = trio.open_memory_channel(CONCURRENCY)  # the search for files waits for storing
 
         async def work():
             async for file in receive:
                 print(await repo.put(file), "", file)
 
         async with trio.open_nursery() as nursery:
-            for _ in range(AT_A_TIME):
+            for _ in range(CONCURRENCY):
                 nursery.start_soon(work)
             async with send:
                 for file in sorted(await trio.Path(folder).rglob("*")):

@@ -1,4 +1,4 @@
-"""Stream a large object from one program into the repository, and from there into another, with asyncio.
+"""Stream a large object from one program into the repository, and from there to another program, with asyncio.
 
 python stream_through_pipes.py REPOSITORY [BYTES]
 """
@@ -19,7 +19,7 @@ async def main(path, size=1024**3):
         producer = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PRODUCER, str(size), stdout=asyncio.subprocess.PIPE
         )
-        key = await repo.put(producer.stdout)  # anything with an async `read`
+        key = await repo.put(producer.stdout)  # any object with an async `read`
         await producer.wait()
 
         consumer = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Beyond one machine: a bucket of Ceph beside boto3 and obstore, a cache in front of it, copies, growth, packs in a bucket."""
+"""Object stores: a bucket of Ceph compared with boto3 and obstore, caches, copies, growth, packs in a bucket."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from aiida.repository.backend import DiskObjectStoreRepositoryBackend as AiidaBa
 from disk_objectstore import Container
 from obstore.store import S3Store
 
-from benchmarks.harness import Results, async_race
-from benchmarks.packs import race_packs
-from benchmarks.together import LOOPS, together
+from benchmarks.concurrency import LOOPS, concurrently
+from benchmarks.harness import Results, compare_async
+from benchmarks.packs import compare_packs
 from objrepo import CachedRepository, DiskRepository, S3Repository, copy
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
@@ -38,21 +38,21 @@ BUCKET = "objects"
 
 
 def run(results: Results, folder: Path) -> None:
-    """Start Ceph, and race there; then what needs none."""
-    with started(folder) as place:
+    """Measure on Ceph, then the caches and copies that need none."""
+    with started(folder) as bucket:
         for loop, options in LOOPS.items():
-            anyio.run(functools.partial(gets_at_once, results, place, loop), **options)
-        anyio.run(large_objects, results, place)
-        anyio.run(requests, results, place)
-        anyio.run(growth, results, place)
-        anyio.run(race_packs, results, place.repository("packs"), place.store("packs"))
+            anyio.run(functools.partial(gets_at_once, results, bucket, loop), **options)
+        anyio.run(large_objects, results, bucket)
+        anyio.run(requests, results, bucket)
+        anyio.run(growth, results, bucket)
+        anyio.run(compare_packs, results, bucket.repository("packs"), bucket.store("packs"))
     for loop, options in LOOPS.items():
-        anyio.run(functools.partial(cached_reads, results, folder / f"tiers-{loop}", loop), **options)
+        anyio.run(functools.partial(cached_reads, results, folder / f"cached-{loop}", loop), **options)
     anyio.run(copies, results, folder)
 
 
-class StagedFile:
-    """Where the bucket is, and the clients that speak to it."""
+class CephBucket:
+    """A bucket of a Ceph cluster, and clients for it."""
 
     def __init__(self, gateway: ceph.Gateway) -> None:
         self.gateway = gateway
@@ -68,20 +68,20 @@ class StagedFile:
         self.boto3.create_bucket(Bucket=BUCKET)
 
     def repository(self, prefix: str, endpoint: str | None = None, **options: Any) -> S3Repository:
-        """Return ours."""
+        """Return a repository in the bucket."""
         return S3Repository(BUCKET, prefix, endpoint=endpoint or self.gateway.url, **self.credentials, **options)
 
     def store(self, prefix: str) -> S3Store:
-        """Return obstore's."""
+        """Return a store of obstore in the bucket."""
         options = {"endpoint": self.gateway.url, "region": "us-east-1", "client_options": {"allow_http": True}}
         return S3Store(BUCKET, prefix=prefix, **options, **self.credentials)
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[StagedFile]:
-    """Run Ceph, with what it keeps in memory."""
+def started(folder: Path) -> Iterator[CephBucket]:
+    """Run a Ceph cluster that stores in memory."""
     with ceph.running(folder / "ceph") as gateway:
-        yield StagedFile(gateway)
+        yield CephBucket(gateway)
 
 
 def path_of(key: str) -> str:
@@ -89,17 +89,17 @@ def path_of(key: str) -> str:
     return f"{key[:2]}/{key[2:]}"
 
 
-async def gets_at_once(results: Results, place: StagedFile, loop: str) -> None:
-    """Race at a thousand gets at once, and at a thousand puts."""
+async def gets_at_once(results: Results, bucket: CephBucket, loop: str) -> None:
+    """Measure 1,000 concurrent gets."""
     prefix = f"at-once-{loop}"
-    store = place.store(prefix)
-    async with place.repository(prefix) as repo:
+    store = bucket.store(prefix)
+    async with bucket.repository(prefix) as repo:
         await repo.initialise()
         keys = await repo.put_many(os.urandom(SMALL) for _ in range(TASKS))
         with ThreadPoolExecutor(32) as threads:
 
             def by_boto3(key: str) -> bytes:
-                return place.boto3.get_object(Bucket=BUCKET, Key=f"{prefix}/{path_of(key)}")["Body"].read()
+                return bucket.boto3.get_object(Bucket=BUCKET, Key=f"{prefix}/{path_of(key)}")["Body"].read()
 
             def by_obstore(key: str) -> bytes:
                 return bytes(obstore.get(store, path_of(key)).bytes())
@@ -110,61 +110,61 @@ async def gets_at_once(results: Results, place: StagedFile, loop: str) -> None:
             async def async_get(key: str) -> bytes:
                 return bytes(await (await obstore.get_async(store, path_of(key))).bytes_async())
 
-            contestants: dict[str, Callable[[int], Awaitable[Any]]] = {
-                "objrepo": functools.partial(together, repo.get, lambda number: keys),
+            implementations: dict[str, Callable[[int], Awaitable[Any]]] = {
+                "objrepo": functools.partial(concurrently, repo.get, lambda number: keys),
                 "boto3 on 32 threads": functools.partial(on_threads, by_boto3),
                 "obstore sync on 32 threads": functools.partial(on_threads, by_obstore),
             }
             if loop != "trio":
-                contestants["obstore async"] = functools.partial(together, async_get, lambda number: keys)
+                implementations["obstore async"] = functools.partial(concurrently, async_get, lambda number: keys)
             rounds = 3 if results.quick else 9
-            await async_race(results, f"Ceph: {TASKS} × get 1 KiB at once, {loop}", contestants, rounds, TASKS)
+            await compare_async(results, f"Ceph: {TASKS} × get 1 KiB at once, {loop}", implementations, rounds, TASKS)
 
 
-async def large_objects(results: Results, place: StagedFile) -> None:
-    """Race at getting and putting one large object."""
-    store = place.store("large")
+async def large_objects(results: Results, bucket: CephBucket) -> None:
+    """Measure get and put of a large object."""
+    store = bucket.store("large")
     content = os.urandom(LARGE)
     rounds = 3 if results.quick else 11
     contents = [os.urandom(LARGE) for _ in range(rounds + 1)]
-    async with place.repository("large") as repo:
+    async with bucket.repository("large") as repo:
         await repo.initialise()
         key = await repo.put(content)
 
         async def boto3_get(number: int) -> bytes:
             file = io.BytesIO()
             name = f"large/{path_of(key)}"
-            await anyio.to_thread.run_sync(place.boto3.download_fileobj, BUCKET, name, file)
+            await anyio.to_thread.run_sync(bucket.boto3.download_fileobj, BUCKET, name, file)
             return file.getvalue()
 
         async def obstore_get(number: int) -> bytes:
             return await anyio.to_thread.run_sync(lambda: bytes(obstore.get(store, path_of(key)).bytes()))
 
-        async def our_get(number: int) -> bytes:
+        async def objrepo_get(number: int) -> bytes:
             return await repo.get(key)
 
-        gets = {"objrepo": our_get, "boto3's transfer manager": boto3_get, "obstore": obstore_get}
-        await async_race(results, "Ceph: get 64 MiB", gets, rounds)
+        gets = {"objrepo": objrepo_get, "boto3's transfer manager": boto3_get, "obstore": obstore_get}
+        await compare_async(results, "Ceph: get 64 MiB", gets, rounds)
 
         async def boto3_put(number: int) -> None:
             file = io.BytesIO(contents[number])
-            await anyio.to_thread.run_sync(place.boto3.upload_fileobj, file, BUCKET, f"boto3/{number}")
+            await anyio.to_thread.run_sync(bucket.boto3.upload_fileobj, file, BUCKET, f"boto3/{number}")
 
         async def obstore_put(number: int) -> None:
             await anyio.to_thread.run_sync(obstore.put, store, f"obstore/{number}", contents[number])
 
-        async def our_put(number: int) -> None:
+        async def objrepo_put(number: int) -> None:
             await repo.put(contents[number])
 
-        puts = {"objrepo": our_put, "boto3's transfer manager": boto3_put, "obstore": obstore_put}
-        await async_race(results, "Ceph: put 64 MiB", puts, rounds)
+        puts = {"objrepo": objrepo_put, "boto3's transfer manager": boto3_put, "obstore": obstore_put}
+        await compare_async(results, "Ceph: put 64 MiB", puts, rounds)
         await repo.erase()
 
 
-async def requests(results: Results, place: StagedFile) -> None:
-    """Count the requests of each operation, and take its time without the counter."""
-    with proxy_to(place.gateway.host, place.gateway.port) as proxy:
-        async with place.repository("counted") as repo, place.repository("counted", proxy.url) as counted:
+async def requests(results: Results, bucket: CephBucket) -> None:
+    """Count the requests of each operation through a proxy, and measure its time without the proxy."""
+    with proxy_to(bucket.gateway.host, bucket.gateway.port) as proxy:
+        async with bucket.repository("counted") as repo, bucket.repository("counted", proxy.url) as counted:
             await repo.initialise()
             await counted.key_format()
             keys = await repo.put_many(os.urandom(SMALL) for _ in range(10_000))
@@ -221,9 +221,9 @@ async def stream(repo: S3Repository, keys: list[str]) -> None:
             await each.read()
 
 
-async def growth(results: Results, place: StagedFile) -> None:
-    """Look at the same operations while there is more and more in the bucket."""
-    async with place.repository("growth", concurrency=64) as repo:
+async def growth(results: Results, bucket: CephBucket) -> None:
+    """Measure operations on a growing bucket."""
+    async with bucket.repository("growth", concurrency=64) as repo:
         await repo.initialise()
         keys: list[str] = []
         for size in (1000, 10_000) if results.quick else (10_000, 100_000, 1_000_000):
@@ -248,7 +248,7 @@ async def growth(results: Results, place: StagedFile) -> None:
 
 
 async def cached_reads(results: Results, folder: Path, loop: str) -> None:
-    """Race at reads that the cache can answer against the cache alone."""
+    """Compare cache hits with reads of the cache alone."""
     async with (
         DiskRepository(folder / "origin") as origin,
         DiskRepository(folder / "cache") as cache,
@@ -271,16 +271,16 @@ async def cached_reads(results: Results, folder: Path, loop: str) -> None:
 
         repositories = {"objrepo, cached": cached, "the cache alone": cache}
         for work, do in {"get": one_by_one, "open": opened}.items():
-            contestants = {name: functools.partial(do, repo) for name, repo in repositories.items()}
-            await async_race(results, f"cached: {work} 1 KiB, {loop}", contestants, rounds, 200)
-        contestants = {
-            name: functools.partial(together, repo.get, lambda number: keys) for name, repo in repositories.items()
+            implementations = {name: functools.partial(do, repo) for name, repo in repositories.items()}
+            await compare_async(results, f"cached: {work} 1 KiB, {loop}", implementations, rounds, 200)
+        implementations = {
+            name: functools.partial(concurrently, repo.get, lambda number: keys) for name, repo in repositories.items()
         }
-        await async_race(results, f"cached: {TASKS} × get 1 KiB at once, {loop}", contestants, rounds, TASKS)
+        await compare_async(results, f"cached: {TASKS} × get 1 KiB at once, {loop}", implementations, rounds, TASKS)
 
 
 async def copies(results: Results, folder: Path) -> None:
-    """Race a copy of a whole repository against a loop over aiida-core's backend, which does a part of it."""
+    """Compare a copy of a repository with a loop over a part of it by aiida-core's backend."""
     count, part = (10_000, 500) if results.quick else (100_000, 2_000)
     async with DiskRepository(folder / "source") as source:
         await source.initialise()

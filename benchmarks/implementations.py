@@ -1,4 +1,4 @@
-"""The peers, each with the same few methods: put, get, has. Those that do not flush to the disk are marked."""
+"""The implementations that are compared, each with the methods put, get and has. The note marks writes without fsync."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zarr.storage import LocalStore as ZarrStore
 
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
-NOT_FLUSHED = "not flushed to the disk"
+NOT_FSYNCED = "not fsynced"
 
 
 def sha(content: bytes) -> str:
@@ -59,7 +59,7 @@ class Aiida(Facade):
 
 
 class WarmContainer:
-    """disk-objectstore, with its session kept open."""
+    """disk-objectstore with an open session."""
 
     note = ""
 
@@ -81,7 +81,7 @@ class WarmContainer:
 class Obstore:
     """obstore on a local folder."""
 
-    note = NOT_FLUSHED
+    note = NOT_FSYNCED
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class Obstore:
 class Fsspec:
     """fsspec on a local folder."""
 
-    note = NOT_FLUSHED
+    note = NOT_FSYNCED
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class Fsspec:
 
 
 class SqliteBlobs:
-    """One table of blobs, as flushed as SQLite flushes by default."""
+    """One table of blobs, with the default durability of SQLite."""
 
     note = ""
 
@@ -148,10 +148,10 @@ class SqliteBlobs:
         return bool(self.connection.execute("SELECT 1 FROM blobs WHERE key = ?", (key,)).fetchall())
 
 
-class Floor:
-    """What cannot be done without: a row by sqlite3 and its bytes by `pread`, for reading only."""
+class LowerBound:
+    """The lower bound of reading: a row by `sqlite3` and its bytes by `pread`."""
 
-    note = "the floor"
+    note = "lower bound"
 
     def __init__(self, folder: Path) -> None:
         self.connection = sqlite3.connect(
@@ -169,7 +169,7 @@ class Floor:
 
 
 class ContainerPerThread:
-    """What comes to mind first: a `Container` for each worker thread, and a hop for each call."""
+    """The simplest async wrapper: a `Container` for each worker thread, and a thread call for each operation."""
 
     note = ""
 
@@ -212,7 +212,7 @@ class AsyncObstore(Obstore):
 class Zarr:
     """zarr's store on a local folder, which needs asyncio."""
 
-    note = NOT_FLUSHED
+    note = NOT_FSYNCED
 
     def __init__(self, folder: Path) -> None:
         self.store = ZarrStore(folder)
@@ -234,7 +234,7 @@ class Zarr:
 class PlainFiles:
     """A file for each object, by aiofiles, which needs asyncio."""
 
-    note = NOT_FLUSHED
+    note = NOT_FSYNCED
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
