@@ -171,7 +171,7 @@ class TestExamples:
         run([*program, "restore", second, "back"], place)
         run(["diff", "-r", "photos", "back"], place)
         failed = subprocess.run([*program, "restore", "0" * 64, "x"], cwd=place, capture_output=True, text=True)
-        assert (failed.returncode, failed.stderr.startswith("there is no such snapshot")) == (1, True)
+        assert (failed.returncode, failed.stderr.startswith("the snapshot does not exist")) == (1, True)
 
     def test_backup_script(self, place):
         out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], place)
