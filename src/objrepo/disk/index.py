@@ -1,7 +1,7 @@
-"""The index of a container: the SQLite table that says where in which pack an object is. Read here, without SQLAlchemy.
+"""The index of a container: the SQLite table of packed objects, accessed without SQLAlchemy.
 
-Statements over many keys take them as one JSON array, sorted: the pages of the table's own index are then met in
-order, which was measured to be twice as fast as a list of parameters (``benchmarks/``).
+Statements over many keys take them as one sorted JSON array: SQLite then reads the pages of the key index in order,
+which was measured to be twice as fast as a list of parameters (``benchmarks/``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryEr
 __all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row", "index_error")
 
 SCANNED_FOR_ONE: Final = 3
-"""Up to how many rows a scan may read for each that is wanted, and still be quicker than looking them up."""
+"""A scan is faster than lookups if it reads up to this many rows for each row that is wanted."""
 
 _SCAN_FROM: Final = 100
 _BUSY_SECONDS: Final = 30
@@ -33,12 +33,12 @@ _COPY_BYTES: Final = 1024 * 1024
 _COPY_TRIES: Final = 10
 _COLUMNS: Final = "hashkey, pack_id, offset, length, compressed, size"
 _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
-# SQLite's columns take values of any type. Rows with others than these are left out where many are read, and an error
-# where one is.
+# SQLite's columns take values of any type. A row with a value of another type is left out of a bulk read, and is an
+# error when it is read alone.
 _TYPED: Final = " AND ".join(f"typeof({name}) = 'integer'" for name in ("pack_id", "offset", "length", "size"))
 _ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value WHERE {_TYPED}"
 _SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_id, offset"
-_UNEXPECTED: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"  # they could run for ever
+_UNEXPECTED: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"  # they could run endlessly
 _PRESENT: Final = "SELECT hashkey FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
 
 
@@ -56,14 +56,14 @@ _UNSUPPORTED: Final = {
 """What SQLite reports on a file system without locks or shared memory. That the disk is full is another code."""
 
 NO_ROW: Final = (ValueError, TypeError, OverflowError, MemoryError)
-"""What comes of reading at the place that a row says, if somebody has written nonsense there."""
+"""The errors of reading what an invalid row names."""
 
 RawRow = tuple[str, int, int, int, int, int]
-"""A :class:`Row` as SQLite gives it: quicker to make where there are many."""
+"""A :class:`Row` as SQLite returns it, which is faster for many."""
 
 
 class Row(NamedTuple):
-    """Where a packed object is: ``length`` bytes from ``offset`` on in its pack, ``size`` when decompressed."""
+    """The location of a packed object: ``length`` bytes at ``offset`` in its pack, ``size`` when decompressed."""
 
     key: str
     pack_id: int
@@ -128,68 +128,66 @@ class Index:
             return connection
 
     def row(self, key: str) -> Row | None:
-        """Return where a packed object is, None if it is not packed."""
+        """Return the row of an object, None if it is not packed."""
         rows = self.raw_row(key)
         if not rows:
             return None
         row = Row._make(rows[0])
         if not all(type(value) is int for value in row[1:4]) or type(row.size) is not int:
-            raise CorruptObjectError(
-                key, f"the index {self._path} has no numbers where it should say where it is: {row}"
-            )
+            raise CorruptObjectError(key, f"its row in the index {self._path} has values that are not numbers: {row}")
         return row
 
     def raw_row(self, key: str) -> list[RawRow]:
-        """Return the same as a list of one plain tuple or none, which is quicker."""
+        """Return the same as a list of one plain tuple or none, which is faster."""
         return self._all(_ROW, key)
 
     def has(self, key: str) -> bool:
-        """Say whether an object is packed."""
+        """Return whether an object is packed."""
         return bool(self._all("SELECT 1 FROM db_object WHERE hashkey = ?", key))
 
     def rows(self, keys: Iterable[str]) -> list[RawRow]:
-        """Return the rows of those of the objects that are packed, as plain tuples, in the order of their keys."""
+        """Return the rows of the objects that are packed, as plain tuples, ordered by key."""
         return self._all(_ROWS, json.dumps(sorted(keys)))
 
     def scan(self, keys: set[str]) -> list[RawRow]:
-        """Return the same by reading the whole table in the order of the packs: quicker for a good part of it."""
+        """Return the same, ordered by pack, from a scan of the whole table: faster for a large part of it."""
         with _sqlite_errors(self._path):
             return [row for row in self._execute(_SCAN) if row[0] in keys]
 
     def count_at_most(self) -> int:
-        """Return a number that there are no more packed objects than, at once."""
+        """Return an upper bound of the number of packed objects, without counting."""
         return int(self._all("SELECT coalesce(max(id), 0) FROM db_object")[0][0])
 
     def present(self, keys: Iterable[str]) -> set[str]:
-        """Return those of the keys whose objects are packed."""
+        """Return the keys whose objects are packed."""
         wanted = set(keys)
         if len(wanted) > _SCAN_FROM and self.count_at_most() < SCANNED_FOR_ONE * len(wanted):
             return wanted.intersection(key for (key,) in self._all("SELECT hashkey FROM db_object"))
         return {key for (key,) in self._all(_PRESENT, json.dumps(sorted(wanted)))}
 
     def keys(self, first: str, end: str) -> list[str]:
-        """Return the keys of packed objects from ``first`` on and before ``end``, in order."""
+        """Return the keys of packed objects from ``first`` to before ``end``, in order."""
         statement = "SELECT hashkey FROM db_object WHERE hashkey >= ? AND hashkey < ? ORDER BY hashkey"
         return [key for (key,) in self._all(statement, first, end)]
 
     def count(self) -> int:
-        """Return how many objects are packed."""
+        """Return the number of packed objects."""
         return int(self._all("SELECT count(*) FROM db_object")[0][0])
 
     def sums(self) -> tuple[int, int]:
-        """Return the bytes of all packed objects: decompressed, and as they are in the packs."""
+        """Return the sizes of all packed objects in bytes: decompressed, and in the packs."""
         sums = "SELECT CAST(total(size) AS INTEGER), CAST(total(length) AS INTEGER) FROM db_object"
         size, length = self._all(sums)[0]
         return size, length
 
     def version(self) -> int:
-        """Return a number that is another one after any other connection has changed the index."""
+        """Return a number that changes when another connection has changed the index."""
         return int(self._all("PRAGMA data_version")[0][0])
 
     def insert(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> int:
-        """Add objects, except those that are there already, in one transaction that is on the disk on return.
+        """Add objects that are not in the index, in one transaction that is durable on return.
 
-        :param rows: of each object its key, whether it is compressed, its size, offset, length, and pack.
+        :param rows: key, whether it is compressed, size, offset, length and pack of each object.
         :return: how many objects were added.
         """
         return self._write(
@@ -199,7 +197,7 @@ class Index:
         )
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Remove objects, in one transaction that is on the disk on return."""
+        """Remove objects, in one transaction that is durable on return."""
         self._write("DELETE FROM db_object WHERE hashkey = ?", [(key,) for key in keys])
 
     def rows_of_pack(self, pack_id: int) -> list[RawRow]:
@@ -212,33 +210,33 @@ class Index:
         return int(self._all(f"SELECT coalesce(max({end}), 0) FROM db_object WHERE pack_id = ?", pack_id)[0][0])
 
     def pack_ids(self) -> list[int]:
-        """Return the packs that objects are in."""
+        """Return the numbers of the packs that contain objects."""
         return [
             int(pack_id)
             for (pack_id,) in self._all("SELECT DISTINCT pack_id FROM db_object WHERE typeof(pack_id) = 'integer'")
         ]
 
     def lengths(self) -> dict[int, int]:
-        """Return for each pack how many of its bytes belong to objects."""
+        """Return for each pack the number of bytes that belong to objects."""
         # The sum of what is no length may be no integer, or too large for one.
         return dict(self._all("SELECT pack_id, CAST(total(length) AS INTEGER) FROM db_object GROUP BY pack_id"))
 
     def remove_row(self, row: Row) -> None:
-        """Remove a row that is still the same."""
+        """Remove a row unless it has changed."""
         self._write(
             "DELETE FROM db_object WHERE hashkey = ? AND pack_id IS ? AND offset IS ? AND length IS ?",
             [(row.key, row.pack_id, row.offset, row.length)],
         )
 
     def move(self, rows: Sequence[RawRow], pack_id: int, offsets: Sequence[int]) -> None:
-        """Have objects that were not removed or moved meanwhile be in another pack, all in one transaction."""
+        """Set pack and offset of the objects whose rows have not changed, in one transaction."""
         self._write(
             "UPDATE db_object SET pack_id = ?, offset = ? WHERE hashkey = ? AND pack_id = ? AND offset = ?",
             [(pack_id, offset, row[0], row[1], row[2]) for row, offset in zip(rows, offsets, strict=True)],
         )
 
     def take_back(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
-        """Remove those of the rows that are still as they were inserted."""
+        """Remove rows that were inserted, unless they have changed."""
         self._write(
             "DELETE FROM db_object WHERE hashkey = ? AND compressed = ? AND size = ? AND offset = ? AND length = ? "
             "AND pack_id = ?",
@@ -253,7 +251,7 @@ class Index:
                 self._execute("COMMIT")
                 return changed
             except BaseException:
-                if self._connection.in_transaction:  # when the disk is full, SQLite has done it
+                if self._connection.in_transaction:  # on a full disk SQLite has rolled back already
                     self._execute("ROLLBACK")
                 raise
 
@@ -268,7 +266,7 @@ class Index:
             self._execute("ROLLBACK")
 
     def vacuum(self) -> None:
-        """Rewrite the index in order and without holes; nobody else may be using it."""
+        """Rewrite the index in order and without free pages; no other process may use it."""
         self._all("VACUUM")
 
     def close(self) -> None:
@@ -277,7 +275,7 @@ class Index:
 
     def _all(self, statement: str, *parameters: str | int) -> list[Any]:
         try:
-            # To the last row, as a statement that is not run to its end keeps its read transaction open.
+            # Fetch every row: a statement that is not run to its end keeps its read transaction open.
             return self._execute(statement, parameters).fetchall()
         except (sqlite3.Error, UnicodeDecodeError):
             with _sqlite_errors(self._path):

@@ -12,7 +12,7 @@ from typing import Final
 
 from objrepo.disk.index import Row
 from objrepo.disk.layout import Layout
-from objrepo.disk.safe_open import NO_DETOUR, refused, safe_open
+from objrepo.disk.safe_open import NO_FOLLOW, refused, safe_open
 from objrepo.errors import CorruptObjectError
 from objrepo.fsync import fsync_directory, fsync_file
 
@@ -27,7 +27,7 @@ FileSignature = tuple[int, int, int, int]
 # Windows does not replace an open file, so no file is kept open there.
 _MAX_OPEN: Final = 8 if os.name == "posix" else 0
 _MAX_PATHS: Final = 1000
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | NO_DETOUR
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | NO_FOLLOW
 
 
 class PackFiles:
