@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from disk_objectstore import Container
 from disk_objectstore.database import Base
+from disk_objectstore.exceptions import InconsistentContent
 from sqlalchemy import URL, create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import sessionmaker
@@ -17,7 +19,7 @@ from objrepo.disk.index import index_error
 from objrepo.disk.layout import Layout
 from objrepo.disk.locks import pack_lock
 from objrepo.disk.safe_open import safe_open
-from objrepo.errors import with_path
+from objrepo.errors import CorruptObjectError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-__all__ = ("PatchedContainer", "sql_errors")
+__all__ = ("PatchedContainer", "store_errors")
 
 
 class PatchedContainer(Container):  # type: ignore[misc]
@@ -45,7 +47,7 @@ class PatchedContainer(Container):  # type: ignore[misc]
         index = self._get_pack_index_path()
         index.touch()  # honours the umask; SQLite would create it with mode 0644
         session = self._get_operation_session()
-        with sql_errors(index):
+        with store_errors(index):
             Base.metadata.create_all(session.get_bind())
         return session
 
@@ -78,9 +80,17 @@ class PatchedContainer(Container):  # type: ignore[misc]
 
 
 @contextmanager
-def sql_errors(index: Path) -> Iterator[None]:
-    """Turn errors of SQLAlchemy into those of objrepo."""
+def store_errors(index: Path) -> Iterator[None]:
+    """Turn the errors of disk-objectstore and SQLAlchemy into those of objrepo."""
     try:
         yield
-    except SQLAlchemyError as error:
-        raise index_error(index, error.__cause__ or error) from error
+    except InconsistentContent as error:
+        raise CorruptObjectError(_key_in(str(error)), str(error)) from error
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        cause = error.__cause__ or error
+        raise index_error(index, cause) from cause
+
+
+def _key_in(message: str) -> str:
+    """Return the key that an error of disk-objectstore names, in quotes."""
+    return message.split("'")[1] if message.count("'") > 1 else "?"

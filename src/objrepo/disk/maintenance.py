@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from objrepo.disk.layout import Layout
 from objrepo.disk.listing import loose_keys
 from objrepo.disk.loose import remove_loose
 from objrepo.disk.repack import cut_off_appended, is_disk_full, repack, unreferenced_bytes
 from objrepo.disk.safe_open import is_inside, refused
 from objrepo.disk.session import ContainerSession
-from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
+from objrepo.errors import RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
 
-__all__ = ("Plan", "estimate", "run", "store_errors")
+__all__ = ("Plan", "estimate", "run")
 
 _TRIES: Final = 20
 
@@ -66,25 +64,6 @@ class Plan:
             compress=compress,
             incremental_cleanup=incremental_cleanup,
         )
-
-
-@contextmanager
-def store_errors(layout: Layout) -> Iterator[None]:
-    """Turn the errors of disk-objectstore and SQLAlchemy into those of objrepo."""
-    from disk_objectstore.exceptions import InconsistentContent
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except InconsistentContent as error:
-        raise CorruptObjectError(_key_in(str(error)), str(error)) from error
-    except SQLAlchemyError as error:
-        cause = error.__cause__ or error
-        if getattr(cause, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            raise RepositoryBusyError(
-                f"the index {layout.index_file} is locked by another process; try again later"
-            ) from cause
-        raise RepositoryError(f"the index {layout.index_file} cannot be written: {cause}") from cause
 
 
 def estimate(session: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
@@ -152,6 +131,8 @@ def _estimate_loose(session: ContainerSession) -> _Loose:
 def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
     from disk_objectstore import CompressMode
 
+    from objrepo.disk.container import store_errors
+
     for keys in loose_keys(session):
         for path in (session.layout.loose_name(session.config, key) for key in keys):
             if is_inside(path) is None and os.path.lexists(path):
@@ -159,7 +140,7 @@ def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | No
     count, (size, _) = session.index.count(), session.index.sums()
     for tries_left in range(_TRIES, -1, -1):
         try:
-            with store_errors(session.layout):
+            with store_errors(session.layout.index_file):
                 session.container.pack_all_loose(
                     compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
                     callback=_listener("pack_loose", progress),
@@ -220,8 +201,3 @@ def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, An
             progress(Progress(step, done, total, "bytes"))
 
     return listen
-
-
-def _key_in(message: str) -> str:
-    """Return the key that an error of disk-objectstore contains in quotes."""
-    return message.split("'")[1] if message.count("'") > 1 else "?"
