@@ -1,4 +1,4 @@
-"""Processes that tests start: with permissions that count for root too, and with their memory measured."""
+"""Helpers for processes that tests start: permissions that apply to root, peak memory, free ports."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _CAP_DAC_OVERRIDE = 1
 _CAP_DAC_READ_SEARCH = 2
 
 
-def drop_powers():
-    """Take from the program that is started next what lets root read and write whatever it likes."""
-    for power in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, power, 0, 0, 0)
+def drop_capabilities():
+    """Remove the capabilities by which root ignores permissions from programs that this process starts."""
+    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def peak_memory():
-    """Return the most bytes that this process has had in memory.
+    """Return the peak memory of this process in bytes.
 
-    Not `getrusage`: its figure comes along from the process that started this one.
+    `getrusage` would include the parent process before the exec.
     """
     with open("/proc/self/status") as file:
         return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024
 
 
 def free_ports(count=1):
-    """Return ports that nobody listens on at the moment."""
+    """Return unused TCP ports."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     try:
         return [each.getsockname()[1] for each in sockets]
@@ -37,7 +37,7 @@ def free_ports(count=1):
             each.close()
 
 
-if __name__ == "__main__":  # run a script, and tell how much memory it needed
+if __name__ == "__main__":  # run a script, and print its peak memory
     import runpy
 
     sys.argv.pop(0)

@@ -25,7 +25,7 @@ from objrepo.offload import Inline, Threads
 from objrepo.sources import PIPE_BYTES
 from objrepo.streams import CHUNK_BYTES, RangeHandle, open_range
 from objrepo.testing.fixtures import content_of
-from processes import drop_powers
+from processes import drop_capabilities
 
 
 class Counted(Threads):
@@ -280,7 +280,7 @@ anyio.run(main)
         (tmp_path / "secret").write_bytes(b"secret")
         (tmp_path / "secret").chmod(0)
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True, preexec_fn=drop_powers
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True, preexec_fn=drop_capabilities
         )
         assert "Permission denied" in done.stdout
         assert "secret" in done.stdout

@@ -35,7 +35,7 @@ from objrepo.offload import Inline
 from objrepo.reports import Progress
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
-from processes import drop_powers
+from processes import drop_capabilities
 
 CONTENT = content_of(1_000_000)
 
@@ -729,7 +729,7 @@ anyio.run(main)
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
         done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=False, preexec_fn=drop_powers
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, preexec_fn=drop_capabilities
         )
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o755)

@@ -14,7 +14,7 @@ import pytest
 from objrepo import DiskRepository
 from objrepo.disk.index import index_error
 from objrepo.errors import RepositoryBusyError, RepositoryError
-from processes import drop_powers
+from processes import drop_capabilities
 
 WRITE = """
 import os, sys, anyio, objrepo
@@ -112,7 +112,7 @@ class TestAReadOnlyPlace:
                 capture_output=True,
                 text=True,
                 check=False,
-                preexec_fn=drop_powers,
+                preexec_fn=drop_capabilities,
                 env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
             )
         assert done.stderr == ""
@@ -130,7 +130,7 @@ class TestAReadOnlyPlace:
                 capture_output=True,
                 text=True,
                 check=False,
-                preexec_fn=drop_powers,
+                preexec_fn=drop_capabilities,
             )
         assert "RepositoryError: the index" in done.stderr
         assert "set TMPDIR to a folder with" in done.stderr

@@ -13,7 +13,7 @@ import pytest
 from disk_objectstore import Container
 
 from objrepo import CorruptObjectError, DiskRepository
-from processes import drop_powers
+from processes import drop_capabilities
 from test_lanes import own_pack
 from test_repair import flip, flip_packed, loose_file
 
@@ -157,7 +157,7 @@ UNREADABLE = """
 def run_without_powers(script, folder):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), str(folder)],
-        preexec_fn=drop_powers,
+        preexec_fn=drop_capabilities,
         capture_output=True,
         text=True,
         check=False,

@@ -20,7 +20,7 @@ from objrepo.disk.index import Index
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.testing.fixtures import content_of
-from processes import drop_powers
+from processes import drop_capabilities
 from test_repair import flip_packed, loose_file
 
 call = InPlace().call
@@ -294,7 +294,7 @@ class TestWriting:
         """
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "repository")],
-            preexec_fn=drop_powers,
+            preexec_fn=drop_capabilities,
             capture_output=True,
             text=True,
             check=False,

@@ -1,4 +1,4 @@
-"""What must be true of a repository after any of its users was killed at any moment."""
+"""The checks of a repository after its processes were killed at any moment."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from objrepo.sync.runner import InPlace
 
 
 class Log:
-    """What a process that may be killed writes down: a line before and after each thing that it does."""
+    """The log of a process that may be killed: a line before and after each operation."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(self, word: str, *keys: str) -> None:
-        """Write lines; what was written is there even if the process is killed in the next moment."""
+        """Append lines, which remain if the process is killed right after."""
         os.write(self._descriptor, b"".join(f"{word} {key}\n".encode() for key in keys))
 
 
 class Expected:
-    """What is known for certain of the objects that processes have put and deleted."""
+    """The objects that must, and that must not, exist according to the logs."""
 
     def __init__(self) -> None:
         self.present: set[str] = set()
         self.gone: set[str] = set()
 
     def read(self, path: Path) -> None:
-        """Learn from a log, in which each key was put once and deleted once at the most."""
+        """Read a log, in which each key is put once and deleted at most once."""
         lines = path.read_text().splitlines() if path.exists() else []
         words: dict[str, set[str]] = {}
         for line in lines:
@@ -45,20 +45,20 @@ class Expected:
                 self.present.discard(key)
                 self.gone.add(key)
             elif "deleting" in said:
-                self.present.discard(key)  # it may be there or not
+                self.present.discard(key)  # it may exist or not
             elif "put" in said:
                 self.present.add(key)
 
 
 def start(function: Callable[[], None]) -> int:
-    """Call a function in a child process; return the child's number."""
+    """Call a function in a child process; return its process id."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             function()
             status = 0
-        except BaseException:  # noqa: BLE001  (all that is left to do is to say what it was)
+        except BaseException:  # noqa: BLE001  (the traceback is printed)
             traceback.print_exc()
         finally:
             sys.stderr.flush()
@@ -67,17 +67,17 @@ def start(function: Callable[[], None]) -> int:
 
 
 def end_of(child: int) -> int:
-    """Wait for a child; return how it ended, as `waitstatus_to_exitcode` says it."""
+    """Wait for a child process; return its exit code, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def in_child(function: Callable[[], None]) -> int:
-    """Call a function in a child process; return how that ended."""
+    """Call a function in a child process; return its exit code."""
     return end_of(start(function))
 
 
 def make(folder: Path, pack_size_target: int) -> None:
-    """Make a repository."""
+    """Initialise a repository."""
     call = InPlace().call
     repo = DiskRepository(folder, Inline())
     call(repo.__aenter__)
@@ -85,9 +85,9 @@ def make(folder: Path, pack_size_target: int) -> None:
 
 
 def check(folder: Path, expected: Expected, *, thoroughly: bool = True) -> None:
-    """Open a repository as a fresh process does, look for all that must be there, and go on working with it.
+    """Open a repository, check that the expected objects exist, and use it.
 
-    :param thoroughly: whether to repack, too, and to have disk-objectstore look at the result.
+    :param thoroughly: whether to repack it, too, and to have disk-objectstore validate the result.
     """
     call = InPlace().call
     repo = DiskRepository(folder, Inline())
@@ -98,11 +98,11 @@ def check(folder: Path, expected: Expected, *, thoroughly: bool = True) -> None:
     for key in present:
         call(repo.get, key, True)
     back = [key for key, found in zip(expected.gone, call(repo.has_many, expected.gone), strict=True) if found]
-    assert not back, f"deleted, and there again: {back}"
+    assert not back, f"deleted, but present: {back}"
     report = call(repo.verify)
     assert report.ok, report.damaged
-    key = call(repo.put, b"work goes on")
-    assert call(repo.get, key) == b"work goes on"
+    key = call(repo.put, b"new")
+    assert call(repo.get, key) == b"new"
     more = call(repo.put_many, [b"and", b"on"])
     call(repo.maintain)
     call(repo.delete_many, [key, *more])

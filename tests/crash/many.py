@@ -1,11 +1,10 @@
-"""Many processes use one repository at the same time, while one of them packs, repacks and cleans without a pause.
+"""Many processes use one repository concurrently, while one of them packs, repacks and cleans continuously.
 
     python tests/crash/many.py [--seconds N] [--seed N]
 
-Each puts, reads what it and the others have put, lists and deletes, on asyncio, on trio or without a loop. One is
-AiiDA's own backend, where aiida-core is installed, else the container that it uses; another is ``dostore``. Nobody may
-see an object that has been deleted, miss one that has not, read other bytes than the key's, or meet an error that is
-not documented.
+Each process puts, reads its own objects and those of others, lists and deletes, on asyncio, on trio or without an event
+loop. One uses AiiDA's backend if aiida-core is installed, else a ``Container``; another one is ``dostore``. No process
+may see a deleted object, miss an existing one, read wrong bytes, or get an undocumented error.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import filelock  # noqa: F401  (what is imported on the first use is imported now)
+import filelock  # noqa: F401  (imported before the fork)
 import trio  # noqa: F401
 from checking import Expected, Log, check, end_of, in_child, make, start
 from disk_objectstore import Container
@@ -34,53 +33,53 @@ from objrepo import DiskRepository, ObjectNotFoundError, RepositoryBusyError
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 
-FILES_AT_MOST = 450  # 32 leases, with 8 packs and the three files of the index each, and some more
-WAL_AT_MOST = 64 * 1024 * 1024
+MAX_FILES = 450  # 32 sessions, with 8 packs and three files of the index each, and some more
+MAX_WAL_BYTES = 64 * 1024 * 1024
 TRIES = 50
 
 
 class Others:
-    """What all processes have written down."""
+    """The logs of all processes."""
 
-    def __init__(self, place: Path, chance: random.Random) -> None:
-        self.place = place
-        self.chance = chance
+    def __init__(self, root: Path, rng: random.Random) -> None:
+        self.root = root
+        self.rng = rng
 
     def some_key(self) -> tuple[Path, str] | None:
-        """Return a key that somebody has put and not begun to delete, and where that is written down."""
-        log = self.chance.choice(list(self.place.glob("log *")))
+        """Return a key that is put and not being deleted, and the log that says so."""
+        log = self.rng.choice(list(self.root.glob("log *")))
         expected = Expected()
         expected.read(log)
-        return (log, self.chance.choice(sorted(expected.present))) if expected.present else None
+        return (log, self.rng.choice(sorted(expected.present))) if expected.present else None
 
-    def excuses(self, log: Path, key: str) -> bool:
-        """Say whether an object may be missing: its deletion was begun."""
+    def is_being_deleted(self, log: Path, key: str) -> bool:
+        """Return whether an object may be missing, as its deletion has begun."""
         return f"deleting {key}\n" in log.read_text()
 
 
-def bounded(folder: Path) -> None:
-    """Make sure that this process and SQLite hold no more than they should."""
-    assert len(os.listdir("/proc/self/fd")) < FILES_AT_MOST
+def check_bounds(folder: Path) -> None:
+    """Check the number of open files and the size of the WAL."""
+    assert len(os.listdir("/proc/self/fd")) < MAX_FILES
     wal = folder / "packs.idx-wal"
-    assert not wal.exists() or wal.stat().st_size < WAL_AT_MOST, wal.stat()
+    assert not wal.exists() or wal.stat().st_size < MAX_WAL_BYTES, wal.stat()
 
 
 class Member:
     """One of the processes that put, read, list and delete."""
 
-    def __init__(self, place: Path, name: str, until: float) -> None:
-        self.folder = place / "repository"
-        self.log = Log(place / f"log {name}")
+    def __init__(self, root: Path, name: str, until: float) -> None:
+        self.folder = root / "repository"
+        self.log = Log(root / f"log {name}")
         self.name = name
         self.until = until
-        self.chance = random.Random(name)
-        self.others = Others(place, self.chance)
+        self.rng = random.Random(name)
+        self.others = Others(root, self.rng)
         self.mine: list[str] = []
         self.made = 0
 
     def content(self) -> bytes:
         self.made += 1
-        return f"{self.name} {self.made} ".encode().ljust(self.chance.choice([20, 2000, 200_000]), b".")
+        return f"{self.name} {self.made} ".encode().ljust(self.rng.choice([20, 2000, 200_000]), b".")
 
     def stored(self, *keys: str) -> None:
         self.log.note("put", *keys)
@@ -90,7 +89,7 @@ class Member:
         self.stored(await repo.put(self.content()))
         self.stored(*await repo.put_many([self.content() for _ in range(5)]))
 
-    async def put_together(self, repo: DiskRepository) -> None:
+    async def put_concurrently(self, repo: DiskRepository) -> None:
         async def one(content: bytes) -> None:
             self.stored(await repo.put(content))
 
@@ -104,13 +103,13 @@ class Member:
                 return
             log, key = found
             try:
-                assert await repo.has(key) or self.others.excuses(log, key), f"{key} is not there"
+                assert await repo.has(key) or self.others.is_being_deleted(log, key), f"{key} is missing"
                 await repo.get(key, check=True)
                 async with repo.open(key, check=True) as stream:
                     async for _ in stream:
                         pass
             except ObjectNotFoundError:
-                assert self.others.excuses(log, key), f"{key} was lost"
+                assert self.others.is_being_deleted(log, key), f"{key} was lost"
 
     async def read_mine(self, repo: DiskRepository) -> None:
         async with repo.stream(self.mine) as objects:
@@ -119,12 +118,12 @@ class Member:
 
     async def list_all(self, repo: DiskRepository) -> None:
         listed = [key async for key in repo.keys()]
-        assert len(listed) == len(set(listed)), "a key came twice"
-        assert set(self.mine) <= set(listed), "a key was left out"
+        assert len(listed) == len(set(listed)), "a key was listed twice"
+        assert set(self.mine) <= set(listed), "a key was not listed"
         await repo.info()
 
     async def delete(self, repo: DiskRepository) -> None:
-        self.chance.shuffle(self.mine)
+        self.rng.shuffle(self.mine)
         some = [self.mine.pop() for _ in range(min(8, len(self.mine)))]
         self.log.note("deleting", *some)
         while True:
@@ -134,16 +133,16 @@ class Member:
             except RepositoryBusyError:
                 pass
         self.log.note("deleted", *some)
-        assert not any(await repo.has_many(some)), "what was deleted is there"
+        assert not any(await repo.has_many(some)), "a deleted object exists"
 
     async def work(self, offload: Any) -> None:
         kinds = [self.put, self.read, self.read_mine, self.list_all, self.delete]
         if offload is None:
-            kinds.append(self.put_together)
+            kinds.append(self.put_concurrently)
         async with DiskRepository(self.folder, offload) as repo:
             while time.time() < self.until:
-                await self.chance.choice(kinds)(repo)
-                bounded(self.folder)
+                await self.rng.choice(kinds)(repo)
+                check_bounds(self.folder)
 
     def run(self, loop: str | None) -> None:
         if loop is None:
@@ -153,24 +152,24 @@ class Member:
 
 
 class Maintainer(Member):
-    """The one that packs, repacks and cleans."""
+    """The process that packs, repacks and cleans."""
 
     async def work(self, offload: Any) -> None:
         async with DiskRepository(self.folder) as repo:
             while time.time() < self.until:
                 try:
-                    if self.chance.random() < 0.3:
-                        # objrepo's own repack lets others work; only disk-objectstore's readers must try again.
+                    if self.rng.random() < 0.3:
+                        # objrepo is not affected by its repack; readers of disk-objectstore have to try again.
                         await repo.maintain(live=False, do_vacuum=False, timeout=1)
                     else:
-                        await repo.maintain(compress=self.chance.random() < 0.5, timeout=1)
+                        await repo.maintain(compress=self.rng.random() < 0.5, timeout=1)
                 except RepositoryBusyError:
                     continue
-                bounded(self.folder)
+                check_bounds(self.folder)
 
 
 class Aiida(Member):
-    """AiiDA's own backend, which has no locks against others that maintain: it puts and reads."""
+    """AiiDA's backend. It only puts and reads, as it does not lock out maintenance by other processes."""
 
     def run(self, loop: str | None) -> None:
         put, get = self.functions()
@@ -181,13 +180,13 @@ class Aiida(Member):
                 for _ in range(TRIES):
                     try:
                         content = get(key)
-                    except (FileNotFoundError, NotExistent, ValueError):  # a pack or a loose file has just been moved
-                        if self.others.excuses(log, key):
+                    except (FileNotFoundError, NotExistent, ValueError):  # a file was moved meanwhile
+                        if self.others.is_being_deleted(log, key):
                             break
                         continue
                     import hashlib
 
-                    assert hashlib.sha256(content).hexdigest() == key, f"{key} has other bytes"
+                    assert hashlib.sha256(content).hexdigest() == key, f"{key} has wrong bytes"
                     break
                 else:
                     raise AssertionError(f"{key} was lost")
@@ -205,7 +204,7 @@ class Aiida(Member):
             return str(container.add_streamed_object(source))
 
     def get_by_container(self, key: str) -> bytes:
-        with Container(self.folder) as container:  # it sees what was there when it was opened
+        with Container(self.folder) as container:  # a new one, as it sees the state at its opening
             return bytes(container.get_object_content(key))
 
 
@@ -221,8 +220,8 @@ class Dostore(Member):
             self.stored(done.stdout.splitlines()[-1].split(":")[0])
 
 
-def member(kind: type[Member], place: Path, name: str, until: float, loop: str | None) -> None:
-    kind(place, name, until).run(loop)
+def member(kind: type[Member], root: Path, name: str, until: float, loop: str | None) -> None:
+    kind(root, name, until).run(loop)
 
 
 def main() -> None:
@@ -241,11 +240,11 @@ def main() -> None:
         (Member, "trio"),
     ]
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        assert in_child(partial(make, place / "repository", 3_000_000)) == 0
+        root = Path(name)
+        assert in_child(partial(make, root / "repository", 3_000_000)) == 0
         until = time.time() + arguments.seconds
         children = {
-            start(partial(member, kind, place, f"{arguments.seed} {number}", until, loop)): kind.__name__
+            start(partial(member, kind, root, f"{arguments.seed} {number}", until, loop)): kind.__name__
             for number, (kind, loop) in enumerate(kinds)
         }
         failed = []
@@ -253,13 +252,13 @@ def main() -> None:
             if end_of(child) != 0:
                 failed.append(kind_name)
         expected = Expected()
-        for path in place.glob("log *"):
+        for path in root.glob("log *"):
             expected.read(path)
-        consistent = in_child(lambda: check(place / "repository", expected)) == 0
+        consistent = in_child(lambda: check(root / "repository", expected)) == 0
         print(
             f"{len(kinds)} processes, {arguments.seconds:.0f} s: {len(expected.present)} objects present, "
             f"{len(expected.gone)} deleted, {len(failed)} processes failed, "
-            + ("all is well" if consistent and not failed else "FAILED")
+            + ("no failure" if consistent and not failed else "FAILED")
         )
     sys.exit(0 if consistent and not failed else 1)
 

@@ -1,9 +1,9 @@
-"""Change a repository's own files in every way that somebody could think of, and use it: no harm is done.
+"""Corrupt the files of a repository in random ways, and use it.
 
     python tests/crash/mutate.py [--count N] [--seed N]
 
-Whatever is in the files: nothing outside of the repository is opened or changed, nothing waits for ever or takes all
-memory, what is read and checked is right, and what goes wrong is one of the documented errors.
+Whatever the files contain: nothing outside of the repository is opened or changed, nothing hangs or exhausts the
+memory, verified reads return right bytes, and failures are documented errors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock  # noqa: F401  (what is imported on the first use is imported now)
+import filelock  # noqa: F401  (imported before the fork)
 from checking import in_child
 from disk_objectstore import Container
 
@@ -56,40 +56,40 @@ STRANGE = [
 COLUMNS = ["hashkey", "compressed", "size", "offset", "length", "pack_id"]
 
 
-def prepare(place: Path) -> dict[str, bytes]:
-    """Make a repository, and something outside of it."""
-    repo = DiskRepository(place / "repository", Inline())
+def prepare(root: Path) -> dict[str, bytes]:
+    """Make a repository, and files outside of it."""
+    repo = DiskRepository(root / "repository", Inline())
     call(repo.__aenter__)
     call(repo.initialise)
     contents = [b"loose", b"large" * 100_000]
     keys = [call(repo.put, content) for content in contents]
     small = [b"%d" % number * 30 for number in range(20)]
     keys += call(repo.put_many, small)
-    with Container(place / "repository") as container:
+    with Container(root / "repository") as container:
         packed = [b"compressed %d" % number * 50 for number in range(5)] + [b"0" * 500_000]
         keys += container.add_objects_to_pack(packed, compress=True)
     call(repo.__aexit__, None, None, None)
-    (place / "outside").mkdir()
-    (place / "outside" / "secret").write_bytes(b"secret")
-    (place / "outside" / ("a" * 62)).write_bytes(b"secret")
-    (place / "outside" / "0").write_bytes(b"secret" * 1000)
+    (root / "outside").mkdir()
+    (root / "outside" / "secret").write_bytes(b"secret")
+    (root / "outside" / ("a" * 62)).write_bytes(b"secret")
+    (root / "outside" / "0").write_bytes(b"secret" * 1000)
     return dict(zip(keys, contents + small + packed, strict=True))
 
 
 class Mutation:
     """One change of the files of a repository."""
 
-    def __init__(self, place: Path, chance: random.Random) -> None:
-        self.place = place
-        self.folder = place / "repository"
-        self.chance = chance
+    def __init__(self, root: Path, rng: random.Random) -> None:
+        self.root = root
+        self.folder = root / "repository"
+        self.rng = rng
 
     def apply(self) -> None:
-        """Change something."""
+        """Apply one or more random changes."""
         kinds = [self.config, self.config_bytes, self.rows, self.rows, self.rows, self.schema, self.bytes_of_a_file]
-        kinds += [self.bytes_of_a_file, self.another_thing, self.another_thing, self.lock, self.journal]
-        for _ in range(self.chance.choice([1, 1, 1, 3])):
-            self.chance.choice(kinds)()
+        kinds += [self.bytes_of_a_file, self.replace_file, self.replace_file, self.lock, self.journal]
+        for _ in range(self.rng.choice([1, 1, 1, 3])):
+            self.rng.choice(kinds)()
 
     def config(self) -> None:
         path = self.folder / "config.json"
@@ -97,9 +97,7 @@ class Mutation:
             return
         with contextlib.suppress(ValueError, OSError, RecursionError, TypeError):
             values = json.loads(path.read_bytes())
-            values[self.chance.choice([*values, "new"])] = self.chance.choice(
-                [v for v in STRANGE if type(v) is not bytes]
-            )
+            values[self.rng.choice([*values, "new"])] = self.rng.choice([v for v in STRANGE if type(v) is not bytes])
             path.write_text(json.dumps(values))
 
     def config_bytes(self) -> None:
@@ -115,20 +113,20 @@ class Mutation:
         ]
         path = self.folder / "config.json"
         if path.is_file() and not path.is_symlink():
-            path.write_bytes(self.chance.choice(options))
+            path.write_bytes(self.rng.choice(options))
 
     def rows(self) -> None:
-        value = self.chance.choice([value for value in STRANGE if not isinstance(value, list | dict)])
+        value = self.rng.choice([value for value in STRANGE if not isinstance(value, list | dict)])
         if isinstance(value, int) and abs(value) >= 2**63:
             value = float(value)
-        where = self.chance.choice(["", " WHERE id % 3 = 1", " WHERE id = 5", " WHERE compressed"])
-        statement = f"UPDATE OR IGNORE db_object SET {self.chance.choice(COLUMNS)} = ?{where}"
+        where = self.rng.choice(["", " WHERE id % 3 = 1", " WHERE id = 5", " WHERE compressed"])
+        statement = f"UPDATE OR IGNORE db_object SET {self.rng.choice(COLUMNS)} = ?{where}"
         self.execute(statement, value)
 
     def schema(self) -> None:
         endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT"
         self.execute(
-            self.chance.choice(
+            self.rng.choice(
                 [
                     "DROP TABLE db_object",
                     "ALTER TABLE db_object RENAME TO other",
@@ -141,7 +139,7 @@ class Mutation:
                 ]
             )
         )
-        if self.chance.random() < 0.3:
+        if self.rng.random() < 0.3:
             self.execute("DROP TABLE IF EXISTS db_object")
             columns = ", ".join(f"i AS {name}" for name in ["id", *COLUMNS])
             self.execute(f"CREATE VIEW db_object AS {endless} {columns} FROM n")
@@ -159,36 +157,36 @@ class Mutation:
     def some_file(self) -> Path:
         names = [path for path in self.folder.rglob("*") if path.is_file() and not path.is_symlink()]
         likely = [path for path in names if path.name in {"packs.idx", "config.json"} or path.parent.name == "packs"]
-        return self.chance.choice([*names, *likely * 3])
+        return self.rng.choice([*names, *likely * 3])
 
     def bytes_of_a_file(self) -> None:
         path = self.some_file()
         data = bytearray(path.read_bytes())
-        kind = self.chance.choice(["flip", "flip", "cut", "longer", "replace"])
+        kind = self.rng.choice(["flip", "flip", "cut", "longer", "replace"])
         if kind == "flip" and data:
-            for _ in range(self.chance.choice([1, 10, 100])):
-                data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+            for _ in range(self.rng.choice([1, 10, 100])):
+                data[self.rng.randrange(len(data))] ^= 1 << self.rng.randrange(8)
         elif kind == "cut":
-            del data[self.chance.randrange(len(data) + 1) :]
+            del data[self.rng.randrange(len(data) + 1) :]
         elif kind == "longer":
-            data += os.urandom(self.chance.choice([1, 5000]))
+            data += os.urandom(self.rng.choice([1, 5000]))
         else:
             data = bytearray(os.urandom(len(data)))
         path.write_bytes(data)
 
-    def another_thing(self) -> None:
-        """Put something else in the place of a file or folder."""
+    def replace_file(self) -> None:
+        """Replace a file or directory by something of another type."""
         folders = [path for path in self.folder.rglob("*") if path.is_dir() and not path.is_symlink()]
-        path = self.chance.choice([self.some_file(), self.some_file(), self.chance.choice(folders)])
+        path = self.rng.choice([self.some_file(), self.some_file(), self.rng.choice(folders)])
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-        outside = self.place / "outside"
+        outside = self.root / "outside"
         targets = [outside, outside / "secret", Path("/etc/passwd"), Path("/dev/zero"), Path("loop"), self.folder]
-        kind = self.chance.choice(["link", "link", "pipe", "nothing", "folder", "file"])
+        kind = self.rng.choice(["link", "link", "pipe", "nothing", "folder", "file"])
         if kind == "link":
-            path.symlink_to(self.chance.choice(targets))
+            path.symlink_to(self.rng.choice(targets))
         elif kind == "pipe":
             os.mkfifo(path)
         elif kind == "folder":
@@ -197,13 +195,13 @@ class Mutation:
             path.write_bytes(b"file")
 
     def lock(self) -> None:
-        name = self.chance.choice(["maintain.lock", "writer-1000000.lock", "packs/0.lock", "packs/-1", "packs/-1.lock"])
+        name = self.rng.choice(["maintain.lock", "writer-1000000.lock", "packs/0.lock", "packs/-1", "packs/-1.lock"])
         path = self.folder / name
         if path.exists() or path.is_symlink() or not path.parent.is_dir():
             return
-        kind = self.chance.choice(["link", "dangling", "folder", "pipe", "file"])
+        kind = self.rng.choice(["link", "dangling", "folder", "pipe", "file"])
         if kind in {"link", "dangling"}:
-            path.symlink_to(self.place / "outside" / ("secret" if kind == "link" else "new"))
+            path.symlink_to(self.root / "outside" / ("secret" if kind == "link" else "new"))
         elif kind == "folder":
             path.mkdir()
         elif kind == "pipe":
@@ -212,13 +210,13 @@ class Mutation:
             path.write_bytes(b"file")
 
     def journal(self) -> None:
-        path = self.folder / f"packs.idx{self.chance.choice(['-wal', '-shm', '-journal'])}"
+        path = self.folder / f"packs.idx{self.rng.choice(['-wal', '-shm', '-journal'])}"
         if not os.path.lexists(path):
             path.write_bytes(os.urandom(5000))
 
 
 def uses(repo: DiskRepository, contents: dict[str, bytes]) -> list[Callable[[], object]]:
-    """Return all that one does with a repository."""
+    """Return the operations on a repository."""
 
     async def read_all() -> None:
         for key in contents:
@@ -262,19 +260,19 @@ def uses(repo: DiskRepository, contents: dict[str, bytes]) -> list[Callable[[], 
 
 
 def state_of(folder: Path) -> list[tuple[str, bytes]]:
-    """Return what is in a folder."""
+    """Return the names and contents of the files in a directory."""
     return sorted((path.name, path.read_bytes()) for path in folder.iterdir())
 
 
-def try_out(place: Path, contents: dict[str, bytes], seed: str) -> None:
+def try_out(root: Path, contents: dict[str, bytes], seed: str) -> None:
     """Mutate a repository and use it."""
-    Mutation(place, random.Random(seed)).apply()
-    before = state_of(place / "outside")
-    allowed = (str(place / "repository"), f"{place}{os.sep}.repository.")
+    Mutation(root, random.Random(seed)).apply()
+    before = state_of(root / "outside")
+    allowed = (str(root / "repository"), f"{root}{os.sep}.repository.")
     opened: list[str] = []
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str) and str(place) in arguments[0]:
+        if event == "open" and isinstance(arguments[0], str) and str(root) in arguments[0]:
             if not arguments[0].startswith(allowed):
                 opened.append(arguments[0])
         elif event == "open" and arguments[0] in {"/etc/passwd", "/dev/zero"}:
@@ -283,19 +281,19 @@ def try_out(place: Path, contents: dict[str, bytes], seed: str) -> None:
     sys.addaudithook(watch)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     faulthandler.dump_traceback_later(SECONDS, exit=True)
-    repo = DiskRepository(place / "repository", Inline())
+    repo = DiskRepository(root / "repository", Inline())
     call(repo.__aenter__)
     for use in uses(repo, contents):
         with contextlib.suppress(RepositoryError, OSError):
             use()
     assert not opened, opened
-    assert state_of(place / "outside") == before
+    assert state_of(root / "outside") == before
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=1_000)
-    parser.add_argument("--first", type=int, default=0, help="from which one on, to repeat one")
+    parser.add_argument("--first", type=int, default=0, help="the number of the first mutation, to repeat it")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
     arguments = parser.parse_args()
     failed = []
@@ -303,18 +301,18 @@ def main() -> None:
         template = Path(name) / "template"
         template.mkdir()
         contents: dict[str, bytes] = {}
-        # In a child, so that this process never opens the index; the contents come back by a file.
+        # In a child process, so that this one never opens the index.
         assert in_child(lambda: (Path(name) / "keys").write_text(repr(prepare(template))) and None) == 0
         contents = eval((Path(name) / "keys").read_text())
         for number in range(arguments.first, arguments.first + arguments.count):
             seed = f"{arguments.seed} {number}"
-            place = Path(name) / "place"
-            shutil.copytree(template, place)
-            status = in_child(lambda seed=seed, place=place: try_out(place, contents, seed))
+            root = Path(name) / "root"
+            shutil.copytree(template, root)
+            status = in_child(lambda seed=seed, root=root: try_out(root, contents, seed))
             if status != 0:
                 failed.append(seed)
                 print(f"mutation {seed!r}: ended with {status}", flush=True)
-            shutil.rmtree(place)
+            shutil.rmtree(root)
     print(f"{arguments.count} mutations, {len(failed)} failures")
     sys.exit(1 if failed else 0)
 

@@ -1,9 +1,9 @@
-"""Cut the power at every moment: keep only what was flushed to the disk by then, and look at what is left.
+"""Simulate power failures: keep only what was fsynced, and check what is left.
 
-A disk keeps of a file what it was when it was last flushed, and of a folder the names that it had when it was last
-flushed. So each `fsync` is recorded: the bytes of the file, or which files the folder names. What is built from the
-records is the least that any disk can be left with. SQLite flushes what it writes by itself before it returns from a
-commit (`PRAGMA synchronous = FULL` is on); its files are taken as they are at the moment.
+After a power failure a disk has at least the content of each file at its last fsync, and the names in each directory at
+its last fsync. Each `fsync` is recorded: the bytes of the file, or the names in the directory. The state that is built
+from the records is the least that any disk may be left with. SQLite syncs its files before it returns from a commit
+(`PRAGMA synchronous = FULL`); they are copied as they are.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Inode = tuple[int, int]
 
 
 class Disk:
-    """What is on the disk of a folder and of all that is in it.
+    """The durable state of a directory tree.
 
-    :param top: a folder that is there already, as is what it holds at the start.
+    :param top: the directory. It and its content are durable at the start.
     """
 
     def __init__(self, top: Path) -> None:
@@ -32,7 +32,7 @@ class Disk:
         self.contents: dict[Inode, bytes] = {}
         self.names: dict[Inode, dict[str, Inode]] = {}
         self.moments: list[Path] = []
-        self._held: dict[Inode, int] = {}  # what is open keeps its inode, so that no other file gets it
+        self._held: dict[Inode, int] = {}  # open files, so that their inode numbers are not reused
         self._record_all(top)
 
     def _record_all(self, folder: Path) -> None:
@@ -56,18 +56,18 @@ class Disk:
             self.contents[inode] = path.read_bytes()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for descriptor in self._held.values():
             os.close(descriptor)
         self._held.clear()
 
-    def flushed(self, descriptor: int) -> None:
-        """Record what has just been flushed."""
+    def record_fsync(self, descriptor: int) -> None:
+        """Record a file or directory that was just fsynced."""
         status = os.fstat(descriptor)
         self._record(status, Path(f"/proc/self/fd/{descriptor}"))
 
     def keep(self, target: Path) -> None:
-        """Build what would be left if the power went now."""
+        """Write the state after a power failure to a new directory."""
         status = os.stat(self.top)
         self._build((status.st_dev, status.st_ino), self.top, target)
 
@@ -76,7 +76,7 @@ class Disk:
             if now.name in INDEX and now.exists():
                 shutil.copyfile(now, target)
             else:
-                target.write_bytes(self.contents.get(inode, b""))  # a name without bytes is all there is
+                target.write_bytes(self.contents.get(inode, b""))  # a durable name without durable content
             return
         target.mkdir()
         for name, inner in self.names[inode].items():
@@ -88,15 +88,15 @@ class Disk:
 
 @contextmanager
 def recording(disk: Disk, moments: Path) -> Iterator[None]:
-    """Have everything recorded that this process flushes, and what would be left kept after each time."""
+    """Record every fsync of this process, and keep the durable state after each."""
     real = os.fsync
 
     def fsync(file: Any) -> None:
         real(file)
-        disk.flushed(file if isinstance(file, int) else file.fileno())
-        place = moments / str(len(disk.moments))
-        disk.keep(place)
-        disk.moments.append(place)
+        disk.record_fsync(file if isinstance(file, int) else file.fileno())
+        root = moments / str(len(disk.moments))
+        disk.keep(root)
+        disk.moments.append(root)
 
     os.fsync = fsync
     try:

@@ -1,8 +1,8 @@
-"""Thousands of tasks use one repository for a long time: memory, open files and latency stay as they are.
+"""Thousands of tasks use one repository for a long time: memory, open files and latency stay constant.
 
     python tests/crash/soak.py [--seconds N] [--tasks N] [--loop asyncio|trio] [--plot soak.png]
 
-What is recorded once a second is drawn, and compared: the last quarter with the second.
+They are sampled once a second and plotted; the last quarter of the samples is compared with the second one.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from objrepo import DiskRepository, ObjectNotFoundError, RepositoryBusyError
 
 KEPT_KEYS = 20_000
 OPERATIONS_A_SECOND = 300
-FILES_AT_MOST = 450
-MEMORY_AT_MOST = 400 * 1024 * 1024
-MORE_MEMORY = 48 * 1024 * 1024
+MAX_FILES = 450
+MAX_MEMORY = 400 * 1024 * 1024
+MAX_GROWTH = 48 * 1024 * 1024
 STEADY_AFTER = 60
-"""How many seconds it takes until what is measured can be compared."""
+"""Seconds after which the samples can be compared."""
 
 
 class Soak:
-    """Mixed work of many tasks, and what it costs."""
+    """Mixed operations by many tasks, and the samples."""
 
     def __init__(self, repo: DiskRepository, tasks: int) -> None:
         self.repo = repo
@@ -71,26 +71,26 @@ class Soak:
             async for _, stream in objects:
                 await stream.read()
 
-    async def given_up(self) -> None:
+    async def cancel(self) -> None:
         with anyio.move_on_after(random.uniform(0, 0.01)):
             await random.choice([self.put, self.get, self.read, self.stream])()
 
     async def task(self, until: float) -> None:
-        """Do one thing after the other."""
+        """Do random operations."""
         kinds: list[Callable[[], Awaitable[None]]] = [
-            *[self.put, self.put_many, self.given_up, self.read, self.stream],
+            *[self.put, self.put_many, self.cancel, self.read, self.stream],
             *[self.get, self.has] * 3,
         ]
         while time.monotonic() < until:
             await anyio.sleep(max(min(random.uniform(0, self.pause), until - time.monotonic()), 0))
             start = time.perf_counter()
-            with contextlib.suppress(ObjectNotFoundError):  # it has been deleted since it was chosen
+            with contextlib.suppress(ObjectNotFoundError):  # it was deleted meanwhile
                 await random.choice(kinds)()
             self.latencies.append(time.perf_counter() - start)
             self.done += 1
 
     async def keep_small(self, until: float) -> None:
-        """Delete what is too much, and maintain."""
+        """Delete excess objects, and maintain the repository."""
         while time.monotonic() < until:
             await anyio.sleep(1)
             random.shuffle(self.keys)
@@ -104,7 +104,7 @@ class Soak:
                 self.keys += [key for key in extraneous if key not in error.keys]
 
     async def measure(self, until: float) -> None:
-        """Record memory, open files, latency and objects."""
+        """Sample memory, open files, latency and the number of objects."""
         start = time.monotonic()
         while time.monotonic() < until:
             await anyio.sleep(1)
@@ -116,7 +116,7 @@ class Soak:
 
 
 async def soak(folder: Path, seconds: float, tasks: int) -> Soak:
-    """Run everything for a while."""
+    """Run all tasks."""
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         work = Soak(repo, tasks)
@@ -133,7 +133,7 @@ async def soak(folder: Path, seconds: float, tasks: int) -> Soak:
 
 
 def draw(samples: list[tuple[float, int, int, float, int]], path: Path) -> None:
-    """Draw what was recorded."""
+    """Plot the samples."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -144,7 +144,7 @@ def draw(samples: list[tuple[float, int, int, float, int]], path: Path) -> None:
     for axis, values, title in (
         (axes[0], [value / 2**20 for value in memory], "memory, MiB"),
         (axes[1], files, "open files"),
-        (axes[2], [value * 1e3 for value in latency], "99 % of all operations took at most, ms"),
+        (axes[2], [value * 1e3 for value in latency], "p99 latency, ms"),
     ):
         axis.plot(times, values)
         axis.set_ylim(bottom=0)
@@ -161,8 +161,8 @@ def main() -> None:
     parser.add_argument("--loop", choices=["asyncio", "trio"], default="asyncio")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        work = anyio.run(soak, Path(place) / "repository", arguments.seconds, arguments.tasks, backend=arguments.loop)
+    with tempfile.TemporaryDirectory() as root:
+        work = anyio.run(soak, Path(root) / "repository", arguments.seconds, arguments.tasks, backend=arguments.loop)
     samples = work.samples
     quarter = max(len(samples) // 4, 1)
     before, after = samples[quarter : 2 * quarter] or samples, samples[-quarter:]
@@ -176,8 +176,8 @@ def main() -> None:
     )
     if arguments.plot is not None:
         draw(samples, arguments.plot)
-    steady = len(samples) < STEADY_AFTER or (memory[1] < memory[0] + MORE_MEMORY and latency[1] < 3 * latency[0] + 0.1)
-    bounded = files < FILES_AT_MOST and max(sample[1] for sample in samples) < MEMORY_AT_MOST
+    steady = len(samples) < STEADY_AFTER or (memory[1] < memory[0] + MAX_GROWTH and latency[1] < 3 * latency[0] + 0.1)
+    bounded = files < MAX_FILES and max(sample[1] for sample in samples) < MAX_MEMORY
     sys.exit(0 if bounded and steady else 1)
 
 

@@ -1,7 +1,7 @@
-"""Kill a process before every call that changes something on the disk, and look at what is left.
+"""Kill a process before every call that changes the disk, and check what is left.
 
-Such calls are those of the system, as Python makes them, and SQLite's statements. The process kills itself with
-SIGKILL as it comes to the n-th, for every n until it gets through.
+These are system calls, as Python makes them, and SQLite statements. For every n until it completes, the process kills
+itself with SIGKILL before the n-th call.
 
     python tests/crash/stops.py [--every N] [NAME...]
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import filelock  # noqa: F401  (what is imported on the first use is imported now)
+import filelock  # noqa: F401  (imported before the fork)
 from checking import Expected, Log, check, in_child
 from disk_objectstore import CompressMode, Container
 
@@ -47,14 +47,14 @@ call = InPlace().call
 
 
 def opened(folder: Path) -> DiskRepository:
-    """Open a repository without a loop."""
+    """Open a repository without an event loop."""
     repo = DiskRepository(folder, Inline())
     call(repo.__aenter__)
     return repo
 
 
 def prepare(folder: Path, log: Log) -> None:
-    """Make a repository with objects of all kinds: loose, packed, compressed, in groups; with copies and holes."""
+    """Make a repository of loose, packed, compressed and grouped objects, with copies and deleted ones."""
     repo = opened(folder)
     call(repo.initialise)
     with Container(folder) as container:
@@ -86,7 +86,7 @@ def put_many(folder: Path, log: Log) -> None:
 
 
 def put_full(folder: Path, log: Log) -> None:
-    """Groups that begin a new pack each time."""
+    """Store groups that begin a new pack each time."""
     config, changed = folder / "config.json", folder / "changed"
     changed.write_text(config.read_text().replace('"pack_size_target": 4294967296', '"pack_size_target": 10'))
     changed.replace(config)
@@ -161,7 +161,7 @@ def key_of(content: bytes) -> str:
 
 
 def damage(folder: Path, key: str) -> None:
-    """Change the bytes of an object, loose or packed, in place."""
+    """Change the bytes of an object, loose or packed, in root."""
     import sqlite3
 
     loose = folder / "loose" / key[:2] / key[2:]
@@ -177,7 +177,7 @@ def damage(folder: Path, key: str) -> None:
 
 
 def killed_at(step: int, scenario: Callable[[Path, Log], None], folder: Path, log: Log) -> Callable[[], None]:
-    """Return a function that kills its process before a scenario makes the call that is counted by a step."""
+    """Return a function that runs a scenario, and kills its process before call number ``step``."""
     steps = 0
 
     def on_event(frame: FrameType, event: str, function: Any) -> None:
@@ -196,7 +196,7 @@ def killed_at(step: int, scenario: Callable[[Path, Log], None], folder: Path, lo
 
 
 def look(scenario: Callable[[Path, Log], None], folder: Path, log: Path) -> None:
-    """Check what is left after a kill."""
+    """Check the repository after a kill."""
     expected = Expected()
     if scenario is initialise:
         another = folder.with_name("another")
@@ -206,7 +206,7 @@ def look(scenario: Callable[[Path, Log], None], folder: Path, log: Path) -> None
         expected = Expected()
     expected.read(log)
     if scenario is repair:
-        # What was damaged is there again, or is not damaged twice; nothing else has changed.
+        # Damaged objects are restored or absent; the others are unchanged.
         repo, source = opened(folder), opened(folder.with_name("source"))
         call(source.initialise)
         call(source.put_many, [b"loose 3", b"packed 5"])
@@ -220,18 +220,18 @@ def look(scenario: Callable[[Path, Log], None], folder: Path, log: Path) -> None
 
 
 def kills(scenario: Callable[[Path, Log], None], every: int) -> Iterator[bool]:
-    """Kill a scenario before one call after the other; say of each time whether all is as it must be."""
-    with tempfile.TemporaryDirectory() as place:
-        template = Path(place) / "template"
-        assert in_child(lambda: prepare(template, Log(Path(place) / "template.log"))) == 0
+    """Kill a scenario before each call; yield whether the repository is consistent."""
+    with tempfile.TemporaryDirectory() as root:
+        template = Path(root) / "template"
+        assert in_child(lambda: prepare(template, Log(Path(root) / "template.log"))) == 0
         step = 1
         while True:
-            run = Path(place) / f"run {step}"
+            run = Path(root) / f"run {step}"
             run.mkdir()
             shutil.copytree(template, run / "repository")
-            shutil.copyfile(Path(place) / "template.log", run / "log")
+            shutil.copyfile(Path(root) / "template.log", run / "log")
             status = in_child(killed_at(step, scenario, run / "repository", Log(run / "log")))
-            assert status in (0, -signal.SIGKILL), f"step {step} ended by itself, with {status}"
+            assert status in (0, -signal.SIGKILL), f"step {step} was not killed: {status}"
             yield in_child(lambda run=run: look(scenario, run / "repository", run / "log")) == 0
             shutil.rmtree(run)
             if status == 0:
@@ -241,8 +241,8 @@ def kills(scenario: Callable[[Path, Log], None], every: int) -> Iterator[bool]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--every", type=int, default=1, help="kill at every N-th call only")
-    parser.add_argument("names", nargs="*", help="which scenarios; all unless given")
+    parser.add_argument("--every", type=int, default=1, help="kill before every N-th call only")
+    parser.add_argument("names", nargs="*", help="scenarios; default: all")
     arguments = parser.parse_args()
     failed = 0
     for scenario in SCENARIOS:
