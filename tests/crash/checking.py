@@ -101,8 +101,8 @@ def check(folder: Path, expected: Expected, *, thoroughly: bool = True) -> None:
     assert not back, f"deleted, but present: {back}"
     report = call(repo.verify)
     assert report.ok, report.damaged
-    key = call(repo.put, b"new")
-    assert call(repo.get, key) == b"new"
+    key = call(repo.put, b"written after the kill")
+    assert call(repo.get, key) == b"written after the kill"
     more = call(repo.put_many, [b"and", b"on"])
     call(repo.maintain)
     call(repo.delete_many, [key, *more])
