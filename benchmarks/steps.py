@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
     keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
     container.close()
     backend = DiskObjectStoreRepositoryBackend(container)
-    with backend._repository._pool.lease() as lease:
+    with backend._repository.backend._sessions.lease() as lease:
         table("get 1 KiB, packed", steps_of_a_get(backend, lease, keys), 5000)
         table("put 1 KiB", steps_of_a_put(backend, folder / "file"), 200)
         table("put 256 × 1 KiB as a group", steps_of_a_group(lease, keys), 60)
@@ -64,7 +64,7 @@ def steps_of_a_get(backend, lease, keys) -> dict[str, Callable[[], Any]]:
         "compare the open pack with the file of its name (`stat`)": lambda: lease.packs.descriptor(0),
         "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
         "row, comparison and `pread`": lambda: read_at_once(lease, draw()),
-        "with a session checked out and in": lambda: backend._repository._get(draw()),
+        "with a session checked out and in": lambda: backend._repository.backend.get(draw()),
         "with the coroutine: `get_object_content`": lambda: backend.get_object_content(draw()),
     }
 
@@ -83,7 +83,7 @@ def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
         "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
         "write a file": lambda: write(False),
         "write and fsync a file": lambda: write(True),
-        "`put`: file, its directory and the parent directory fsynced": lambda: backend._repository._put_alone(
+        "`put`: file, its directory and the parent directory fsynced": lambda: backend._repository._put_one(
             memoryview(os.urandom(1024))
         ),
     }

@@ -80,7 +80,7 @@ class TestReading:
                 await archive.get(key)
 
     async def test_nothing_can_be_written(self, archive):
-        before = archive._path.read_bytes()
+        before = archive.path.read_bytes()
         uses = (
             lambda: archive.put(b"new"),
             lambda: archive.put_many([b"new"]),
@@ -93,7 +93,7 @@ class TestReading:
                 await use()
         with pytest.raises(ObjectNotFoundError):
             await archive.delete("0" * 64)
-        assert archive._path.read_bytes() == before
+        assert archive.path.read_bytes() == before
 
     async def test_many_readers_at_the_same_time(self, archive):
         async def read(content):
@@ -186,7 +186,7 @@ class TestDamage:
     async def test_a_list_of_members_that_lies(self, tmp_path):
         path = make(tmp_path / "some.zip", CONTENTS)
         async with ArchiveRepository(path) as archive:
-            members = archive._members()
+            members = archive.backend._members()
             members[key_of(b"small")].header_offset = 10**9
             members[key_of(CONTENTS[2])].header_offset += 1
             members[key_of(CONTENTS[3])].compress_type = zipfile.ZIP_LZMA

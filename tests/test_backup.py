@@ -28,6 +28,8 @@ from objrepo import (
     export,
 )
 from objrepo.export.writers import ZipWriter
+from objrepo.memory import MemoryBackend
+from objrepo.repository import Repository
 from objrepo.testing.fixtures import content_of
 from test_cli import OBJREPO, folder, objrepo_  # noqa: F401  (fixtures)
 
@@ -208,12 +210,17 @@ class TestTars:
         assert os.listdir(tmp_path) == []
 
 
+class ZeroingBackend(MemoryBackend):
+    def open(self, key, offset=0, length=None):
+        opened = super().open(key, offset, length)
+        return opened._replace(head=b"\0" * len(opened.head))
+
+
 class ZeroingRepository(MemoryRepository):
     """A repository that returns zeros."""
 
-    def _open(self, key, offset=0, length=None):
-        opened = super()._open(key, offset, length)
-        return opened._replace(head=b"\0" * len(opened.head))
+    def __init__(self):
+        Repository.__init__(self, ZeroingBackend())
 
 
 class TestCopyWithCheck:

@@ -359,7 +359,7 @@ class TestFailures:
         async with make() as repo:
             keys = await repo.put_many([SMALL, LARGE, b"good"])
             for key in keys[:2]:
-                origin._objects[key] = origin._objects[key][:-1] + b"!"
+                origin.backend._objects[key] = origin._objects[key][:-1] + b"!"
                 for how in (CachedRepository.get, read):
                     with pytest.raises(CorruptObjectError):
                         await how(repo, key)

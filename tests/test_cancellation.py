@@ -6,14 +6,14 @@ import asyncio
 import os
 import threading
 import time
-from contextlib import aclosing
 
 import anyio
 import pytest
 from disk_objectstore import Container
 
 from objrepo import DiskRepository
-from objrepo.offload.work_item import Call
+from objrepo.offload import WorkItem
+from objrepo.offload.batcher import Batcher
 from objrepo.testing.fixtures import content_of
 from test_lanes import open_files
 
@@ -136,12 +136,11 @@ async def filled(repo):
 
 
 async def nothing_is_left(repo):
-    """Wait until those who were left have ended, and look for what they might have forgotten."""
+    """Wait until abandoned calls have ended, and look for what they might have left behind."""
     with anyio.fail_after(20):
-        while repo.offload._left or any(
-            lane.limiter.borrowed_tokens or lane.crowds for lane in repo.offload._lanes.values()
-        ):
+        while repo.statistics().workers_busy or repo.statistics().calls_waiting:
             await anyio.sleep(0.001)
+    assert repo.statistics().open_objects == 0
     assert os.listdir(repo.path / "sandbox") == []
     assert [name for name in os.listdir(repo.path / "packs") if not name.isdecimal()] == []
 
@@ -170,22 +169,21 @@ async def test_cancelled_at_each_checkpoint(folder, name):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_cancelled_while_a_worker_is_at_it(folder, name, monkeypatch):
+async def test_cancelled_while_a_thread_runs(folder, name, monkeypatch):
     entered, gate = threading.Event(), threading.Event()
-    real = Call.__init__
+    begin, take_batch = WorkItem.begin, Batcher._take_batch
 
-    def init(self, function, args, discard):
-        def held(*arguments):
+    def hold(begun):
+        if begun:
             entered.set()
             assert gate.wait(30)
-            return function(*arguments)
-
-        real(self, held, args, discard)
+        return begun
 
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         keys = await filled(repo)
-        monkeypatch.setattr(Call, "__init__", init)
+        monkeypatch.setattr(WorkItem, "begin", lambda item: hold(begin(item)))
+        monkeypatch.setattr(Batcher, "_take_batch", lambda batcher: hold(take_batch(batcher)))
         async with anyio.create_task_group() as group:
 
             async def operate():
@@ -250,9 +248,8 @@ async def test_an_exception_in_the_body(folder):
                     async for _ in objects:
                         raise KeyError("mine")
             with pytest.raises(KeyError, match="mine"):
-                async with aclosing(repo.keys()) as listed:
-                    async for _ in listed:
-                        raise KeyError("mine")
+                async for _ in repo.keys():
+                    raise KeyError("mine")
             raise KeyError("mine")
     assert open_files(folder) == []
 

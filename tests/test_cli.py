@@ -322,7 +322,8 @@ class TestManners:
 
     def test_an_error_that_nobody_thought_of_is_one_line_too(self, folder):
         script = (
-            "import sys, objrepo.cli, objrepo.disk\nobjrepo.disk.DiskRepository._list = None\nobjrepo.cli.run(['ls'])"
+            "import sys, objrepo.cli\nfrom objrepo.disk.backend import DiskBackend\n"
+            "DiskBackend.list_keys = None\nobjrepo.cli.run(['ls'])"
         )
         subprocess.run([*OBJREPO, "init"], cwd=folder, check=True, capture_output=True)
         done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)

@@ -151,7 +151,7 @@ class TestPower:
                     path.write_bytes(content)
                 else:
                     (opened.path / "packs" / "0").write_bytes(content)
-                    with opened._pool.lease() as lease:
+                    with opened.backend._sessions.lease() as lease:
                         lease.index.insert([(key, 0, 6, 0, 6, 0)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
                 assert call(left().get, key, True) == content

@@ -462,7 +462,7 @@ except objrepo.RepositoryBusyError as error:
         assert done.stdout == "busy\n"
 
     async def test_a_packer_of_aiida_is_respected(self, repo, folder, monkeypatch):
-        monkeypatch.setattr("objrepo.disk.repository._DELETE_PATIENCE", 0.1)
+        monkeypatch.setattr("objrepo.disk.backend._DELETE_PATIENCE", 0.1)
         key = await repo.put(b"content")
         with Container(folder) as container, container.lock_pack("0"):
             for use in (repo.maintain, lambda: repo.delete(key)):
@@ -663,7 +663,8 @@ class TestDamage:
         answers.clear()
         changes = 1000
         with pytest.raises(CorruptObjectError, match="changed 20 times"):
-            await repo.get(key)
+            async with repo.open(key):
+                pass
 
     async def test_what_is_deleted_while_it_is_verified_is_not_damaged(self, repo, folder):
         await put_loose(repo, (b"%d" % number for number in range(400)))

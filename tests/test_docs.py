@@ -186,14 +186,14 @@ def load_example(name):
 
 
 class TestFolderRepository(RepositoryContract):
-    """The example of a backend keeps the whole contract, in less than 60 lines."""
+    """The example of a backend keeps the whole contract, in less than 70 lines."""
 
     @pytest.fixture
     def repository(self, tmp_path):
         return load_example("folder_repository").FolderRepository(tmp_path / "folder")
 
     def test_it_is_short(self):
-        assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 60
+        assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 70
 
 
 def test_the_pages_with_figures_are_written_from_them():

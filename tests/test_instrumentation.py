@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError, RepositoryClosedError
 from objrepo.instrumentation import InstrumentedRepository, log_operations
-from objrepo.offload import Inline, OwnThreads, Threads
+from objrepo.offload import Inline, Threads
 from objrepo.otel import telemetry
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
@@ -119,7 +119,7 @@ class TestLogging:
                 await repo.delete(key)
                 await repo.erase()
         infos = [record.getMessage() for record in caplog.records if record.name == "objrepo"]
-        for word in ("initialised", "maintained", "pack_loose 1 objects", "verified", "deleted 1 objects", "erased"):
+        for word in ("initialised", "maintained", "pack_loose 1 objects", "verified", "deleted 1 object", "erased"):
             assert any(word in message for message in infos), word
         details = [
             (record.levelname, record.getMessage()) for record in caplog.records if record.name == "objrepo.operations"
@@ -188,21 +188,20 @@ class TestStatistics:
         assert calls == 100
         assert 1 <= hops < 100
 
-    @pytest.mark.parametrize("kind", [Threads, OwnThreads])
-    async def test_busy_workers_and_waiting_calls_are_counted(self, kind):
+    async def test_busy_workers_and_waiting_calls_are_counted(self):
         from test_offload import Blocked
 
-        offload, blocked = kind(1), Blocked()
+        offload, blocked = Threads(1), Blocked()
         async with anyio.create_task_group() as group:
             group.start_soon(offload.run, blocked)
             await blocked.is_running()
             group.start_soon(offload.run, int)
             await anyio.wait_all_tasks_blocked()
-            assert offload.statistics_of_calls()[:2] == (1, 1)
+            assert offload.statistics()[:2] == (1, 1)
             blocked.let_go.set()
-        await offload.finish(int)
-        assert offload.statistics_of_calls()[:2] == (0, 0)
-        assert Inline().statistics_of_calls() == (0, 0, 0, 0)
+        await offload.drain(int)
+        assert offload.statistics()[:2] == (0, 0)
+        assert Inline().statistics() == (0, 0, 0, 0)
 
     async def test_cache_hits_and_misses_are_counted(self):
         async with CachedRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as cached:

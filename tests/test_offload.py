@@ -1,4 +1,4 @@
-"""Running: where blocking functions run, how many at a time, and what a cancellation leaves."""
+"""Offloads: where blocking functions run, how many at the same time, and what a cancellation leaves behind."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import weakref
 import anyio
 import pytest
 
-from objrepo.offload import BlockingPool, Inline, OwnThreads, Threads, WorkCancelled, call_soon, cancel_requested
+from objrepo.offload import BlockingPool, Inline, Threads, WorkCancelled, call_soon, cancel_requested
 
 
-@pytest.fixture(params=[Threads, OwnThreads])
-def make(request):
-    """Make what runs functions on worker threads; all promises are those of both kinds."""
-    return lambda limit=4: request.param(limit)
+@pytest.fixture
+def make():
+    """Make an offload with four threads, or as many as are given."""
+    return lambda limit=4: Threads(limit)
 
 
 class Blocked:
@@ -49,44 +49,37 @@ async def test_threads_run_elsewhere_and_inline_runs_here(make):
         assert not await offload.run(cancel_requested)
 
 
-async def test_ahead_is_at_work_while_its_caller_goes_on(make):
-    blocked = Blocked()
-    async with make().ahead() as ahead:
-        assert await ahead.result() is None
-        ahead.start(blocked)
-        await blocked.is_running()
-        with anyio.move_on_after(0.01):
-            await ahead.result()
-        blocked.let_go.set()
-        assert await ahead.result() == "result"
-        ahead.start(divmod, 7, 0)
-        with pytest.raises(ZeroDivisionError):
-            await ahead.result()
-        ahead.start(divmod, 7, 2)
-        assert await ahead.result() == (3, 1)
+async def test_a_submitted_call_runs_while_its_caller_goes_on(make):
+    offload, blocked = make(), Blocked()
+    submitted = await offload.submit(blocked)
+    await blocked.is_running()
+    ended = anyio.Event()
+    submitted.on_end(ended.set)
+    blocked.let_go.set()
+    await ended.wait()
+    assert await submitted.result() == "result"
+    failing = await offload.submit(divmod, 7, 0)
+    with pytest.raises(ZeroDivisionError):
+        await failing.result()
 
 
-async def test_leaving_ahead_waits_for_what_is_under_way(make):
+async def test_cancelling_a_submitted_call_waits_for_its_end(make):
     blocked = Blocked()
-    with pytest.raises(KeyError, match="mine"):
-        async with make().ahead() as ahead:
-            ahead.start(blocked)
-            await blocked.is_running()
-            threading.Timer(0.02, blocked.let_go.set).start()
-            raise KeyError("mine")
+    submitted = await make().submit(blocked)
+    await blocked.is_running()
+    threading.Timer(0.02, blocked.let_go.set).start()
+    await submitted.cancel()
     assert blocked.ended.is_set()
 
 
-def test_ahead_of_a_caller_without_a_loop():
+def test_inline_makes_a_submitted_call_when_its_result_is_awaited():
     done = []
 
     async def main():
-        async with Inline().ahead() as ahead:
-            assert await ahead.result() is None
-            ahead.start(done.append, 1)
-            assert not done
-            await ahead.result()
-            assert done == [1]
+        submitted = await Inline().submit(done.append, 1)
+        assert not done
+        await submitted.result()
+        assert done == [1]
 
     with pytest.raises(StopIteration):
         main().send(None)
@@ -99,7 +92,7 @@ def test_inline_needs_no_loop():
     assert stopped.value.value == (3, 1)
     done = []
     with pytest.raises(StopIteration):
-        Inline().finish(lambda: done.append(1)).send(None)
+        Inline().drain(lambda: done.append(1)).send(None)
     assert done
 
 
@@ -129,7 +122,7 @@ async def test_no_more_run_at_a_time_than_the_limit(make):
     assert most == 3
 
 
-async def test_a_write_is_waited_for(make):
+async def test_a_write_is_shielded(make):
     offload, blocked = make(), Blocked()
     async with anyio.create_task_group() as group:
         group.start_soon(offload.run, blocked)
@@ -141,12 +134,12 @@ async def test_a_write_is_waited_for(make):
     assert blocked.ended.is_set()
 
 
-async def test_a_read_is_left_and_its_result_discarded(make):
+async def test_an_abandoned_read_discards_its_result_once(make):
     offload, blocked = make(limit=1), Blocked()
     discarded = []
 
     async def read():
-        await offload.run(blocked, wait=False, discard=discarded.append)
+        await offload.run(blocked, abandon_on_cancel=True, discard=discarded.append)
 
     async with anyio.create_task_group() as group:
         group.start_soon(read)
@@ -155,17 +148,17 @@ async def test_a_read_is_left_and_its_result_discarded(make):
     assert not blocked.ended.is_set(), "the caller is gone, the worker is not"
     with anyio.move_on_after(0.05) as scope:
         await offload.run(int)
-    assert scope.cancelled_caught, "a call that was left counts until it has ended"
+    assert scope.cancelled_caught, "an abandoned call counts until it has ended"
     blocked.let_go.set()
     assert await offload.run(int) == 0
     assert discarded == ["result"]
 
 
-async def test_finish_waits_for_those_that_were_left(make):
+async def test_drain_waits_for_abandoned_calls(make):
     offload, blocked = make(), Blocked()
     order = []
     async with anyio.create_task_group() as group:
-        group.start_soon(lambda: offload.run(blocked, wait=False))
+        group.start_soon(lambda: offload.run(blocked, abandon_on_cancel=True))
         await blocked.is_running()
         group.cancel_scope.cancel()
 
@@ -176,15 +169,15 @@ async def test_finish_waits_for_those_that_were_left(make):
 
     async with anyio.create_task_group() as group:
         group.start_soon(let_go)
-        await offload.finish(lambda: order.append("finished"))
+        await offload.drain(lambda: order.append("finished"))
     assert order == ["let go", "finished"]
 
 
-async def test_finish_is_not_cancelled_before_it_is_done(make):
+async def test_drain_is_not_cancelled_before_it_is_done(make):
     done = []
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await make().finish(lambda: done.append(1))
+        await make().drain(lambda: done.append(1))
         await anyio.sleep(1)
         pytest.fail("the cancellation was lost")
     assert done
@@ -238,7 +231,7 @@ def test_native_cancellation_of_asyncio_is_waited_for_too(make):
             await task
         assert blocked.ended.is_set()
 
-        task = asyncio.create_task(offload.finish(lambda: time.sleep(0.05)))
+        task = asyncio.create_task(offload.drain(lambda: time.sleep(0.05)))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -260,7 +253,7 @@ def test_a_worker_that_outlives_its_loop_ends(make, backend):
 
     async def main():
         async with anyio.create_task_group() as group:
-            group.start_soon(lambda: offload.run(blocked, wait=False))
+            group.start_soon(lambda: offload.run(blocked, abandon_on_cancel=True))
             await blocked.is_running()
             group.cancel_scope.cancel()
         return anyio.lowlevel.current_token()
@@ -274,11 +267,11 @@ def test_a_worker_that_outlives_its_loop_ends(make, backend):
     assert called == []
 
 
-class TestSeveral:
+class TestBlockingPool:
     @pytest.mark.parametrize("limit", [1, 2, 7])
     @pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
     def test_results_come_in_the_order_of_the_items(self, limit, count):
-        several = BlockingPool(limit)
+        pool = BlockingPool(limit)
         free = threading.Semaphore(limit)
 
         def work(item):
@@ -287,13 +280,13 @@ class TestSeveral:
             free.release()
             return item * 2
 
-        assert list(several.each(work, range(count))) == [item * 2 for item in range(count)]
-        several.close()
-        assert list(several.each(work, range(count))) == [item * 2 for item in range(count)], "and again"
-        several.close()
+        assert list(pool.map(work, range(count))) == [item * 2 for item in range(count)]
+        pool.close()
+        assert list(pool.map(work, range(count))) == [item * 2 for item in range(count)], "and again"
+        pool.close()
 
     def test_an_error_waits_for_what_has_begun(self):
-        several = BlockingPool(4)
+        pool = BlockingPool(4)
         ended = []
 
         def work(item):
@@ -303,31 +296,170 @@ class TestSeveral:
             ended.append(item)
 
         with pytest.raises(KeyError):
-            list(several.each(work, range(100)))
+            list(pool.map(work, range(100)))
         before = list(ended)
         time.sleep(0.05)
         assert ended == before
         assert len(ended) < 100
-        several.close()
+        pool.close()
+
+    def test_calls_in_the_pool_may_wait_for_others_in_it(self):
+        pool = BlockingPool(2)
+
+        def outer(number):
+            return sum(pool.map(int, [number] * 5)) + pool.submit(int, number).result()
+
+        assert list(pool.map(outer, range(20))) == [6 * number for number in range(20)]
+        pool.close()
+
+    def test_threads_of_the_pool_see_that_the_caller_is_cancelled(self):
+        async def main():
+            offload, pool = Threads(1), BlockingPool(2)
+            running = threading.Event()
+            seen = []
+
+            def wait_for_cancellation(number):
+                running.set()
+                while not cancel_requested():
+                    time.sleep(0.001)
+                seen.append(number)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(offload.run, lambda: list(pool.map(wait_for_cancellation, range(2))))
+                await anyio.to_thread.run_sync(running.wait)
+                group.cancel_scope.cancel()
+            assert sorted(seen) == [0, 1]
+            pool.close()
+
+        anyio.run(main)
+
+    def test_a_thread_that_cannot_be_started(self, monkeypatch):
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        pool = BlockingPool(4)
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                pool.submit(int)
+            assert (pool.busy, pool.waiting) == (0, 0)
+        assert pool.submit(int).result() == 0
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            assert [item.result() for item in [pool.submit(int, "7") for _ in range(10)]] == [7] * 10
+        pool.close()
 
 
-class TestOwnThreads:
-    async def test_its_threads_end_with_it_and_start_again(self):
-        offload = OwnThreads(3)
+class TestBatches:
+    async def test_calls_that_wait_make_up_the_next_batch(self, make):
+        offload = make()
+        gate = threading.Event()
+        batches = []
+
+        def work(items):
+            batches.append(list(items))
+            assert gate.wait(30)
+            return [item * 2 for item in items]
+
+        call = offload.batched(work, lambda item: item)
+        results = {}
+
+        async def one(item):
+            results[item] = await call(item)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one, 0)
+            while not batches:
+                await anyio.sleep(0.001)
+            for item in range(1, 300):
+                group.start_soon(one, item)
+            await anyio.wait_all_tasks_blocked()
+            assert offload.statistics().calls_waiting == 299
+            gate.set()
+        assert [len(batch) for batch in batches] == [1, 256, 43]
+        assert results == {item: item * 2 for item in range(300)}
+        statistics = offload.statistics()
+        assert (statistics.batches, statistics.batched_calls, statistics.calls_waiting) == (3, 300, 0)
+
+    @pytest.mark.parametrize("abandon", [True, False])
+    async def test_a_cancelled_call_whose_batch_runs(self, make, abandon):
+        offload, blocked = make(), Blocked()
+        call = offload.batched(lambda items: [blocked()], lambda item: item, abandon_on_cancel=abandon)
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, 1)
+            await blocked.is_running()
+            if not abandon:
+                threading.Timer(0.02, blocked.let_go.set).start()
+            group.cancel_scope.cancel()
+        assert blocked.ended.is_set() != abandon
+        blocked.let_go.set()
+        await offload.drain()
+        assert blocked.ended.is_set()
+
+
+class TestThreads:
+    async def test_threads_end_with_drain_and_start_again(self):
+        offload = Threads(3)
         before = set(threading.enumerate())
         for _ in range(2):
             async with anyio.create_task_group() as group:
                 for _ in range(10):
                     group.start_soon(offload.run, time.sleep, 0.001)
-            own = {thread for thread in threading.enumerate() if thread.name.startswith("objrepo")} - before
+            own = {thread for thread in threading.enumerate() if thread.name == "objrepo"} - before
             assert 0 < len(own) <= 3
-            await offload.finish(int)
-            assert not any(thread.is_alive() for thread in own)
+            await offload.drain(int)
+            for thread in own:
+                thread.join(10)
+                assert not thread.is_alive()
+
+    async def test_drain_waits_for_no_call_of_others(self):
+        """Several repositories may share one offload."""
+        offload, blocked = Threads(2), Blocked()
+        async with anyio.create_task_group() as group:
+            group.start_soon(offload.run, blocked)
+            await blocked.is_running()
+            with anyio.fail_after(10):
+                await offload.drain(int)
+            assert not blocked.ended.is_set()
+            blocked.let_go.set()
+
+    async def test_a_result_is_taken_or_discarded_once(self):
+        """The caller is cancelled at the moment at which the result comes."""
+        for number in range(100):
+            offload = Threads(1)
+            discarded, taken = [], []
+
+            def work(number=number):
+                time.sleep(number % 7 / 10_000)
+                return number
+
+            async def read(offload=offload, work=work, taken=taken, discarded=discarded):
+                taken.append(await offload.run(work, abandon_on_cancel=True, discard=discarded.append))
+
+            with anyio.move_on_after(0.0003):
+                await read()
+            await offload.drain(int)
+            assert len(taken) + len(discarded) <= 1
+            assert taken + discarded in ([], [number])
+
+    async def test_a_result_that_cannot_be_discarded_ends_no_thread(self, caplog):
+        offload, blocked = Threads(1), Blocked()
+
+        def refuse(result):
+            raise OSError(5, "Input/output error")
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: offload.run(blocked, abandon_on_cancel=True, discard=refuse))
+            await blocked.is_running()
+            group.cancel_scope.cancel()
+        blocked.let_go.set()
+        assert await offload.run(int) == 0
+        assert "could not be discarded" in caplog.text
 
     async def test_functions_see_the_context_of_their_caller(self):
         name = contextvars.ContextVar("name")
         name.set("mine")
-        assert await OwnThreads(1).run(name.get) == "mine"
+        assert await Threads(1).run(name.get) == "mine"
 
     async def test_an_error_is_not_kept_by_its_own_traceback(self):
         class NotedError(Exception):
@@ -336,7 +468,7 @@ class TestOwnThreads:
         def work():
             raise NotedError
 
-        offload = OwnThreads(1)
+        offload = Threads(1)
         gc.collect()
         gc.disable()
         try:

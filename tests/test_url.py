@@ -97,7 +97,7 @@ def test_the_options_of_a_bucket_are_parsed():
     assert type(repo) is S3Repository
     assert str(repo) == "S3Repository s3://bucket/in/a/folder at http://127.0.0.1:1"
     assert repr(repo) == f"<{repo}>"
-    options = repo._options
+    options = repo.backend._options
     assert (options.region, options.timeout, options.retry_timeout, options.concurrency) == ("r", 3.5, 0, 4)
     assert options.bucket_endpoint == "http://bucket.127.0.0.1:1"
 

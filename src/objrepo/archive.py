@@ -13,12 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
-from objrepo.backend import Backend, paginate
+from objrepo.backend import FileBackend, paginate
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import KeyFormat, is_key
 from objrepo.offload import BlockingPool, Offload, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
+from objrepo.repository import Repository
 from objrepo.s3.remote_file import RemoteFile, is_remote
 from objrepo.streams import DecompressingFile
 
@@ -34,7 +35,7 @@ _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError)
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
-class ArchiveRepository(Backend):
+class ArchiveRepository(Repository["ArchiveBackend"]):
     """Reads the objects of a zip in which each is a member ``repo/KEY``: an AiiDA archive, or a zip of ``export``.
 
     Members are stored or deflated. Several tasks may read at the same time; a range of a deflated member is read by
@@ -51,50 +52,64 @@ class ArchiveRepository(Backend):
     """
 
     def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
-        super().__init__(offload)
-        self._path: Path | None = None
-        self._remote: RemoteFile | None = None
-        if isinstance(path, str) and is_remote(path):
-            self._several = pool = BlockingPool(_CONCURRENT_REQUESTS)
-            self._remote = RemoteFile(path, pool)
-            self._location = self._remote.name
-        else:
-            self._path = Path(path).absolute()
-            self._location = str(self._path)
-        self._reading = threading.Lock()
-        self._format: KeyFormat = "sha256"
-        self._read: dict[str, zipfile.ZipInfo] | None = None
-
-    def __str__(self) -> str:
-        return f"ArchiveRepository at {self._location}"
+        super().__init__(ArchiveBackend(path), offload)
 
     @property
     def path(self) -> Path | None:
         """The path of the file, None if it is remote."""
-        return self._path
+        return self.backend.path
 
-    def _initialise(self, **options: Any) -> None:
+
+class ArchiveBackend(FileBackend):
+    """See :class:`ArchiveRepository`.
+
+    :ivar path: the path of the file, None if it is remote.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: Path | None = None
+        self._remote: RemoteFile | None = None
+        if isinstance(path, str) and is_remote(path):
+            self._url = path
+            self.pool = BlockingPool(_CONCURRENT_REQUESTS)
+            self._remote = RemoteFile(path, self.pool)
+            self._location = self._remote.name
+        else:
+            self.path = Path(path).absolute()
+            self._location = str(self.path)
+        self._reading = threading.Lock()
+        self._format: KeyFormat = "sha256"
+        self._read: dict[str, zipfile.ZipInfo] | None = None
+
+    def __reduce__(self) -> tuple[type[ArchiveBackend], tuple[str | Path]]:
+        return type(self), (self.path or self._url,)
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    def initialise(self, **options: Any) -> None:
         raise self._refused()
 
-    def _is_initialised(self) -> bool:
+    def is_initialised(self) -> bool:
         try:
             self._members()
         except NotInitialisedError:
             return False
         return True
 
-    def _key_format(self) -> str:
+    def key_format(self) -> str:
         self._members()
         return self._format
 
-    def _put(self, reader: BinaryReader) -> str:
+    def put(self, reader: BinaryReader) -> str:
         raise self._refused()
 
-    def _has_keys(self, keys: Sequence[str]) -> list[bool]:
+    def has_keys(self, keys: Sequence[str]) -> list[bool]:
         members = self._members()
         return [key in members for key in keys]
 
-    def _open_file(self, key: str) -> tuple[BinaryIO, int]:
+    def open_file(self, key: str) -> tuple[BinaryIO, int]:
         member = self._members().get(key)
         if member is None:
             raise ObjectNotFoundError([key], self)
@@ -112,22 +127,23 @@ class ArchiveRepository(Backend):
             file.close()
             raise
 
-    def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
+    def list_keys(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         return paginate(*cursor) if cursor is not None else paginate(sorted(self._members()))
 
-    def _delete(self, keys: Sequence[str]) -> NoReturn:
-        self._require(keys)
+    def delete(self, keys: Sequence[str]) -> NoReturn:
+        self.require(keys)
         raise self._refused()
 
-    def _info(self, detailed: bool) -> RepositoryInfo:
+    def info(self, detailed: bool) -> RepositoryInfo:
         members = self._members()
         size = sum(member.file_size for member in members.values()) if detailed else None
         return RepositoryInfo(location=self._location, key_format=self._format, objects=len(members), size=size)
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
         raise self._refused()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        super().close()
         self._read = None
         if self._remote is not None:
             self._remote.close()
@@ -135,8 +151,8 @@ class ArchiveRepository(Backend):
     def _file(self) -> BinaryIO:
         if self._remote is not None:
             return cast("BinaryIO", self._remote.open())
-        assert self._path is not None, "a file is either local or remote"
-        return open(self._path, "rb", buffering=0)
+        assert self.path is not None, "a file is either local or remote"
+        return open(self.path, "rb", buffering=0)
 
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         with self._reading:

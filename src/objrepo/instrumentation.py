@@ -9,13 +9,14 @@ import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import ByteSendStream
 
+from objrepo.async_with import async_with_only
 from objrepo.errors import RepositoryClosedError
 from objrepo.forwarding import ForwardingRepository
 from objrepo.protocol import AsyncRepository, ObjectStream, Source
@@ -115,7 +116,7 @@ class InstrumentedRepository(ForwardingRepository):
             operation.size = len(content)
             return content
 
-    @asynccontextmanager
+    @async_with_only("repo.open(key) as stream")
     async def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool = False
     ) -> AsyncIterator[ObjectStream]:
@@ -130,7 +131,7 @@ class InstrumentedRepository(ForwardingRepository):
             operation.size = await super().send_object(stream, key, offset, length)
             return operation.size
 
-    @asynccontextmanager
+    @async_with_only("repo.stream(keys) as objects")
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
         with self._timing("stream"):
             async with super().stream(keys) as objects:

@@ -1,4 +1,4 @@
-"""Reading objects back and comparing them with their keys; everything blocks."""
+"""Comparing the bytes of objects with their keys, where these are hashes; everything blocks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Final
 
-from objrepo.errors import CorruptObjectError, ObjectNotFoundError
+from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import DamagedObject, VerifyReport
 from objrepo.streams import OpenedObject, RangeHandle
 
-__all__ = ("checked", "compared", "digest", "verify")
+__all__ = ("check_digest", "combined", "digest", "verify", "with_verification")
 
 _READ_BYTES: Final = 1024 * 1024
 
@@ -33,33 +33,33 @@ def digest(opened: OpenedObject, algorithm: str) -> tuple[str, int]:
         return hasher.hexdigest(), opened.size
 
 
-def compared(key: str, key_format: str, content: bytes) -> bytes:
-    """Return a whole content, once it is certain that it is the key's; where keys are no hashes, there is no telling.
+def check_digest(key: str, key_format: str, content: bytes) -> bytes:
+    """Return the whole content of an object if its hash is the key, or if keys are no hashes.
 
     :raises CorruptObjectError: if it is not.
     """
     if key_format != "uuid4":
-        _compare(key, hashlib.new(key_format, content).hexdigest())
+        _require_equal(key, hashlib.new(key_format, content).hexdigest())
     return content
 
 
-def checked(opened: OpenedObject, key_format: str) -> OpenedObject:
-    """Return a whole object that compares itself with its key: now if it is small, else when it is read to its end.
+def with_verification(opened: OpenedObject, key_format: str) -> OpenedObject:
+    """Return an opened object that is compared with its key: now if it is small, else when it is read to its end.
 
-    :raises CorruptObjectError: if it is small and not what its key says.
+    :raises CorruptObjectError: if it is small and its hash is not the key; the object is then closed.
     """
     if key_format == "uuid4":
         return opened
     if opened.handle is None:
-        compared(opened.key, key_format, opened.head)
+        check_digest(opened.key, key_format, opened.head)
         return opened
     return opened._replace(handle=VerifyingHandle(opened.key, opened.handle, opened.size, key_format, opened.head))
 
 
 class VerifyingHandle(RangeHandle):
-    """A handle that hashes what is read straight on, and compares it with the key when it comes to the end.
+    """A handle that hashes the bytes that are read in sequence, and compares the hash with the key at the end.
 
-    :param head: what was read from the start already.
+    :param head: the bytes from the start that were read already.
     """
 
     def __init__(self, key: str, handle: RangeHandle, size: int, key_format: str, head: bytes) -> None:
@@ -81,18 +81,18 @@ class VerifyingHandle(RangeHandle):
             self._hasher.update(memoryview(data)[self._hashed - position :])
             self._hashed = position + size
             if self._hashed == self._end:
-                _compare(self._of, self._hasher.hexdigest())
+                _require_equal(self._of, self._hasher.hexdigest())
         return data
 
     def descriptor(self) -> None:
-        """Return None: what is not read here cannot be checked."""
+        """Return None: bytes that are not read here are not verified."""
 
     def close(self) -> None:
         """Close the file."""
         self._inner.close()
 
 
-def _compare(key: str, found: str) -> None:
+def _require_equal(key: str, found: str) -> None:
     if found != key:
         raise CorruptObjectError(key, f"its content hashes to {found}")
 
@@ -102,9 +102,9 @@ def verify(
 ) -> VerifyReport:
     """Read objects back, and compare them with their keys where these are hashes.
 
-    :param quick: whether to open them only.
+    An object that cannot be read is reported as damaged; one that was deleted meanwhile is left out.
 
-    :return: what was read and what is damaged; what has been deleted meanwhile is neither.
+    :param quick: whether to open the objects only.
     """
     objects = size = 0
     damaged = []
@@ -118,9 +118,20 @@ def verify(
             continue
         except CorruptObjectError as error:
             damaged.append(DamagedObject(key, error.reason))
+        except RepositoryError:
+            raise
+        except OSError as error:
+            damaged.append(DamagedObject(key, f"it cannot be read: {error}"))
         else:
             if key_format != "uuid4" and found != key:
                 damaged.append(DamagedObject(key, f"its content hashes to {found}"))
         objects += 1
         size += length
     return VerifyReport(objects, size, tuple(damaged))
+
+
+def combined(reports: Iterable[VerifyReport]) -> VerifyReport:
+    """Return the sum of some reports."""
+    reports = list(reports)
+    damaged = tuple(item for report in reports for item in report.damaged)
+    return VerifyReport(sum(report.objects for report in reports), sum(report.size for report in reports), damaged)

@@ -8,77 +8,88 @@ import threading
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-from objrepo.backend import Backend, paginate
+from objrepo.backend import FileBackend, paginate
 from objrepo.errors import ObjectNotFoundError
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
+from objrepo.repository import Repository
 
-__all__ = ("MemoryRepository",)
+__all__ = ("MemoryBackend", "MemoryRepository")
 
 _READ_BYTES = 1024 * 1024
 
 
-class MemoryRepository(Backend):
+class MemoryRepository(Repository["MemoryBackend"]):
     """Keeps objects in memory under the SHA-256 of their content. It needs no ``initialise``.
 
-    The objects stay until ``erase``, also when the repository is left and entered again.
+    The objects stay until ``erase``, also when the repository is left and entered again. A pickled or copied one is
+    empty.
 
-    :param offload: where the work is done; worker threads unless given.
+    :param offload: where the blocking methods run; worker threads unless given.
     """
 
     def __init__(self, offload: Offload | None = None) -> None:
-        super().__init__(offload)
-        self._objects: dict[str, bytes] = {}
-        self._changing = threading.Lock()
+        super().__init__(MemoryBackend(), offload)
 
-    def _initialise(self, **options: Any) -> None:
+
+class MemoryBackend(FileBackend):
+    """See :class:`MemoryRepository`."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[MemoryBackend], tuple[()]]:
+        return type(self), ()
+
+    def initialise(self, **options: Any) -> None:
         if options:
             raise TypeError(f"a memory repository has no options, got {', '.join(options)}")
 
-    def _is_initialised(self) -> bool:
+    def is_initialised(self) -> bool:
         return True
 
-    def _key_format(self) -> str:
+    def key_format(self) -> str:
         return "sha256"
 
-    def _put(self, reader: BinaryReader) -> str:
+    def put(self, reader: BinaryReader) -> str:
         parts = []
         while part := reader.read(_READ_BYTES):
             parts.append(part)
         content = b"".join(parts)
         key = hashlib.sha256(content).hexdigest()
-        with self._changing:
+        with self._lock:
             self._objects.setdefault(key, content)
         return key
 
-    def _has_keys(self, keys: Sequence[str]) -> list[bool]:
+    def has_keys(self, keys: Sequence[str]) -> list[bool]:
         return [key in self._objects for key in keys]
 
-    def _open_file(self, key: str) -> tuple[BinaryIO, int]:
+    def open_file(self, key: str) -> tuple[BinaryIO, int]:
         try:
             content = self._objects[key]
         except KeyError:
             raise ObjectNotFoundError([key], self) from None
         return io.BytesIO(content), len(content)
 
-    def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
+    def list_keys(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:
             return paginate(*cursor)
-        with self._changing:
+        with self._lock:
             return paginate(list(self._objects))
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        with self._changing:
-            self._require(keys)
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._lock:
+            self.require(keys)
             for key in keys:
                 del self._objects[key]
 
-    def _info(self, detailed: bool) -> RepositoryInfo:
-        with self._changing:
+    def info(self, detailed: bool) -> RepositoryInfo:
+        with self._lock:
             size = sum(map(len, self._objects.values())) if detailed else None
             return RepositoryInfo(location=str(self), key_format="sha256", objects=len(self._objects), size=size)
 
-    def _erase(self) -> None:
-        with self._changing:
+    def erase(self) -> None:
+        with self._lock:
             self._objects.clear()

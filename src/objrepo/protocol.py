@@ -1,4 +1,4 @@
-"""The vocabulary that users and backends share: what a repository can do, and what a stream of an object can do."""
+"""The protocols that repositories, streams of objects and writers of objects implement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "ObjectWriter", "S
 
 
 class BinaryReader(Protocol):
-    """Anything with a blocking ``read`` that returns bytes: an open binary file, a pipe, a ``BytesIO``."""
+    """An object with a blocking ``read`` that returns bytes: an open binary file, a pipe, a ``BytesIO``."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to ``size`` bytes, ``b''`` at the end."""
@@ -36,8 +36,8 @@ class ObjectStream(Protocol):
     """The bytes of one object, or of a range of it, as a stream for one task at a time.
 
     It is an :class:`anyio.abc.ByteReceiveStream` that also reads and seeks as a file does. Positions count from the
-    start of the range that was opened. Reading is abandoned when it is cancelled: the position stays where it was,
-    and reading may go on.
+    start of the opened range. A cancelled read is abandoned: the position stays where it was, and the stream can be
+    read on.
     """
 
     @property
@@ -47,13 +47,13 @@ class ObjectStream(Protocol):
 
     @property
     def size(self) -> int:
-        """The length of the stream in bytes: the object's, or that of the range that was opened."""
+        """The length of the opened range in bytes."""
         ...
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """Return the next bytes.
 
-        :param max_bytes: how many at the most; at least 1.
+        :param max_bytes: the maximum number of bytes; at least 1.
         :return: at least one byte.
         :raises anyio.EndOfStream: at the end.
         :raises RepositoryClosedError: if the stream is closed.
@@ -62,7 +62,7 @@ class ObjectStream(Protocol):
         ...
 
     async def read(self, n: int | None = -1) -> bytes:
-        """Return exactly ``n`` bytes, or what is left if that is less.
+        """Return exactly ``n`` bytes, or all that are left if these are fewer.
 
         :param n: how many bytes; None or a negative number reads to the end.
         :return: the bytes, ``b''`` at the end.
@@ -74,30 +74,34 @@ class ObjectStream(Protocol):
     async def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill a writable buffer.
 
-        :param buffer: where the bytes go; it is not touched if the call is cancelled.
-        :return: how many bytes were written to it: its length, or what is left if that is less; 0 at the end.
+        :param buffer: receives the bytes; it is unchanged if the call is cancelled.
+        :return: how many bytes were written: the length of the buffer, or fewer at the end.
         :raises RepositoryClosedError: if the stream is closed.
         :raises CorruptObjectError: if the stored bytes are damaged.
         """
         ...
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to another position, as files do; a position past the end reads as the end.
+        """Change the position, as files do; reading at a position past the end returns ``b''``.
 
-        :param offset: bytes relative to ``whence``.
+        :param offset: in bytes, relative to ``whence``.
         :param whence: ``os.SEEK_SET``, ``os.SEEK_CUR`` or ``os.SEEK_END``.
-        :return: the new position from the start of the stream.
+        :return: the new position from the start of the range.
         :raises ValueError: if ``whence`` is unknown.
         :raises io.UnsupportedOperation: (a ``ValueError`` and an ``OSError``) if the position would be negative.
+        :raises RepositoryClosedError: if the stream is closed.
         """
         ...
 
     async def tell(self) -> int:
-        """Return the position in bytes from the start of the stream."""
+        """Return the position in bytes from the start of the range.
+
+        :raises RepositoryClosedError: if the stream is closed.
+        """
         ...
 
     async def aclose(self) -> None:
-        """Close the stream and the file behind it. It neither waits nor fails, and may be called again."""
+        """Close the stream and its file. It neither waits nor fails, and may be called again."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
@@ -113,9 +117,10 @@ class ObjectStream(Protocol):
 
 @runtime_checkable
 class ObjectWriter(Protocol):
-    """An object that is written piece by piece, for one task at a time.
+    """A new object that is written piece by piece, by one task at a time.
 
-    It is entered by ``async with``, and stored when that is left; if the body raises or is cancelled, it is not.
+    ``async with repo.create() as writer`` stores the object when the block is left; if the block raises or is
+    cancelled, nothing is stored.
     """
 
     @property
@@ -132,12 +137,12 @@ class ObjectWriter(Protocol):
         ...
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> int:
-        """Write some bytes, and wait while what was written before is still on its way. Memory is bounded.
+        """Write some bytes; wait while too many earlier ones are not stored yet, so that memory is bounded.
 
-        After one that was cancelled, it is not known what was written: nothing more can be, and nothing is stored.
+        After a cancelled call it is unknown which bytes were written: further calls fail, and nothing is stored.
 
-        :return: how many bytes there were.
-        :raises TypeError: if these are no bytes.
+        :return: the number of bytes.
+        :raises TypeError: if the chunk is not made of bytes.
         :raises OSError: if the repository cannot be written to.
         :raises RepositoryClosedError: outside of ``async with``.
         """
@@ -152,19 +157,22 @@ class ObjectWriter(Protocol):
 
 @runtime_checkable
 class AsyncRepository(Protocol):
-    """An object repository for async programs.
+    """An object repository for async programs, on asyncio and trio.
 
-    It is used inside ``async with``; entering touches nothing, leaving closes everything that was opened. It may be
-    entered by several tasks and loops at a time and is closed when the last of them leaves; it can be entered again.
+    It is used inside ``async with``. Entering opens nothing; leaving closes every stream, file and connection. Several
+    tasks and event loops may have entered it at the same time: it is closed when the last of them leaves, and can be
+    entered again.
 
-    **Cancellation.** What changes the repository is waited for: a cancelled ``put`` or ``delete`` has ended when it
-    raises, and either did not happen or is complete. What only reads is abandoned: the caller goes on at once, and
-    the worker gives back what it holds by itself.
+    **Cancellation.** Operations that change the repository are shielded: when a cancelled ``put`` or ``delete`` raises,
+    it has ended, and either did not happen or is complete. Operations that only read are abandoned: the caller goes on
+    at once, and the worker thread releases its resources by itself.
 
-    Every method raises :class:`RepositoryClosedError` outside of ``async with``, and all but ``initialise``,
-    ``is_initialised``, ``uuid`` and ``erase`` raise :class:`NotInitialisedError` where there is no repository yet.
-    Keys that are not of the repository's format are those of missing objects; keys that are not ``str`` raise
-    :class:`TypeError`, except in ``has`` and ``has_many``, which say False.
+    **Errors.** Every method raises :class:`RepositoryClosedError` outside of ``async with``. All methods except
+    ``initialise``, ``is_initialised``, ``uuid`` and ``erase`` raise :class:`NotInitialisedError` if the repository does
+    not exist. A key that is not of the repository's format names a missing object; a key that is no ``str`` is a
+    :class:`TypeError`, except in ``has`` and ``has_many``, which return False. Every method can raise ``OSError`` if
+    the storage fails; in a bucket that is :class:`RepositoryUnavailableError` (no answer within the time limit) or
+    :class:`AccessDeniedError`.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -174,178 +182,251 @@ class AsyncRepository(Protocol):
     ) -> None: ...
 
     async def initialise(self, *args: Any, **options: Any) -> None:
-        """Make the repository, or do nothing where it is made already.
+        """Create the repository, or do nothing if it exists. Shielded from cancellation.
 
-        :param args: none: with them a type checker lets each backend name its own options.
-        :param options: the backend's own, by name.
-        :raises ValueError: if an option is bad or contradicts the repository that is there.
+        :param args: none; type checkers let each backend have named options of its own with it.
+        :param options: the backend's own options.
+        :raises ValueError: if an option is invalid or contradicts the existing repository.
         :raises TypeError: if the backend has no such option.
+        :raises OSError: if the repository cannot be created.
         """
         ...
 
     async def is_initialised(self) -> bool:
-        """Say whether the repository exists."""
+        """Return whether the repository exists. Abandoned on cancellation.
+
+        :raises OSError: if that cannot be found out.
+        """
         ...
 
     async def uuid(self) -> str | None:
-        """Return the unique identifier of the repository, None where it has none."""
+        """Return the unique identifier of the repository, None if it has none. Abandoned on cancellation.
+
+        :raises OSError: if it cannot be read.
+        """
         ...
 
     async def key_format(self) -> str:
-        """Return what the keys look like: ``'sha256'``, ``'sha1'`` or ``'uuid4'``."""
+        """Return the format of the keys: ``'sha256'``, ``'sha1'`` or ``'uuid4'``. Abandoned on cancellation.
+
+        :raises NotInitialisedError: if the repository does not exist.
+        """
         ...
 
     async def put(self, source: Source) -> str:
         """Store one object.
 
-        :param source: where the bytes come from. Only what the source itself opens is closed.
-        :return: the key.
-        :raises TypeError: if the source is text or nothing that bytes can be read from.
-        :raises OSError: if the source cannot be read or the repository cannot be written.
+        Cancellation: shielded; reading the source ends between two reads, and then nothing is stored.
 
-        Whatever the source raises comes out as it is, and nothing is stored. Cancellation is waited for; a source
-        that is being copied is given up between two reads.
+        :param source: the bytes: in memory, in a file (path or open file), or in a sync or async iterable or stream. An
+            open file is read from its current position and stays open.
+        :return: the key.
+        :raises TypeError: if the source is text or has no bytes to read.
+        :raises OSError: if the source cannot be read or the repository cannot be written to.
+        :raises RepositoryBusyError: if another process holds a lock that is needed for too long.
+        :raises ReadOnlyError: if the repository is read-only.
+
+        An exception of the source is raised unchanged, and nothing is stored.
         """
         ...
 
     async def put_many(
         self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
     ) -> list[str]:
-        """Store many objects.
+        """Store many objects, in batches.
 
-        :param sources: where each object comes from, asked for one after the other as the work goes on.
-        :param progress: told now and then how many objects are stored.
+        Cancellation: shielded; it ends between two objects, and objects that were stored stay.
+
+        :param sources: the objects, which are taken one by one as the work proceeds. Two batches are in memory at most.
+        :param progress: called with the number of stored objects.
         :return: the keys in the order of the sources.
-        :raises: what ``put`` raises; objects of the sources before stay stored.
+        :raises TypeError: as for :meth:`put`; likewise the other errors. The objects of earlier sources stay
+            stored, and those of later sources may be stored.
         """
         ...
 
     def create(self) -> ObjectWriter:
         """Return a writer of a new object: ``async with repo.create() as writer: await writer.write(chunk)``.
 
-        ``writer.key`` is its key afterwards. Nothing is stored when the body raises.
+        ``writer.key`` is the key afterwards. If the block raises or is cancelled, nothing is stored.
+
+        :return: an async context manager.
+        :raises RepositoryClosedError: outside of ``async with repo``.
         """
         ...
 
     async def has(self, key: str) -> bool:
-        """Say whether an object is there."""
+        """Return whether an object exists. Abandoned on cancellation.
+
+        :param key: any value; False if it cannot be a key.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises OSError: if the storage fails.
+        """
         ...
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
-        """Say of each key whether its object is there, in the order given."""
+        """Return for each key whether its object exists, in the order given. Abandoned on cancellation.
+
+        :param keys: any values; False for each that cannot be a key.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises OSError: if the storage fails.
+        """
         ...
 
     async def get(self, key: str, check: bool = False) -> bytes:
-        """Return the whole content of an object.
+        """Return the whole content of an object. Abandoned on cancellation.
 
-        :param check: whether to compare the content with the key, where keys are hashes.
-        :raises ObjectNotFoundError: if there is no such object.
+        :param key: the object.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes.
+        :raises ObjectNotFoundError: if the object does not exist.
         :raises CorruptObjectError: if its stored bytes are damaged.
+        :raises RepositoryBusyError: if another process locks the index for too long.
+        :raises OSError: if it cannot be read.
         """
         ...
 
     async def size(self, key: str) -> int:
-        """Return the length of an object in bytes.
+        """Return the length of an object in bytes. Abandoned on cancellation.
 
-        :raises ObjectNotFoundError: if there is no such object.
+        :raises ObjectNotFoundError: if the object does not exist.
+        :raises OSError: if that cannot be found out.
         """
         ...
 
     async def hash(self, key: str) -> str:
-        """Return the SHA-256 of an object as 64 hexadecimal digits, whatever the key format.
+        """Return the SHA-256 of an object as 64 hexadecimal digits, for every key format. Abandoned on cancellation.
 
-        :raises ObjectNotFoundError: if there is no such object.
+        :raises ObjectNotFoundError: if the object does not exist.
+        :raises CorruptObjectError: if the object had to be read and its stored bytes are damaged.
+        :raises OSError: if it cannot be read.
         """
         ...
 
     def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool = False
     ) -> AbstractAsyncContextManager[ObjectStream]:
-        """Open an object for reading.
+        """Open an object for reading: ``async with repo.open(key) as stream``. Abandoned on cancellation.
 
         :param key: the object.
-        :param offset: how many bytes to leave out at the start; past the end, the stream is empty.
-        :param length: how many bytes to give at the most; None gives all.
-        :param check: whether to compare the content with the key, where keys are hashes, by the time that it was read
-            straight to its end: whoever got all of it got the right bytes, or :class:`CorruptObjectError`.
-        :return: an async context manager that opens the object and closes it.
-        :raises ValueError: if the offset or the length is negative, or if only a range is to be checked.
-        :raises ObjectNotFoundError: if there is no such object.
+        :param offset: where the range begins, in bytes; past the end, the stream is empty.
+        :param length: the maximum length of the range in bytes; None reads to the end.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes. A stream that is
+            read in sequence raises :class:`CorruptObjectError` at its end at the latest if the bytes are not those of
+            the key.
+        :return: an async context manager, which opens the object and closes it.
+        :raises ValueError: on entering, if the offset or length is negative, or if a range is to be checked.
+        :raises TypeError: on entering, if one of these is of a wrong type.
+        :raises ObjectNotFoundError: on entering, if the object does not exist.
+        :raises CorruptObjectError: on entering or while reading, if its stored bytes are damaged.
+        :raises RepositoryBusyError: on entering, if another process locks the index for too long.
+        :raises OSError: on entering or while reading, if it cannot be read.
         """
         ...
 
     async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        """Send an object, or a range of it, into a stream of bytes: a socket, a TLS stream, a pipe of a process.
+        """Send an object, or a range of it, to a byte stream: a socket, a TLS stream, a pipe of a process.
 
-        Where the system can send a file into a socket by itself, it does. Cancellation leaves the receiver with a part.
+        Where the system supports it, the file is sent to the socket by ``sendfile``. On cancellation, the receiver has
+        received a part.
 
-        :param stream: where the bytes go; it is not closed.
+        :param stream: receives the bytes; it is not closed.
+        :param key: the object.
         :param offset: as for :meth:`open`.
-        :param length: likewise.
-        :return: how many bytes were sent.
-        :raises ObjectNotFoundError: if there is no such object; then nothing was sent.
-        :raises anyio.BrokenResourceError: if the receiver is gone.
+        :param length: as for :meth:`open`.
+        :return: the number of bytes that were sent.
+        :raises ObjectNotFoundError: if the object does not exist; then nothing was sent.
+        :raises CorruptObjectError: if its stored bytes are damaged; then a part may have been sent.
+        :raises anyio.BrokenResourceError: if the receiver has closed the stream.
         """
         ...
 
     def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
-        """Read many objects in the order that is fastest.
+        """Read many objects in the order that is fastest: ``async with repo.stream(keys) as objects``.
+
+        Abandoned on cancellation.
 
         :param keys: the objects; one that is given twice comes once.
-        :return: an async context manager for an iterator over keys and streams. A stream lives until the next step.
-        :raises ObjectNotFoundError: naming every missing key, on entering.
+        :return: an async context manager of an async iterator over keys and streams. Each step closes the stream of the
+            step before.
+        :raises TypeError: on entering, if a key is no ``str``.
+        :raises ObjectNotFoundError: on entering, naming every missing key; in a step, if an object was deleted since.
+        :raises CorruptObjectError: in a step, or while reading, if stored bytes are damaged.
+        :raises OSError: if an object cannot be read.
         """
         ...
 
     def keys(self) -> AsyncIterator[str]:
-        """Iterate over the keys of all objects, each once, in bounded memory.
+        """Iterate over the keys of all objects, each once, in bounded memory. Abandoned on cancellation.
 
-        Objects that come or go meanwhile may or may not be among them.
+        Objects that are stored or deleted during the iteration may be included. The iterator needs no closing.
+
+        :raises NotInitialisedError: in a step, if the repository does not exist.
+        :raises OSError: in a step, if the storage fails.
         """
         ...
 
     async def delete(self, key: str) -> None:
-        """Delete an object.
+        """Delete an object. Shielded from cancellation.
 
-        :raises ObjectNotFoundError: if there is no such object.
+        :raises ObjectNotFoundError: if the object does not exist.
+        :raises RepositoryBusyError: if another process holds the lock that is needed for too long.
+        :raises ReadOnlyError: if the repository is read-only.
+        :raises OSError: if the storage fails; the object may be deleted or not.
         """
         ...
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete objects; one that is given twice is deleted once.
+        """Delete objects; one that is given twice is deleted once. Shielded from cancellation.
 
+        :raises TypeError: if a key is no ``str``.
         :raises ObjectNotFoundError: naming every missing key; then nothing was deleted.
+        :raises RepositoryBusyError: if another process holds the lock that is needed for too long; then nothing was
+            deleted.
+        :raises ReadOnlyError: if the repository is read-only.
+        :raises OSError: if the storage fails; then some of the objects may be deleted and others not: ask
+            :meth:`has_many` which remain.
         """
         ...
 
     async def info(self, detailed: bool = False) -> RepositoryInfo:
-        """Return the state of the repository.
+        """Return the state of the repository. Abandoned on cancellation.
 
-        :param detailed: whether to sum up the sizes too, which takes longer.
+        :param detailed: whether to add up the sizes too, which takes longer.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises OSError: if the storage fails.
         """
         ...
 
     async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
         """Do the work that keeps a repository fast and small.
 
-        :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository; then only what is safe is done.
-        :param args: none, as in ``initialise``.
-        :param options: the backend's own, by name.
-        :raises ValueError: if something is asked for that is not safe while the repository is live.
-        :raises RepositoryBusyError: if somebody else is at it.
+        Cancellation: shielded; the work ends between two steps.
+
+        :param dry_run: whether to report only what would be done.
+        :param live: whether others may be using the repository; then only safe work is done.
+        :param args: none, as for :meth:`initialise`.
+        :param options: the backend's own options.
+        :raises ValueError: if work is requested that is not safe while the repository is live.
+        :raises TypeError: if the backend has no such option.
+        :raises RepositoryBusyError: if another process is maintaining the repository.
+        :raises OSError: if the storage fails.
         """
         ...
 
     async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
-        """Read every object back and compare it with its key, where the key is a hash; find what was left behind.
+        """Read every object and compare its hash with its key, where keys are hashes. Abandoned on cancellation.
 
-        :param progress: told of each stretch of objects.
-        :param quick: whether to look only at whether the bytes are there, and not at what they are.
-        :return: what was read and what is damaged. Damage is reported, not raised.
+        :param progress: called after each batch of objects.
+        :param quick: whether to check only that the bytes exist, without reading them.
+        :return: what was read, what is damaged or unreadable, and what interrupted operations have left behind.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises OSError: if the storage fails as a whole. Damage to single objects is reported and not raised.
         """
         ...
 
     async def erase(self) -> None:
-        """Delete the repository with every resource that it made. What is not there is no error."""
+        """Delete the repository and every resource that it created. It need not exist. Shielded from cancellation.
+
+        :raises OSError: if it cannot be deleted; calling this again continues.
+        """
         ...

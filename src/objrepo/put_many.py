@@ -1,104 +1,122 @@
-"""`put_many`: a batch of sources with each hop to a worker, which stores it while the next one is gathered."""
+"""`put_many`: one batch of sources is stored while the next one is gathered."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence, Sized
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
-from objrepo.offload import Offload
-from objrepo.offload.ahead import Ahead
+from objrepo.offload import UNBATCHED, Offload, Submitted
 from objrepo.protocol import Source
 from objrepo.reports import Progress, ProgressCallback
-from objrepo.sources import checked_source, closing_generator, is_async_source, size_in_memory
+from objrepo.sources import closing_generator, is_async_source, plain_source, size_in_memory
 from objrepo.streams import BATCH_BYTES
 
-__all__ = ("put_many_batched",)
+__all__ = ("put_many",)
 
-_BATCH_SOURCES: Final = 1024
+_MAX_BATCH: Final = 1024
 
 
-async def put_many_batched(
-    offload: Offload,
+async def put_many(
     sources: Iterable[Source] | AsyncIterable[Source],
-    put_all: Callable[[Sequence[Source]], list[str]],
+    offload: Offload,
+    put_batch: Callable[[Sequence[Source]], list[Any]],
     put: Callable[[Source], Awaitable[str]],
     progress: ProgressCallback | None,
 ) -> list[str]:
     """Store many objects; at most two batches of sources are in memory.
 
-    :param put_all: a blocking function that stores sources which need no loop.
-    :param put: stores one that does.
+    :param put_batch: a blocking function; see :meth:`Backend.put_batch`.
+    :param put: stores an async source, or one that is not to be batched.
     :return: the keys in the order of the sources.
-    :raises: what a source, or storing one, raises; what came before it is stored.
+    :raises: the error of a source or of storing one; the sources before it are stored.
     """
     total = len(sources) if isinstance(sources, Sized) else None
-    async with offload.ahead() as worker, aclosing(_async_iter(sources)) as each:
-        work = _Storing(worker, put_all, total, progress)
-        failure: Exception | None = None
-        while failure is None:
-            try:
-                source = checked_source(await anext(each))
-            except StopAsyncIteration:
-                break
-            except Exception as error:  # noqa: BLE001  (it is raised once what came before it is stored)
-                failure = error
-                continue
-            if is_async_source(source):
-                await work.finish()
-                work.note([await put(source)])
-            else:
-                await work.add(source)
-        await work.finish()
-        if failure is not None:
-            raise failure
-    return work.keys
+    pipeline = _Pipeline(offload, put_batch, put, total, progress)
+    failure: Exception | None = None
+    async with aclosing(_async_iter(sources)) as each:
+        try:
+            while failure is None:
+                try:
+                    source = plain_source(await anext(each))
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001  (it is raised once the sources before it are stored)
+                    failure = error
+                else:
+                    await pipeline.add(source)
+            await pipeline.flush()
+        finally:
+            await pipeline.cancel()
+    if failure is not None:
+        raise failure
+    return pipeline.keys
 
 
-class _Storing:
+class _Pipeline:
     """Sources that are gathered while those before them are stored.
 
-    :ivar keys: of what is stored by now.
+    :ivar keys: of the objects that are stored.
     """
 
     def __init__(
         self,
-        worker: Ahead[list[str]],
-        put_all: Callable[[Sequence[Source]], list[str]],
+        offload: Offload,
+        put_batch: Callable[[Sequence[Source]], list[Any]],
+        put: Callable[[Source], Awaitable[str]],
         total: int | None,
         progress: ProgressCallback | None,
     ) -> None:
         self.keys: list[str] = []
-        self._worker = worker
-        self._put_all = put_all
+        self._offload = offload
+        self._put_batch = put_batch
+        self._put = put
         self._total = total
         self._progress = progress
         self._batch: list[Source] = []
         self._size = 0
+        self._submitted: tuple[Submitted[list[Any]], list[Source]] | None = None
 
     async def add(self, source: Source) -> None:
-        """Have a source stored, together with others."""
+        """Have a source stored, after those before it."""
+        if is_async_source(source):
+            await self.flush()
+            self.keys.append(await self._put(source))
+            self._report()
+            return
         self._batch.append(source)
         self._size += size_in_memory(source)
-        if len(self._batch) >= _BATCH_SOURCES or self._size >= BATCH_BYTES:
-            await self._store()
+        if len(self._batch) >= _MAX_BATCH or self._size >= BATCH_BYTES:
+            await self._next_batch()
 
-    async def finish(self) -> None:
-        """Have everything stored that was added."""
-        await self._store()
-        await self._store()
+    async def flush(self) -> None:
+        """Wait until everything that was added is stored."""
+        await self._next_batch()
+        await self._next_batch()
 
-    def note(self, stored: list[str]) -> None:
-        """Take down what was stored."""
-        self.keys.extend(stored)
-        if stored and self._progress is not None:
-            self._progress(Progress("put_many", len(self.keys), self._total, "objects"))
+    async def cancel(self) -> None:
+        """Stop storing, and wait for its end."""
+        if self._submitted is not None:
+            await self._submitted[0].cancel()
 
-    async def _store(self) -> None:
-        self.note(await self._worker.result() or [])
+    async def _next_batch(self) -> None:
+        """Wait for the batch that is being stored, and have the gathered one stored."""
+        if self._submitted is not None:
+            submitted, sources = self._submitted
+            outcomes = await submitted.result()
+            self._submitted = None
+            for source, outcome in zip(sources, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
+                self.keys.append(await self._put(source) if outcome is UNBATCHED else outcome)
+            self._report()
         if self._batch:
-            self._worker.start(self._put_all, self._batch)
+            self._submitted = await self._offload.submit(self._put_batch, self._batch), self._batch
             self._batch, self._size = [], 0
+
+    def _report(self) -> None:
+        if self._progress is not None:
+            self._progress(Progress("put_many", len(self.keys), self._total, "objects"))
 
 
 async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:

@@ -1,25 +1,27 @@
-"""What all repositories share: the whole protocol, around blocking functions that each of them fills in."""
+"""`Repository`: the async protocol around a backend with blocking methods."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 
 from anyio.abc import ByteSendStream
 
-from objrepo.backend_functions import BlockingFunctions
-from objrepo.errors import RepositoryClosedError
-from objrepo.keys import require_str
-from objrepo.offload import Inline, Offload, Threads
-from objrepo.protocol import ObjectStream, ObjectWriter, Source
-from objrepo.put_many import put_many_batched
+from objrepo.async_with import AsyncWithOnly
+from objrepo.backend import Backend
+from objrepo.errors import CorruptObjectError
+from objrepo.integrity import check_digest, combined, with_verification
+from objrepo.keys import is_key, require_str
+from objrepo.lifetime import Lifetime
+from objrepo.offload import Offload, Threads
+from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
+from objrepo.put_many import put_many
 from objrepo.reports import (
-    DamagedObject,
     MaintenanceReport,
     Progress,
     ProgressCallback,
@@ -28,244 +30,318 @@ from objrepo.reports import (
     VerifyReport,
 )
 from objrepo.sendfile import send_stream
-from objrepo.sources import checked_source, feed
+from objrepo.sources import is_async_source, plain_source, read_source, run_with_reader
 from objrepo.streams import (
     BATCH_OBJECTS,
+    MAX_BATCHED_OBJECT_BYTES,
     BackendStream,
     ObjectIterator,
     OpenedObject,
+    OpenStreams,
     checked_range,
 )
 from objrepo.writer import Writer
 
-__all__ = ("LIST_PAGE_SIZE", "MAX_GROUPED_OBJECT_BYTES", "Repository", "log", "log_report")
+__all__ = ("Repository", "log", "log_report")
 
-T = TypeVar("T")
+BackendT = TypeVar("BackendT", bound=Backend)
+T = TypeVar("T", bound="BackendStream | ObjectIterator")
 
 log: Final = logging.getLogger("objrepo")
-"""What an operator needs is told at INFO and above: what was made, deleted, maintained, erased, found to be damaged."""
-
-LIST_PAGE_SIZE: Final = 1000
-"""About how many keys a listing fetches with one hop."""
-
-MAX_GROUPED_OBJECT_BYTES: Final = 64 * 1024
-"""Objects of up to this size, in memory already, may be stored together with others."""
+"""Logs at INFO and above what an operator needs: creation, deletion, maintenance, erasure, damage."""
 
 
-class Repository(BlockingFunctions):
-    """A repository whose work is done by blocking functions; subclasses fill in those that are abstract.
+class Repository(AsyncRepository, Generic[BackendT]):
+    """An object repository for async programs, around a backend.
 
-    :param offload: where they run; a :class:`~objrepo.offload.Threads` of its own unless given.
+    It is pickled and copied by its configuration, and is closed on arrival.
+
+    :param backend: stores the objects.
+    :param offload: where the backend's blocking methods run; worker threads of its own unless given.
     """
 
+    def __init__(self, backend: BackendT, offload: Offload | None = None) -> None:
+        self.backend = backend
+        self.offload = offload = Threads() if offload is None else offload
+        self._lifetime = Lifetime()
+        self._streams = OpenStreams()
+        self._put_batched = offload.batched(backend.put_batch, self._put_one)
+        self._has = self._reading(backend.has, self._has_one)
+        self._get = self._reading(backend.get_batch, backend.get)
+        self._get_checked = self._reading(self._get_batch_checked, self._get_one_checked)
+
+    def _reading(
+        self, batch: Callable[[list[Any]], list[Any]], one: Callable[[Any], Any]
+    ) -> Callable[[Any], Awaitable[Any]]:
+        if self.backend.pool is None:
+            return self.offload.batched(batch, one, abandon_on_cancel=True)
+        # One request for each object, which waits for a network: the calls are better made side by side.
+        return partial(self.offload.run, one, abandon_on_cancel=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_configuration, (type(self), self.backend, self.offload)
+
     def __str__(self) -> str:
-        return f"{type(self).__name__} at {id(self):#x}"
+        return f"{type(self).__name__} at {self.backend.location}"
 
     def __repr__(self) -> str:
         return f"<{self}>"
 
-    def __init__(self, offload: Offload | None = None) -> None:
-        super().__init__()
-        self.offload = Threads() if offload is None else offload
-        self._entered = 0
-        self._entering = threading.Lock()
-
     # -- entering and leaving ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        with self._entering:
-            self._entered += 1
+        await self._lifetime.enter(self.offload)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        with self._entering:
-            self._entered -= 1
-            last = not self._entered
-        await self.offload.finish(self._leave if last else _nothing)
+        await self._lifetime.leave(self.offload, self._close)
 
-    def _ready(self) -> Offload:
-        if self._entered < 1:
-            raise RepositoryClosedError(f"{self} is not open: use it inside `async with`")
+    def _close(self) -> None:
+        self._streams.close()
+        self.backend.close()
+
+    def _open(self) -> Offload:
+        self._lifetime.require_open(self)
         return self.offload
 
-    # -- the protocol ------------------------------------------------------------------------------------------
+    # -- the repository as a whole -----------------------------------------------------------------------------
 
     async def initialise(self, *args: Any, **options: Any) -> None:
-        """Make the repository; see :meth:`AsyncRepository.initialise`."""
-        await self._ready().run(lambda: self._initialise(*args, **options))
+        await self._open().run(lambda: self.backend.initialise(*args, **options))
         log.info("initialised %s", self)
 
     async def is_initialised(self) -> bool:
-        """Say whether the repository exists."""
-        return await self._ready().run(self._is_initialised, wait=False)
+        return await self._open().run(self.backend.is_initialised, abandon_on_cancel=True)
 
     async def uuid(self) -> str | None:
-        """Return the unique identifier of the repository, None where it has none."""
-        return await self._ready().run(self._uuid, wait=False)
+        return await self._open().run(self.backend.uuid, abandon_on_cancel=True)
 
     async def key_format(self) -> str:
-        """Return what the keys look like."""
-        return await self._ready().run(self._key_format, wait=False)
+        return await self._open().run(self.backend.key_format, abandon_on_cancel=True)
+
+    async def info(self, detailed: bool = False) -> RepositoryInfo:
+        return await self._open().run(self.backend.info, detailed, abandon_on_cancel=True)
+
+    async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
+        maintain = partial(self.backend.maintain, *args, dry_run=dry_run, live=live, **options)
+        report = await self._open().run(maintain)
+        log_report(self, report)
+        return report
+
+    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
+        total = (await self.info()).objects
+        reports = VerifyReport(0, 0, ())
+        cursor = None
+        while True:
+            page, cursor = await self._open().run(self.backend.list_keys, cursor, abandon_on_cancel=True)
+            for start in range(0, len(page), BATCH_OBJECTS):
+                batch = page[start : start + BATCH_OBJECTS]
+                report = await self.offload.run(self.backend.verify_batch, batch, quick, abandon_on_cancel=True)
+                reports = combined([reports, report])
+                if progress is not None:
+                    progress(Progress("verify", reports.objects, max(total, reports.objects), "objects"))
+            if cursor is None:
+                break
+        leftovers = await self._open().run(self.backend.leftovers, abandon_on_cancel=True)
+        for each in reports.damaged:
+            log.warning("%s in %s is damaged: %s", each.key, self, each.reason)
+        log.info(
+            "verified %s: %d objects, %d bytes, %d damaged", self, reports.objects, reports.size, len(reports.damaged)
+        )
+        return VerifyReport(reports.objects, reports.size, reports.damaged, leftovers)
+
+    async def erase(self) -> None:
+        await self._open().run(self.backend.erase)
+        log.info("erased %s", self)
+
+    def statistics(self) -> Statistics:
+        """Return what this object is doing at the moment. It may be called at any time, and never blocks."""
+        return Statistics(
+            location=str(self),
+            users=self._lifetime.users,
+            open_objects=len(self._streams),
+            **self.offload.statistics()._asdict(),
+        )
+
+    # -- writing -----------------------------------------------------------------------------------------------
 
     async def put(self, source: Source) -> str:
-        """Store one object and return its key; see :meth:`AsyncRepository.put`."""
-        offload = self._ready()
-        plain = checked_source(source)
-        if not self._groups_puts:
-            return await feed(offload, plain, self._put)
-        if isinstance(plain, os.PathLike) or (
-            isinstance(plain, memoryview) and plain.nbytes <= MAX_GROUPED_OBJECT_BYTES
-        ):
-            return await self._put_shared(plain)
-        return await feed(offload, plain, self._put, self._put_shared, MAX_GROUPED_OBJECT_BYTES)
+        offload = self._open()
+        source = plain_source(source)
+        if is_async_source(source):
+            return await run_with_reader(offload, source, self.backend.put, self._put_plain)
+        return await self._put_plain(source)
 
-    async def _put_shared(self, source: Source) -> str:
-        return await self._ready().share(self._put_each, source, self._put_alone)
+    async def _put_plain(self, source: Source) -> str:
+        small = isinstance(source, os.PathLike) or (
+            isinstance(source, memoryview) and source.nbytes <= MAX_BATCHED_OBJECT_BYTES
+        )
+        if small and self.backend.batches_puts:
+            return await self._put_batched(source)
+        return await self.offload.run(self._put_one, source)
+
+    def _put_one(self, source: Source) -> str:
+        return read_source(source, self.backend.put)
 
     async def put_many(
         self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
     ) -> list[str]:
-        """Store many objects, a batch with each hop; see :meth:`AsyncRepository.put_many`."""
-        return await put_many_batched(self._ready(), sources, self._put_all, self.put, progress)
+        return await put_many(sources, self._open(), self.backend.put_batch, self._put_unbatched, progress)
+
+    async def _put_unbatched(self, source: Source) -> str:
+        if is_async_source(source):
+            return await self.put(source)
+        return await self._open().run(self._put_one, source)
 
     def create(self) -> ObjectWriter:
-        """Return a writer of a new object; see :meth:`AsyncRepository.create`."""
-        return Writer(self.put, isinstance(self._ready(), Inline))
-
-    async def has(self, key: str) -> bool:
-        """Say whether an object is there."""
-        if self._several is not None:
-            return await self._ready().run(self._has_one, key, wait=False)
-        return await self._ready().share(self._has, key, self._has_one, wait=False)
-
-    async def has_many(self, keys: Iterable[str]) -> list[bool]:
-        """Say of each key whether its object is there; see :meth:`AsyncRepository.has_many`."""
-        return await self._ready().run(self._has, list(keys), wait=False)
-
-    async def get(self, key: str, check: bool = False) -> bytes:
-        """Return the whole content of an object; see :meth:`AsyncRepository.get`."""
-        if self._several is not None:
-            return await self._ready().run(self._get_checked if check else self._get, require_str(key), wait=False)
-        if check:
-            return await self._ready().share(self._get_each_checked, require_str(key), self._get_checked, wait=False)
-        return await self._ready().share(self._get_each, require_str(key), self._get, wait=False)
-
-    async def size(self, key: str) -> int:
-        """Return the length of an object in bytes; see :meth:`AsyncRepository.size`."""
-        return await self._ready().run(self._size, require_str(key), wait=False)
-
-    async def hash(self, key: str) -> str:
-        """Return the SHA-256 of an object; see :meth:`AsyncRepository.hash`."""
-        return await self._ready().run(self._hash, require_str(key), wait=False)
-
-    @asynccontextmanager
-    async def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
-    ) -> AsyncIterator[ObjectStream]:
-        """Open an object for reading; see :meth:`AsyncRepository.open`."""
-        if check and (offset or length is not None):
-            raise ValueError("only a whole object can be checked, not a range of it")
-        offset, length = checked_range(offset, length)
-        open_object = self._open_checked if check else self._open
-        opened = await self._ready().run(
-            open_object, require_str(key), offset, length, wait=False, discard=OpenedObject.close
-        )
-        async with BackendStream(opened, self.offload) as stream:
-            yield stream
-
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        """Send an object into a stream of bytes; see :meth:`AsyncRepository.send_object`."""
-        async with self.open(key, offset, length) as opened:
-            return await send_stream(opened, stream, self.offload)
-
-    @asynccontextmanager
-    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
-        """Read many objects in the order that is fastest; see :meth:`AsyncRepository.stream`."""
-        wanted = list(dict.fromkeys(keys))
-        if not all(type(key) is str for key in wanted):
-            wanted = [require_str(key) for key in wanted]
-        items, open_batch = await self._ready().run(self._plan, wanted, wait=False)
-        objects = ObjectIterator(items, open_batch, self.offload)
-        try:
-            yield objects
-        finally:
-            objects.close()
-
-    async def keys(self) -> AsyncIterator[str]:
-        """Iterate over the keys of all objects; see :meth:`AsyncRepository.keys`."""
-        cursor = None
-        while True:
-            page, cursor = await self._ready().run(self._list, cursor, wait=False)
-            for key in page:
-                yield key
-            if cursor is None:
-                return
+        return Writer(self.put, self.backend.put, self._open())
 
     async def delete(self, key: str) -> None:
-        """Delete an object; see :meth:`AsyncRepository.delete`."""
         await self.delete_many([key])
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete objects, all or none; see :meth:`AsyncRepository.delete_many`."""
         unique = list(dict.fromkeys(require_str(key) for key in keys))
-        await self._ready().run(self._delete_checked, unique)
-        log.info("deleted %d objects from %s", len(unique), self)
+        await self._open().run(self._delete, unique)
+        log.info("deleted %d %s from %s", len(unique), "object" if len(unique) == 1 else "objects", self)
 
-    async def info(self, detailed: bool = False) -> RepositoryInfo:
-        """Return the state of the repository; see :meth:`AsyncRepository.info`."""
-        return await self._ready().run(self._info, detailed, wait=False)
+    def _delete(self, keys: list[str]) -> None:
+        key_format = self.backend.key_format()
+        if not all(is_key(key, key_format) for key in keys):
+            self.backend.require(keys)
+        self.backend.delete(keys)
 
-    async def maintain(self, dry_run: bool = False, live: bool = True) -> MaintenanceReport:
-        """Do nothing, as most backends need no maintenance; see :meth:`AsyncRepository.maintain`."""
-        del live
-        await self._ready().run(self._key_format, wait=False)  # raises where there is no repository
-        return MaintenanceReport(dry_run)
+    # -- reading -----------------------------------------------------------------------------------------------
 
-    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
-        """Read every object back; see :meth:`AsyncRepository.verify`."""
-        total = (await self.info()).objects
-        objects = size = 0
-        damaged: list[DamagedObject] = []
-        cursor = None
-        while True:
-            page, cursor = await self._ready().run(self._list, cursor, wait=False)
-            for start in range(0, len(page), BATCH_OBJECTS):
-                report = await self.offload.run(self._verify, page[start : start + BATCH_OBJECTS], quick, wait=False)
-                objects += report.objects
-                size += report.size
-                damaged += report.damaged
-                if progress is not None:
-                    progress(Progress("verify", objects, max(total, objects), "objects"))
-            if cursor is None:
-                leftovers = await self._ready().run(self._leftovers, wait=False)
-                for each in damaged:
-                    log.warning("%s in %s is damaged: %s", each.key, self, each.reason)
-                log.info("verified %s: %d objects, %d bytes, %d damaged", self, objects, size, len(damaged))
-                return VerifyReport(objects, size, tuple(damaged), leftovers)
+    async def has(self, key: str) -> bool:
+        self._open()
+        return await self._has(key)  # type: ignore[no-any-return]
 
-    async def erase(self) -> None:
-        """Delete the repository with every resource that it made; see :meth:`AsyncRepository.erase`."""
-        await self._ready().run(self._erase)
-        log.info("erased %s", self)
+    def _has_one(self, key: object) -> bool:
+        return self.backend.has([key])[0]
 
-    def statistics(self) -> Statistics:
-        """Return what this object is doing at the moment. It may be called at any time, and blocks nothing."""
-        return Statistics(
-            location=str(self),
-            users=self._entered,
-            open_objects=len(self._handles),
-            **self.offload.statistics_of_calls()._asdict(),
+    async def has_many(self, keys: Iterable[str]) -> list[bool]:
+        return await self._open().run(self.backend.has, list(keys), abandon_on_cancel=True)
+
+    async def get(self, key: str, check: bool = False) -> bytes:
+        self._open()
+        get = self._get_checked if check else self._get
+        return await get(require_str(key))  # type: ignore[no-any-return]
+
+    def _get_one_checked(self, key: str) -> bytes:
+        return check_digest(key, self.backend.key_format(), self.backend.get(key))
+
+    def _get_batch_checked(self, keys: list[str]) -> list[Any]:
+        key_format = self.backend.key_format()
+        outcomes = self.backend.get_batch(keys)
+        for number, (key, content) in enumerate(zip(keys, outcomes, strict=True)):
+            if isinstance(content, bytes):
+                try:
+                    check_digest(key, key_format, content)
+                except CorruptObjectError as error:
+                    outcomes[number] = error
+        return outcomes
+
+    async def size(self, key: str) -> int:
+        return await self._open().run(self.backend.size, require_str(key), abandon_on_cancel=True)
+
+    async def hash(self, key: str) -> str:
+        return await self._open().run(self.backend.hash, require_str(key), abandon_on_cancel=True)
+
+    def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> AbstractAsyncContextManager[ObjectStream]:
+        return _Opening("repo.open(key) as stream", partial(self._open_stream, key, offset, length, check))
+
+    async def _open_stream(self, key: str, offset: int, length: int | None, check: bool) -> BackendStream:
+        if check and (offset or length is not None):
+            raise ValueError("only a whole object can be checked, not a range of it")
+        offset, length = checked_range(offset, length)
+        opened = await self._open().run(
+            self._open_checked if check else self.backend.open,
+            require_str(key),
+            offset,
+            length,
+            abandon_on_cancel=True,
+            discard=OpenedObject.close,
         )
+        return BackendStream(opened, self.offload, self._streams)
+
+    def _open_checked(self, key: str, offset: int, length: int | None) -> OpenedObject:
+        opened = self.backend.open(key, offset, length)
+        try:
+            return with_verification(opened, self.backend.key_format())
+        except BaseException:
+            opened.close()
+            raise
+
+    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+        async with self.open(key, offset, length) as opened:
+            return await send_stream(opened, stream, self.offload)
+
+    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+        return _Opening("repo.stream(keys) as objects", partial(self._open_many, keys))
+
+    async def _open_many(self, keys: Iterable[str]) -> ObjectIterator:
+        unique = list(dict.fromkeys(keys))
+        if not all(type(key) is str for key in unique):
+            unique = [require_str(key) for key in unique]
+        items, open_batch = await self._open().run(self.backend.plan, unique, abandon_on_cancel=True)
+        return ObjectIterator(items, open_batch, self.offload, self._streams)
+
+    def keys(self) -> AsyncIterator[str]:
+        return _Keys(self)
+
+    async def _list_keys(self, cursor: Any) -> tuple[list[str], Any]:
+        return await self._open().run(self.backend.list_keys, cursor, abandon_on_cancel=True)
 
 
-def _nothing() -> None:
-    pass
+class _Opening(AsyncWithOnly[T]):
+    """Opens something on entering, and closes it on leaving."""
+
+    def __init__(self, usage: str, open_it: Callable[[], Awaitable[T]]) -> None:
+        self.usage = usage
+        self._open_it = open_it
+
+    async def __aenter__(self) -> T:
+        self._opened = await self._open_it()
+        return self._opened
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self._opened.close()
+
+
+class _Keys(AsyncIterator[str]):
+    """The keys of a repository, a page with each thread call; not a generator, which a loop left early must close."""
+
+    def __init__(self, repository: Repository[Any]) -> None:
+        self._repository = repository
+        self._page: Iterator[str] = iter(())
+        self._cursor: Any = None
+        self._ended = False
+
+    async def __anext__(self) -> str:
+        while True:
+            for key in self._page:
+                return key
+            if self._ended:
+                raise StopAsyncIteration
+            page, self._cursor = await self._repository._list_keys(self._cursor)  # noqa: SLF001  (of the same module)
+            self._page, self._ended = iter(page), self._cursor is None
+
+
+def _from_configuration(kind: type[Repository[Any]], backend: Backend, offload: Offload) -> Repository[Any]:
+    """Return a repository as it was pickled, of any subclass that adds no state of its own."""
+    repository = kind.__new__(kind)
+    Repository.__init__(repository, backend, offload)
+    return repository
 
 
 def log_report(repository: object, report: MaintenanceReport) -> None:
-    """Log what maintenance did, unless it only looked."""
+    """Log what maintenance did, unless it was a dry run."""
     if not report.dry_run:
         steps = ", ".join(f"{step.name} {step.objects} objects, {step.size} bytes" for step in report.steps)
         log.info("maintained %s: %s", repository, steps or "nothing to do")

@@ -11,61 +11,75 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from objrepo.backend import Backend, paginate
+from objrepo.backend import FileBackend, paginate
 from objrepo.errors import ObjectNotFoundError
 from objrepo.keys import is_key, new_uuid4
 from objrepo.offload import Offload
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
+from objrepo.repository import Repository
 from objrepo.sources import write_all
 
-__all__ = ("SandboxRepository",)
+__all__ = ("SandboxBackend", "SandboxRepository")
 
 _COPY_BYTES: Final = 512 * 1024
 
 
-class SandboxRepository(Backend):
-    """Keeps each object in a file of its own, named by a random UUID, in a folder made on first use.
+class SandboxRepository(Repository["SandboxBackend"]):
+    """Keeps each object in a file of its own, named by a random UUID, in a folder that is created on first use.
 
-    The folder and everything in it is gone when the repository is left or erased or, as a last resort, when it is
-    collected or the interpreter ends. Equal contents get different keys. Nothing is flushed to the disk, as nothing
-    outlives the process.
+    The folder with all objects is deleted when the repository is left or erased or, as a last resort, when it is
+    garbage-collected or the interpreter ends. Equal contents get different keys. Nothing is fsynced. A pickled or
+    copied one is empty and uses a folder of its own.
 
-    :param path: in which folder to make the sandbox; it is made if need be and stays. None takes the system's folder
-        for temporary files. Sandboxes under one path never meet.
-    :param offload: where the work is done; worker threads unless given.
+    :param path: in which folder to create the sandbox; it is created if necessary and stays. None takes the system's
+        folder for temporary files. Each sandbox has a folder of its own there.
+    :param offload: where the blocking methods run; worker threads unless given.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, offload: Offload | None = None) -> None:
-        super().__init__(offload)
-        self._parent = None if path is None else Path(path).absolute()
-        self._folder: Path | None = None
-        self._removal: weakref.finalize[[Path, int], SandboxRepository] | None = None
-        self._making = threading.Lock()
-
-    def __str__(self) -> str:
-        return f"SandboxRepository in {self._folder or 'no folder yet'}"
+        super().__init__(SandboxBackend(path), offload)
 
     @property
     def folder(self) -> Path | None:
-        """The folder that holds the objects, None before its first use and after it is gone."""
-        return self._folder
+        """The folder that holds the objects; None before its first use and after its deletion."""
+        return self.backend.folder
 
-    def _initialise(self, **options: Any) -> None:
+
+class SandboxBackend(FileBackend):
+    """See :class:`SandboxRepository`.
+
+    :ivar folder: the folder that holds the objects, None while there is none.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self._parent = None if path is None else Path(path).absolute()
+        self.folder: Path | None = None
+        self._removal: weakref.finalize[[Path, int], SandboxBackend] | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[SandboxBackend], tuple[Path | None]]:
+        return type(self), (self._parent,)
+
+    @property
+    def location(self) -> str:
+        return str(self.folder or "a folder that does not exist yet")
+
+    def initialise(self, **options: Any) -> None:
         if options:
             raise TypeError(f"a sandbox repository has no options, got {', '.join(options)}")
-        self._made()
+        self._create_folder()
 
-    def _is_initialised(self) -> bool:
-        return self._folder is not None
+    def is_initialised(self) -> bool:
+        return self.folder is not None
 
-    def _key_format(self) -> str:
+    def key_format(self) -> str:
         return "uuid4"
 
-    def _put(self, reader: BinaryReader) -> str:
+    def put(self, reader: BinaryReader) -> str:
         key = new_uuid4()
-        path = self._made() / key
-        # Under another name until it is whole: a listing or a reader never meets half an object.
+        path = self._create_folder() / key
+        # Under another name until it is complete: no listing and no reader sees half an object.
         partial = path.with_suffix(".partial")
         try:
             with open(partial, "xb", buffering=0) as file:
@@ -77,62 +91,63 @@ class SandboxRepository(Backend):
             raise
         return key
 
-    def _has_keys(self, keys: Sequence[str]) -> list[bool]:
-        folder = self._folder
+    def has_keys(self, keys: Sequence[str]) -> list[bool]:
+        folder = self.folder
         return [folder is not None and folder.joinpath(key).is_file() for key in keys]
 
-    def _open_file(self, key: str) -> tuple[BinaryIO, int]:
-        if self._folder is None:
+    def open_file(self, key: str) -> tuple[BinaryIO, int]:
+        folder = self.folder  # another thread may erase it
+        if folder is None:
             raise ObjectNotFoundError([key], self)
         try:
-            file = open(self._folder / key, "rb", buffering=0)  # noqa: SIM115  (the caller closes it)
+            file = open(folder / key, "rb", buffering=0)  # noqa: SIM115  (the caller closes it)
         except FileNotFoundError:
             raise ObjectNotFoundError([key], self) from None
         return file, os.fstat(file.fileno()).st_size
 
-    def _list(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
+    def list_keys(self, cursor: tuple[list[str], int] | None) -> tuple[list[str], Any]:
         if cursor is not None:
             return paginate(*cursor)
         return paginate([entry.name for entry in self._entries()])
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        with self._making:
-            self._require(keys)
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._lock:
+            self.require(keys)
             for key in keys:
-                assert self._folder is not None, "a key was found in it"
-                self._folder.joinpath(key).unlink()
+                assert self.folder is not None, "a key was found in it"
+                self.folder.joinpath(key).unlink()
 
-    def _info(self, detailed: bool) -> RepositoryInfo:
+    def info(self, detailed: bool) -> RepositoryInfo:
         entries = self._entries()
         size = sum(entry.stat().st_size for entry in entries) if detailed else None
         return RepositoryInfo(location=str(self), key_format="uuid4", objects=len(entries), size=size)
 
-    def _erase(self) -> None:
-        with self._making:
+    def erase(self) -> None:
+        with self._lock:
             if self._removal is not None:
                 self._removal()
-            self._folder = self._removal = None
+            self.folder = self._removal = None
 
-    def _close(self) -> None:
-        self._erase()
+    def close(self) -> None:
+        self.erase()
 
-    def _made(self) -> Path:
-        with self._making:
-            if self._folder is None:
+    def _create_folder(self) -> Path:
+        with self._lock:
+            if self.folder is None:
                 if self._parent is not None:
                     self._parent.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(prefix="objrepo-sandbox-", dir=self._parent))
-                self._removal = weakref.finalize(self, _remove, self._folder, os.getpid())
-            return self._folder
+                self.folder = Path(tempfile.mkdtemp(prefix="objrepo-sandbox-", dir=self._parent))
+                self._removal = weakref.finalize(self, _remove, self.folder, os.getpid())
+            return self.folder
 
     def _entries(self) -> list[os.DirEntry[str]]:
-        if self._folder is None:
+        if self.folder is None:
             return []
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self.folder) as entries:
             return [entry for entry in entries if is_key(entry.name, "uuid4")]
 
 
-def _remove(folder: Path, maker: int) -> None:
-    """Remove a sandbox, but not from a child process that was forked from its maker."""
-    if os.getpid() == maker:
+def _remove(folder: Path, creator: int) -> None:
+    """Remove a sandbox, but not in a child process that was forked from its creator."""
+    if os.getpid() == creator:
         shutil.rmtree(folder, ignore_errors=True)

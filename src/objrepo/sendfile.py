@@ -50,7 +50,7 @@ async def _send_file(stream: BackendStream, sink: SocketStream, offload: Offload
     """Have the system send what comes from a position on; return how much it did, 0 where it cannot."""
     if not hasattr(os, "sendfile"):
         return 0
-    source = await offload.run(stream.descriptor, discard=_close)
+    source = await offload.run(stream.descriptor, abandon_on_cancel=True, discard=_close)
     if source is None:
         return 0
     file, offset = source

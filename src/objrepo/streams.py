@@ -1,4 +1,4 @@
-"""What `open` gives out: the bytes of an object as a stream, and the blocking files behind it."""
+"""What `open` returns: the bytes of an object as a stream, over a blocking file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import io
 import operator
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
 
 import anyio
 from anyio.abc import ByteReceiveStream
 
-from objrepo.errors import CorruptObjectError, RepositoryClosedError, with_path
+from objrepo.errors import CorruptObjectError, RepositoryClosedError, RepositoryError, with_path
+from objrepo.offload import cancel_requested
 from objrepo.protocol import ObjectStream
 from objrepo.sources import read_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from objrepo.offload import Offload
 
@@ -24,35 +26,41 @@ __all__ = (
     "BATCH_BYTES",
     "BATCH_OBJECTS",
     "CHUNK_BYTES",
+    "MAX_BATCHED_OBJECT_BYTES",
     "BackendStream",
     "DecompressingFile",
     "ObjectIterator",
+    "OpenStreams",
     "OpenedObject",
     "RangeHandle",
     "checked_range",
     "close_all",
+    "fill_batch",
     "open_range",
 )
 
 CHUNK_BYTES: Final = 256 * 1024
-"""An object of up to this size is opened, read and closed in one hop to a worker."""
+"""An object of up to this size is opened, read and closed in one thread call."""
 
 BATCH_OBJECTS: Final = 256
-"""How many objects one hop to a worker handles at the most."""
+"""How many objects one thread call handles at the most."""
 
 BATCH_BYTES: Final = 4 * 1024 * 1024
-"""After how many bytes no more objects are taken into a hop."""
+"""After how many bytes no more objects are added to a batch."""
+
+MAX_BATCHED_OBJECT_BYTES: Final = 64 * 1024
+"""Objects of up to this size may be stored in batches."""
 
 _AHEAD_AT_LEAST: Final = 64 * 1024
 _AHEAD_AT_MOST: Final = 1024 * 1024
 
 
 class RangeHandle:
-    """The open file of an object, or a range of it, read on workers and closed from anywhere at any time.
+    """The open file of an object, or a range of it; worker threads read it, any thread may close it at any time.
 
     :param key: the object, for messages.
     :param file: a seekable binary file; the handle closes it.
-    :param start: where in the file the range begins.
+    :param start: where in the file the range begins, in bytes.
     :param size: the length of the range in bytes.
     """
 
@@ -70,19 +78,11 @@ class RangeHandle:
         :raises RepositoryClosedError: if the handle was closed.
         :raises CorruptObjectError: if the file has less than that.
         """
-        try:
-            with self._reading:
-                if self.closed:
-                    raise RepositoryClosedError(
-                        f"the stream of object {self._key!r} is closed: read inside its `async with`"
-                    )
-                return self._read(position, size)
-        finally:
-            if self.closed:  # looked at after the lock is free, so that one of the two always closes
-                self.close()
+        with self._in_use():
+            return self._read(position, size)
 
     def close(self) -> None:
-        """Close the file, at once or, if a worker is reading from it, as soon as that has ended. Never blocks."""
+        """Close the file, at once or, if a worker thread is using it, as soon as that has ended. Never blocks."""
         self.closed = True
         if self._reading.acquire(blocking=False):
             try:
@@ -93,17 +93,24 @@ class RangeHandle:
     def descriptor(self) -> tuple[int, int] | None:
         """Return a descriptor of the file for the caller, who closes it, and where the range begins in it; blocking.
 
-        :return: None if the bytes of the object are in no file as they are.
+        :return: None if the object is stored in another form, such as compressed.
         """
-        with self._reading:
-            if self.closed:
-                raise RepositoryClosedError(
-                    f"the stream of object {self._key!r} is closed: read inside its `async with`"
-                )
+        with self._in_use():
             try:
                 return os.dup(self._file.fileno()), self._start
             except (AttributeError, io.UnsupportedOperation):
                 return None
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        try:
+            with self._reading:
+                if self.closed:
+                    raise stream_closed(self._key)
+                yield
+        finally:
+            if self.closed:  # checked after the lock is free, so that one of the two threads always closes
+                self.close()
 
     def _read(self, position: int, size: int) -> bytes:
         with with_path(getattr(self._file, "name", None), self._key):
@@ -115,11 +122,11 @@ class RangeHandle:
 
 
 class DecompressingFile:
-    """A file that is decompressed as it is read, whose errors say which object is damaged.
+    """A file that is decompressed as it is read, and raises errors that name the damaged object.
 
-    :param file: what decompresses; it can ``seek`` and ``read``.
-    :param errors: what it raises for bytes that it cannot decompress.
-    :param close: what closes the file behind it.
+    :param file: the decompressing file; it can ``seek`` and ``read``.
+    :param errors: the exceptions that it raises for bytes that it cannot decompress.
+    :param close: closes the compressed file.
     """
 
     def __init__(self, key: str, file: Any, errors: tuple[type[Exception], ...], close: Callable[[], object]) -> None:
@@ -129,18 +136,18 @@ class DecompressingFile:
         self._close = close
 
     def seek(self, position: int) -> int:
-        """Move to another position."""
-        return int(self._within(self._file.seek, position))
+        """Change the position."""
+        return int(self._translated(self._file.seek, position))
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""
-        return bytes(self._within(self._file.read, size))
+        return bytes(self._translated(self._file.read, size))
 
     def close(self) -> None:
-        """Close the file behind it."""
+        """Close the compressed file."""
         self._close()
 
-    def _within(self, function: Any, argument: int) -> Any:
+    def _translated(self, function: Any, argument: int) -> Any:
         try:
             return function(argument)
         except self._errors as error:
@@ -148,9 +155,9 @@ class DecompressingFile:
 
 
 def checked_range(offset: int, length: int | None) -> tuple[int, int | None]:
-    """Return a range of bytes as numbers.
+    """Return a range of bytes as integers.
 
-    :raises TypeError: if it is not made of whole numbers.
+    :raises TypeError: if one of the two is no integer.
     :raises ValueError: if one is negative.
     """
     return _not_negative("offset", offset), None if length is None else _not_negative("length", length)
@@ -164,7 +171,13 @@ def _not_negative(name: str, value: int) -> int:
 
 
 class OpenedObject(NamedTuple):
-    """An object as a worker hands it over: all of it when it is small, else its start and an open handle."""
+    """An object as a backend opens it: all bytes of a small one, else the first ones and an open handle.
+
+    :ivar key: its key.
+    :ivar size: the length of the opened range in bytes.
+    :ivar head: all bytes of the range, or the first ones.
+    :ivar handle: reads the rest; None if the head is all.
+    """
 
     key: str
     size: int
@@ -180,7 +193,7 @@ class OpenedObject(NamedTuple):
 def open_range(
     key: str, file: BinaryIO, size: int, offset: int = 0, length: int | None = None, *, start: int = 0
 ) -> OpenedObject:
-    """Take over an object's open file, and read its first chunk; blocking.
+    """Return an opened object for an open file, with its first chunk; blocking.
 
     :param file: a seekable binary file; it is closed here if the range is small or if reading fails.
     :param size: the length of the object in bytes.
@@ -202,10 +215,28 @@ def open_range(
     return OpenedObject(key, length, head, handle)
 
 
-class BackendStream(ByteReceiveStream):
-    """An :class:`~objrepo.protocol.ObjectStream` that fetches a chunk with each hop to a worker.
+class OpenStreams:
+    """The streams of a repository that are open, so that leaving the repository closes them."""
 
-    What is in memory already is given out without suspending.
+    def __init__(self) -> None:
+        self._open: set[BackendStream | ObjectIterator] = set()
+        self.add = self._open.add
+        self.discard = self._open.discard
+
+    def __len__(self) -> int:
+        """Return how many of them hold a file."""
+        return sum(stream.holds_file for stream in self._open.copy())
+
+    def close(self) -> None:
+        """Close them all."""
+        for stream in self._open.copy():
+            stream.close()
+
+
+class BackendStream(ByteReceiveStream):
+    """An :class:`~objrepo.protocol.ObjectStream` that fetches a chunk with each call to a worker thread.
+
+    Bytes that are in memory already are returned without suspending.
     """
 
     _chunk_start = 0
@@ -214,9 +245,12 @@ class BackendStream(ByteReceiveStream):
     _guard: anyio.ResourceGuard | None = None  # made when it is needed, which for small objects is never
     _closed = False
 
-    def __init__(self, opened: OpenedObject, offload: Offload) -> None:
+    def __init__(self, opened: OpenedObject, offload: Offload, open_streams: OpenStreams | None = None) -> None:
         self._key, self._size, self._chunk, self._handle = opened
         self._offload = offload
+        self._open_streams = open_streams
+        if open_streams is not None:
+            open_streams.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"at {self._position}"
@@ -262,7 +296,7 @@ class BackendStream(ByteReceiveStream):
         return len(data)
 
     async def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to another position; see :meth:`ObjectStream.seek`."""
+        """Change the position; see :meth:`ObjectStream.seek`."""
         self._check_open()
         origins = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}
         if whence not in origins:
@@ -279,23 +313,30 @@ class BackendStream(ByteReceiveStream):
         return self._position
 
     async def aclose(self) -> None:
-        """Close the stream and the file behind it; see :meth:`ObjectStream.aclose`."""
+        """Close the stream and its file; see :meth:`ObjectStream.aclose`."""
         self.close()
 
     def close(self) -> None:
-        """Close the stream and the file behind it, without a loop."""
+        """Close the stream and its file, from any thread and without an event loop."""
         self._closed = True
         self._chunk = b""
         if self._handle is not None:
             self._handle.close()
+        if self._open_streams is not None:
+            self._open_streams.discard(self)
+
+    @property
+    def holds_file(self) -> bool:
+        """Whether a file is open for the stream."""
+        return self._handle is not None and not self._closed
 
     def descriptor(self) -> tuple[int, int] | None:
-        """Return a descriptor of the file behind it, and where it begins there; see :meth:`RangeHandle.descriptor`."""
+        """Return a descriptor of its file, and where it begins there; see :meth:`RangeHandle.descriptor`."""
         return None if self._handle is None else self._handle.descriptor()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RepositoryClosedError(f"the stream of object {self._key!r} is closed: read inside its `async with`")
+            raise stream_closed(self._key)
 
     def _in_chunk(self) -> int:
         """Return how many of the bytes from here on are in memory."""
@@ -307,36 +348,40 @@ class BackendStream(ByteReceiveStream):
         data = self._chunk[inside : inside + size]
         self._position += size
         if self._handle is not None and inside + size >= len(self._chunk):
-            self._chunk, self._chunk_start = b"", self._position  # what was given out is not held any longer
+            self._chunk, self._chunk_start = b"", self._position  # bytes that were returned are not kept
         return data
 
     async def _fetch(self, wanted: int) -> None:
-        """Have the chunk begin here and hold at least ``wanted`` bytes; more, the longer reading goes straight on."""
+        """Fetch at least ``wanted`` bytes from the position on; more, the longer reading is sequential."""
         assert self._handle is not None, "the chunk of a stream without a handle is the whole object"
         if self._guard is None:
             self._guard = anyio.ResourceGuard("reading from this object")
         with self._guard:
             kept = self._chunk[self._position - self._chunk_start :] if self._in_chunk() else b""
-            straight_on = bool(kept) or self._position == self._chunk_start + len(self._chunk)
-            self._ahead = min(self._ahead * 2, _AHEAD_AT_MOST) if straight_on else _AHEAD_AT_LEAST
+            sequential = bool(kept) or self._position == self._chunk_start + len(self._chunk)
+            self._ahead = min(self._ahead * 2, _AHEAD_AT_MOST) if sequential else _AHEAD_AT_LEAST
             start = self._position + len(kept)
-            # Who asks for much at a time does not wait for hops, and holds no more than was asked for.
+            # A caller that reads large pieces gets no read-ahead, which would only take memory.
             ahead = self._ahead if wanted < CHUNK_BYTES else 0
             size = min(max(wanted, ahead) - len(kept), self._size - start)
-            data = await self._offload.run(self._handle.read_at, start, size, wait=False)
-            self._check_open()
+            data = await self._offload.run(self._handle.read_at, start, size, abandon_on_cancel=True)
+            self._check_open()  # it may have been closed meanwhile
             self._chunk, self._chunk_start = kept + data, self._position
 
 
 class ObjectIterator:
-    """The objects of ``stream``, a batch with each hop; the stream given out last is closed by the next step.
+    """The objects of ``stream``, a batch with each thread call; each step closes the stream of the step before.
 
-    :param items: the objects, as ``open_batch`` wants to be told of them.
+    :param items: the objects, in the form that ``open_batch`` takes.
     :param open_batch: a blocking function that opens some of the items it is given, from the first on.
     """
 
     def __init__(
-        self, items: Sequence[Any], open_batch: Callable[[Sequence[Any]], list[OpenedObject]], offload: Offload
+        self,
+        items: Sequence[Any],
+        open_batch: Callable[[Sequence[Any]], list[OpenedObject]],
+        offload: Offload,
+        open_streams: OpenStreams,
     ) -> None:
         self._items = items
         self._next = 0
@@ -345,6 +390,8 @@ class ObjectIterator:
         self._batch: list[OpenedObject] = []
         self._stream: BackendStream | None = None
         self._closed = False
+        self._open_streams = open_streams
+        open_streams.add(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -357,8 +404,8 @@ class ObjectIterator:
         self._stream = BackendStream(opened, self._offload)
         return opened.key, self._stream
 
-    async def whole_ones(self) -> list[tuple[str, bytes]]:
-        """Take the next objects as keys and contents, as far as they are in memory; none if the next one is not."""
+    async def small_objects(self) -> list[tuple[str, bytes]]:
+        """Return the next objects as keys and contents, as far as they are in memory; none if the next one is not."""
         await self._fill()
         taken = []
         while self._batch and self._batch[-1].handle is None:
@@ -374,23 +421,58 @@ class ObjectIterator:
             self._stream = None
         if not self._batch and self._next < len(self._items):
             wanted = self._items[self._next : self._next + BATCH_OBJECTS]
-            batch = await self._offload.run(self._open_batch, wanted, wait=False, discard=close_all)
+            batch = await self._offload.run(self._open_batch, wanted, abandon_on_cancel=True, discard=close_all)
             self._next += len(batch)
             self._batch = batch[::-1]
 
+    @property
+    def holds_file(self) -> bool:
+        """Whether a file is open for one of the objects."""
+        return bool(self._batch and self._batch[0].handle) or (self._stream is not None and self._stream.holds_file)
+
     def close(self) -> None:
-        """Close everything that is open."""
+        """Close everything that is open, from any thread."""
         self._closed = True
-        close_all(self._batch)
-        self._batch = []
+        batch, self._batch = self._batch, []
+        close_all(batch)
         if self._stream is not None:
             self._stream.close()
+        self._open_streams.discard(self)
+
+
+def fill_batch(opening: Iterable[list[OpenedObject]]) -> list[OpenedObject]:
+    """Return opened objects, from the first on, until there are enough or one is too large to be held as a whole.
+
+    An error ends the batch and is dropped, unless the batch is empty: it recurs when its object is the first one.
+
+    :param opening: opens some more objects with each step.
+    """
+    batch: list[OpenedObject] = []
+    size = 0
+    try:
+        for opened in opening:
+            batch += opened
+            size += sum(len(each.head) for each in opened)
+            if batch[-1].handle is not None or size >= BATCH_BYTES or cancel_requested():
+                break
+    except (RepositoryError, OSError):
+        if not batch:
+            raise
+    except BaseException:
+        close_all(batch)
+        raise
+    return batch
 
 
 def close_all(batch: Iterable[OpenedObject]) -> None:
-    """Close what was opened for a batch."""
+    """Close opened objects."""
     for opened in batch:
         opened.close()
+
+
+def stream_closed(key: str) -> RepositoryClosedError:
+    """Return the error of using a closed stream."""
+    return RepositoryClosedError(f"the stream of object {key!r} is closed: read inside its `async with`")
 
 
 if TYPE_CHECKING:

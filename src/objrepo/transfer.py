@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
-from objrepo.integrity import compared
+from objrepo.integrity import check_digest
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
@@ -262,7 +262,7 @@ class PageCopier:
         intact = {}
         for key, content in batch.items():
             try:
-                intact[key] = compared(key, self._key_format, content)
+                intact[key] = check_digest(key, self._key_format, content)
             except CorruptObjectError as error:
                 self._damaged.append(DamagedObject(key, error.reason))
         return intact

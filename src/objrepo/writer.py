@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
-
-import anyio
-from anyio.abc import TaskGroup
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from typing import IO, TYPE_CHECKING, Final, Self, cast
 
 from objrepo.errors import RepositoryClosedError, RepositoryError
-from objrepo.protocol import ObjectWriter, Source
+from objrepo.offload import Offload, Submitted
+from objrepo.pipe import Pipe
+from objrepo.protocol import BinaryReader, ObjectWriter, Source
 
 __all__ = ("Writer",)
 
 _GATHERED_BYTES: Final = 64 * 1024
-"""What is shorter is stored as bytes are, together with others; what is longer is stored while it is written."""
+"""Shorter objects are stored as bytes are, in batches; longer ones are stored while they are written."""
 
 _SPOOL_BYTES: Final = 1024 * 1024
 
 
 class Writer:
-    """An :class:`~objrepo.protocol.ObjectWriter` for any repository.
+    """An :class:`~objrepo.protocol.ObjectWriter`.
 
-    :param put: the repository's.
-    :param inline: whether there is no event loop, so that nothing happens beside the caller: what is long is gathered
-        in a temporary file then.
+    :param put: the repository's method.
+    :param put_reader: a blocking function that stores the bytes of a reader and returns the key.
+    :param offload: where it runs; without concurrency a long object is gathered in a temporary file.
     """
 
-    def __init__(self, put: Callable[[Source], Awaitable[str]], inline: bool) -> None:
+    def __init__(
+        self, put: Callable[[Source], Awaitable[str]], put_reader: Callable[[BinaryReader], str], offload: Offload
+    ) -> None:
         self._put = put
-        self._inline = inline
+        self._put_reader = put_reader
+        self._offload = offload
         self._gathered: list[bytes] = []
         self._size = 0
         self._key: str | None = None
         self._open = False
-        self._group: TaskGroup | None = None
-        self._pipe: MemoryObjectSendStream[bytes] | None = None
-        self._spool: Any = None
+        self._pipe: Pipe | None = None
+        self._submitted: Submitted[str] | None = None
+        self._spool: IO[bytes] | None = None
+        self._resources = ExitStack()
         self._error: Exception | None = None
 
     @property
     def key(self) -> str:
         """The key of the object; see :attr:`ObjectWriter.key`."""
         if self._key is None:
-            raise ValueError("there is no key before the object is stored, which it is when `async with` is left")
+            raise ValueError("there is no key before the object is stored, which happens when `async with` is left")
         return self._key
 
     @property
@@ -57,7 +60,7 @@ class Writer:
     async def write(self, chunk: bytes | bytearray | memoryview) -> int:
         """Write some bytes; see :meth:`ObjectWriter.write`."""
         if not self._open:
-            raise RepositoryClosedError("the writer is not open: use it inside `async with`")
+            raise RepositoryClosedError("the writer is not open: use `async with repo.create() as writer`")
         if self._error is not None:
             raise self._error
         if not isinstance(chunk, bytes | bytearray | memoryview):
@@ -74,71 +77,61 @@ class Writer:
         if self._open or self._key is not None:
             raise RepositoryClosedError("a writer writes one object: create another one")
         self._open = True
-        if not self._inline:
-            # Entered here and not when it is needed: cancel scopes of the body end before it does.
-            self._group = await anyio.create_task_group().__aenter__()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         self._open = False
-        try:
-            if exc_type is None:
-                await self._finish()
-        finally:
+        with self._resources:
             try:
-                if self._group is not None:
-                    self._group.cancel_scope.cancel()  # what is still being stored is not to be
-                    # The group is not told of the exception, as it would wrap it into a group of exceptions.
-                    await self._group.__aexit__(None, None, None)
+                if exc_type is None:
+                    await self._finish()
             finally:
-                for each in (self._pipe, self._spool):
-                    if each is not None:
-                        each.close()
+                if self._pipe is not None:
+                    self._pipe.break_off()
+                if self._submitted is not None:
+                    await self._submitted.cancel()
 
     async def _pass_on(self, data: bytes) -> None:
-        if self._inline:
+        if not self._offload.concurrent:
             if self._spool is None:
-                self._spool = SpooledTemporaryFile(_SPOOL_BYTES)  # noqa: SIM115  (closed when the writer is left)
+                self._spool = self._resources.enter_context(SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
             self._spool.write(data)
             return
         if self._pipe is None:
-            assert self._group is not None, "it was entered"
-            self._pipe, chunks = anyio.create_memory_object_stream[bytes]()
-            self._stored = anyio.Event()
-            self._group.start_soon(self._store, chunks)
+            self._pipe = Pipe(())
+            self._submitted = await self._offload.submit(self._put_reader, self._pipe)
+            self._submitted.on_end(self._pipe.break_off)
         try:
-            await self._pipe.send(data)
-        except anyio.BrokenResourceError:
-            await self._stored.wait()
-            assert self._error is not None, "who stores goes on to the end, or fails"
-            raise self._error from None
+            sent = await self._pipe.send(data)
         except BaseException:
-            self._error = RepositoryError("a write was cancelled, so that nothing is stored")
+            self._error = RepositoryError("a write was cancelled, so nothing is stored")
+            raise
+        if not sent:
+            await self._stored()
+
+    async def _stored(self) -> None:
+        assert self._submitted is not None, "the pipe was made with it"
+        submitted, self._submitted = self._submitted, None
+        try:
+            self._key = await submitted.result()
+        except Exception as error:
+            self._error = error
             raise
 
     async def _finish(self) -> None:
+        if self._error is not None:
+            raise self._error
         if self._pipe is not None:
-            if self._error is None:
-                self._pipe.close()
-                await self._stored.wait()
-            if self._error is not None:
-                raise self._error
+            self._pipe.finish()
+            if self._submitted is not None:
+                await self._stored()
         elif self._spool is not None:
             self._spool.seek(0)
             self._key = await self._put(cast("Source", self._spool))
         else:
             self._key = await self._put(b"".join(self._gathered))
-
-    async def _store(self, chunks: MemoryObjectReceiveStream[bytes]) -> None:
-        try:
-            with chunks:
-                self._key = await self._put(chunks)
-        except Exception as error:  # noqa: BLE001  (it is raised where the writer waits)
-            self._error = error
-        finally:
-            self._stored.set()
 
 
 if TYPE_CHECKING:

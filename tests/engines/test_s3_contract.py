@@ -139,8 +139,8 @@ class TestCredentials:
     async def test_a_bucket_that_everybody_may_read(self, repo, chain, s3):
         key = await repo.put(b"content")
         s3.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
-        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo._options.prefix}/objrepo.json", ACL="public-read")
-        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo._options.prefix}/{key[:2]}/{key[2:]}", ACL="public-read")
+        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/objrepo.json", ACL="public-read")
+        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/{key[:2]}/{key[2:]}", ACL="public-read")
         try:
             async with chain(anonymous=True) as other:
                 assert await other.get(key) == b"content"

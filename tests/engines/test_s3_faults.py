@@ -362,14 +362,14 @@ class TestLargeUploads:
     async def test_a_file_that_changes_while_it_is_sent(self, repo, tmp_path, monkeypatch):
         path = tmp_path / "file"
         path.write_bytes(LARGE)
-        real = repo._bucket.size
+        real = repo.backend._bucket.size
 
         def size(name):  # it is asked for between the two times that the file is read
             with open(path, "r+b") as file:
                 file.write(b"changed")
             return real(name)
 
-        monkeypatch.setattr(repo._bucket, "size", size)
+        monkeypatch.setattr(repo.backend._bucket, "size", size)
         with pytest.raises(OSError, match="has changed while it was read"):
             await repo.put(path)
         monkeypatch.undo()
@@ -382,7 +382,7 @@ async def test_a_forked_process_is_told(repo):
     child = os.fork()
     if not child:
         try:
-            repo._get("0" * 64)
+            repo.backend.get("0" * 64)
         except RepositoryError as error:
             os.write(writer, str(error).encode())
         finally:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, cast
+from contextlib import asynccontextmanager
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
@@ -206,12 +206,11 @@ async def _page_of_keys(repository: AsyncRepository, after: str, limit: int) -> 
     A repository lists its keys in no order: all of them are read, and a page of them is held in memory.
     """
     first: list[str] = []
-    async with aclosing(cast("Any", repository.keys())) as keys:
-        async for key in keys:
-            if key > after:
-                first.append(key)
-                if len(first) > 4 * limit + 1000:
-                    first = sorted(first)[: limit + 1]
+    async for key in repository.keys():
+        if key > after:
+            first.append(key)
+            if len(first) > 4 * limit + 1000:
+                first = sorted(first)[: limit + 1]
     first.sort()
     return first[:limit], len(first) > limit
 

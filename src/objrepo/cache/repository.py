@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +13,14 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteSendStream
 
+from objrepo.async_with import async_with_only
 from objrepo.cache.lru_index import LRUIndex
 from objrepo.cache.single_flight import Download, SingleFlight
 from objrepo.cache.store import CacheStore
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
 from objrepo.forwarding import ForwardingRepository
 from objrepo.keys import require_str
+from objrepo.lifetime import Lifetime
 from objrepo.offload import Inline, Offload, Threads
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import CopyReport, DamagedObject, MaintenanceReport, Progress, ProgressCallback, Statistics
@@ -69,13 +70,13 @@ class CachedRepository(ForwardingRepository):
         folder = getattr(cache, "path", None)
         if index is None and isinstance(folder, Path):
             index = f"{folder}.cache-index"
-        inline = all(isinstance(getattr(each, "offload", None), Inline) for each in (cache, origin))
-        self.offload: Offload = Inline() if inline else Threads(4)
+        offloads = (getattr(each, "offload", None) for each in (cache, origin))
+        concurrent = any(getattr(offload, "concurrent", True) for offload in offloads)
+        self.offload: Offload = Threads(4) if concurrent else Inline()
         lru_index = LRUIndex(None if index is None else Path(index).absolute(), max_bytes)
         self._store = CacheStore(cache, origin, lru_index, self.offload)
         self._single_flight = SingleFlight()
-        self._entered = 0
-        self._entering = threading.Lock()
+        self._lifetime = Lifetime()
         self._hits = self._misses = 0
 
     def __str__(self) -> str:
@@ -94,22 +95,21 @@ class CachedRepository(ForwardingRepository):
         await super().__aenter__()
         try:
             await self._store.repository.__aenter__()
+            try:
+                await self._lifetime.enter(self.offload)
+            except BaseException:
+                await self._store.repository.__aexit__(None, None, None)
+                raise
         except BaseException:
             await super().__aexit__(None, None, None)
             raise
-        with self._entering:
-            self._entered += 1
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        with self._entering:
-            self._entered -= 1
-            last = not self._entered
         try:
-            if last:
-                await self.offload.finish(self._store.close)
+            await self._lifetime.leave(self.offload, self._store.close)
         finally:
             try:
                 await self._store.repository.__aexit__(exc_type, exc, traceback)
@@ -128,10 +128,10 @@ class CachedRepository(ForwardingRepository):
         """Return the current state of this object: its thread calls, and the hits and misses of the cache."""
         return Statistics(
             location=str(self),
-            users=self._entered,
+            users=self._lifetime.users,
             cache_hits=self._hits,
             cache_misses=self._misses,
-            **self.offload.statistics_of_calls()._asdict(),
+            **self.offload.statistics()._asdict(),
         )
 
     async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
@@ -197,7 +197,7 @@ class CachedRepository(ForwardingRepository):
                 await self._store.keep(key, download.content, len(download.content))
             return download.content
 
-    @asynccontextmanager
+    @async_with_only("repo.open(key) as stream")
     async def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool = False
     ) -> AsyncIterator[ObjectStream]:
@@ -215,7 +215,7 @@ class CachedRepository(ForwardingRepository):
         async with self.open(key, offset, length) as opened:
             return await send_stream(opened, stream, self.offload)
 
-    @asynccontextmanager
+    @async_with_only("repo.stream(keys) as objects")
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
         wanted = list(dict.fromkeys(require_str(key) for key in keys))
         present = await self.has_many(wanted)
@@ -256,7 +256,7 @@ class CachedRepository(ForwardingRepository):
                 if progress is not None:
                     progress(Progress("prefetch", done, len(wanted), "objects"))
 
-        if isinstance(self.offload, Inline):
+        if not self.offload.concurrent:
             await fetch_remaining()
         else:
             try:

@@ -12,7 +12,7 @@ from anyio.abc import ByteReceiveStream
 
 from objrepo.cache.lru_index import LRUIndex
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError
-from objrepo.integrity import compared
+from objrepo.integrity import check_digest
 from objrepo.keys import is_key
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository, ObjectStream, Source
@@ -115,7 +115,7 @@ class CacheStore:
         async def read(name: str) -> bytes:
             content = await self.repository.get(name, check=True)
             if not self.same_keys:
-                await self._offload.run(compared, key, await self.prepare(), content)
+                await self._offload.run(check_digest, key, await self.prepare(), content)
             return content
 
         return await self.use(key, read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -52,9 +51,9 @@ KEY: Final = _Key()
 
 async def _keys(repository: Any, start: str) -> list[str]:
     found: list[str] = []
-    async with repository, aclosing(repository.keys()) as keys:
+    async with repository:
         looked_at = 0
-        async for key in keys:
+        async for key in repository.keys():
             looked_at += 1
             if key.startswith(start):
                 found.append(key)

@@ -1,36 +1,35 @@
-"""Reading many objects: in the order in which they lie in the packs, with neighbours joined into one read.
+"""Reading many objects, in the order in which they lie in the packs, with adjacent objects joined into one read.
 
-Rows are looked up once, for all objects, and used later, when the objects' turn comes. By then a repack may have put
-another file under a pack's name, so the state of each pack is noted when the rows are read: see :func:`plan`. Which
-file it is would not be enough, as nobody keeps the file open, and another one may get its inode.
+Rows are looked up once, for all objects, and used later. By then a repack may have put another file under a pack's
+name, so the signature of each pack is read together with the rows: see :func:`plan`. Device and inode would not be
+enough: the file is not kept open, and another one may reuse its inode.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
 from objrepo.disk.index import NO_ROW, SCANNED_FOR_ONE, RawRow
 from objrepo.disk.pack_files import FileSignature, read_at, signature_of
-from objrepo.disk.reader import has_objects, open_object
+from objrepo.disk.reader import has_objects, open_object, read_object
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import ObjectNotFoundError, RepositoryError
-from objrepo.offload import UNBATCHED
-from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, OpenedObject
+from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, OpenedObject, fill_batch
 
 __all__ = ("FileSignatures", "Item", "open_items", "plan", "read_each")
 
 FileSignatures = Mapping[int, FileSignature | None]
-"""The state of each pack."""
+"""The signature of each pack."""
 
 Item = RawRow | str
 """A row of the index, or the key of an object that is not packed or that is to be looked up again."""
 
 _PLANNED_AT_MOST: Final = 100_000
-"""For so many objects rows are held in memory, about 30 MB. More are looked up when their turn comes, in no order."""
+"""For so many objects rows are kept in memory, about 30 MB. More objects are looked up in batches, in no order."""
 
 _JOINED_BYTES: Final = 1024 * 1024
 _GAP_BYTES: Final = 4096
@@ -40,113 +39,100 @@ _KEYS_AT_ONCE: Final = BATCH_BYTES // CHUNK_BYTES
 """How many small objects are read without asking how large each is, and still are no more than a batch."""
 
 
-def plan(lease: ContainerSession, keys: Sequence[str], repository: object) -> tuple[list[Item], FileSignatures]:
-    """Look up objects, and put them in the order in which reading them is fastest.
+def plan(session: ContainerSession, keys: Sequence[str], repository: object) -> tuple[list[Item], FileSignatures]:
+    """Look up objects, and sort them in the order in which reading them is fastest.
 
-    :return: items for :func:`open_items`, and the state of each pack at the time.
-    :raises ObjectNotFoundError: naming every key whose object is not there.
+    :return: items for :func:`open_items`, and the signature of each pack at the time.
+    :raises ObjectNotFoundError: naming every key whose object does not exist.
     """
     if len(keys) > _PLANNED_AT_MOST:
         found = set[str]()
         for start in range(0, len(keys), _PLANNED_AT_MOST):
-            found |= has_objects(lease, keys[start : start + _PLANNED_AT_MOST])
+            found |= has_objects(session, keys[start : start + _PLANNED_AT_MOST])
         _require(keys, found, repository)
         return list(keys), {}
-    rows, stamps = _rows(lease, keys)
+    rows, signatures = _rows(session, keys)
     loose: list[str] = []
     if len(rows) < len(keys):
         packed = {row[0] for row in rows}
         loose = [key for key in keys if key not in packed]
-        _require(keys, packed | has_objects(lease, loose), repository)
+        _require(keys, packed | has_objects(session, loose), repository)
     rows.sort(key=itemgetter(1, 2))
-    return [*rows, *loose], stamps
+    return [*rows, *loose], signatures
 
 
 def open_items(
-    lease: ContainerSession, stamps: FileSignatures, items: Sequence[Item], repository: object
+    session: ContainerSession, signatures: FileSignatures, items: Sequence[Item], repository: object
 ) -> list[OpenedObject]:
-    """Open objects, from the first on, until there is enough for one hop or one is too large to be held whole.
+    """Open objects, from the first on, until a batch is full; see :func:`~objrepo.streams.fill_batch`.
 
-    :raises ObjectNotFoundError: if one has been deleted since it was looked up.
+    :raises ObjectNotFoundError: if one was deleted since it was looked up.
     """
-    batch: list[OpenedObject] = []
-    size = 0
-    try:
-        while len(batch) < len(items) and size < BATCH_BYTES:
-            position = len(batch)
-            end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
-            run = _read_run(lease, stamps, items[position:end]) if end > position else None
-            batch += run or _open_keys(lease, items[position : position + _KEYS_AT_ONCE], repository)
-            size += sum(len(opened.head) for opened in batch[position:])
-            if batch[-1].handle is not None:
-                break
-    except (RepositoryError, OSError):
-        if not batch:
-            raise
-        # What was opened is good. The error comes again when its object is the first.
-    except BaseException:
-        for opened in batch:
-            opened.close()
-        raise
-    return batch
+    return fill_batch(_open_runs(session, signatures, items, repository))
 
 
-def read_each(lease: ContainerSession, keys: Sequence[str], repository: object) -> dict[str, Any]:
-    """Read small objects that have nothing to do with each other.
+def _open_runs(
+    session: ContainerSession, signatures: FileSignatures, items: Sequence[Item], repository: object
+) -> Iterator[list[OpenedObject]]:
+    position = 0
+    while position < len(items):
+        end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
+        run = _read_run(session, signatures, items[position:end]) if end > position else None
+        opened = run or fill_batch(_open_keys(session, items[position : position + _KEYS_AT_ONCE], repository))
+        yield opened
+        position += len(opened)
 
-    :return: for each key the content, an error, or ``UNBATCHED`` where the object is large.
+
+def read_each(session: ContainerSession, keys: Sequence[str], repository: object) -> dict[str, Any]:
+    """Read small objects in any order.
+
+    :return: for each key the content, the error of reading it, or ``UNBATCHED`` if the object is large.
     """
-    if len(keys) == 1:
-        return {keys[0]: _read_one(lease, keys[0], repository)}
     outcomes: dict[str, Any] = {}
-    for pack_id, rows in groupby(sorted(lease.index.rows(keys), key=itemgetter(1)), key=itemgetter(1)):
-        descriptor = _good_descriptor(lease, pack_id)
-        for key, _, offset, length, compressed, _ in rows:
-            if descriptor is None or compressed or length > CHUNK_BYTES:
-                continue
-            content = _read(descriptor, length, offset)
-            if content is not None:
-                outcomes[key] = content
+    if len(keys) > 1:
+        for pack_id, rows in groupby(sorted(session.index.rows(keys), key=itemgetter(1)), key=itemgetter(1)):
+            descriptor = _valid_descriptor(session, pack_id)
+            for key, _, offset, length, compressed, _ in rows:
+                if descriptor is None or compressed or length > CHUNK_BYTES:
+                    continue
+                content = _read(descriptor, length, offset)
+                if content is not None:
+                    outcomes[key] = content
     for key in keys:
         if key not in outcomes:
-            outcomes[key] = _read_one(lease, key, repository)
+            outcomes[key] = _read_one(session, key, repository)
     return outcomes
 
 
-def _good_descriptor(lease: ContainerSession, pack_id: int) -> int | None:
-    """Return a pack's descriptor if it is good for rows that were read before."""
-    lease.packs.trim()
+def _read_one(session: ContainerSession, key: str, repository: object) -> Any:
     try:
-        descriptor, _, opened = lease.packs.descriptor(pack_id)
+        content = read_object(session, key, CHUNK_BYTES)
+    except (RepositoryError, OSError) as error:
+        return error
+    return ObjectNotFoundError([key], repository) if content is None else content
+
+
+def _valid_descriptor(session: ContainerSession, pack_id: int) -> int | None:
+    """Return the descriptor of a pack if it is valid for rows that were read before."""
+    session.packs.trim()
+    try:
+        descriptor, _, opened = session.packs.descriptor(pack_id)
     except (OSError, RepositoryError):
         return None
     return None if opened else descriptor
 
 
-def _read_one(lease: ContainerSession, key: str, repository: object) -> Any:
-    try:
-        opened = open_object(lease, key)
-    except (RepositoryError, OSError) as error:
-        return error
-    if opened is None:
-        return ObjectNotFoundError([key], repository)
-    if opened.handle is None:
-        return opened.head
-    opened.close()
-    return UNBATCHED
-
-
-def _rows(lease: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow], FileSignatures]:
-    """Return the rows of objects, with the states of the packs, as long as nobody changed the index."""
+def _rows(session: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow], FileSignatures]:
+    """Return the rows of objects, and the signatures of the packs at a moment at which the rows were valid."""
     rows = []
     for _ in range(_TRIES):
-        version = lease.index.version()
-        scan = lease.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
-        rows = lease.index.scan(set(keys)) if scan else lease.index.rows(keys)
-        stamps = {pack_id: lease.packs.signature(pack_id) for pack_id in {row[1] for row in rows}}
-        if lease.index.version() == version:
-            return rows, stamps
-    return rows, {}  # somebody writes all the time: look them up again, one by one
+        version = session.index.version()
+        scan = session.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
+        rows = session.index.scan(set(keys)) if scan else session.index.rows(keys)
+        signatures = {pack_id: session.packs.signature(pack_id) for pack_id in {row[1] for row in rows}}
+        if session.index.version() == version:
+            return rows, signatures
+    return rows, {}  # another process writes all the time: the objects are looked up again, one by one
 
 
 def _require(keys: Sequence[str], found: set[str], repository: object) -> None:
@@ -156,7 +142,7 @@ def _require(keys: Sequence[str], found: set[str], repository: object) -> None:
 
 
 def _is_dense(items: Sequence[Item]) -> bool:
-    """Say whether one read gives all items: they are in their order, so that it is enough to look at both ends."""
+    """Say whether one read returns all items; they are sorted, so that the first and the last one tell."""
     first, last = items[0], items[-1]
     return (
         not isinstance(first, str)
@@ -191,16 +177,18 @@ def _end_of_run(items: Sequence[Item], position: int) -> int:
     return len(items)
 
 
-def _read_run(lease: ContainerSession, stamps: FileSignatures, items: Sequence[Item]) -> list[OpenedObject] | None:
-    """Read neighbours at once; None if their pack has changed since or ends early: each says then what it is."""
+def _read_run(
+    session: ContainerSession, signatures: FileSignatures, items: Sequence[Item]
+) -> list[OpenedObject] | None:
+    """Read adjacent objects at once; None if their pack has changed or ends early: then each is opened by itself."""
     rows = [item for item in items if not isinstance(item, str)]
     _, pack, start, _, _, _ = rows[0]
-    lease.packs.trim()
+    session.packs.trim()
     try:
-        descriptor, _, _ = lease.packs.descriptor(pack)
+        descriptor, _, _ = session.packs.descriptor(pack)
     except (OSError, RepositoryError):
         return None
-    if signature_of(os.fstat(descriptor)) != stamps.get(pack):
+    if signature_of(os.fstat(descriptor)) != signatures.get(pack):
         return None
     _, _, last, length, _, _ = rows[-1]
     data = _read(descriptor, last + length - start, start)
@@ -210,12 +198,12 @@ def _read_run(lease: ContainerSession, stamps: FileSignatures, items: Sequence[I
         OpenedObject(key, length, data[offset - start : offset - start + length], None)
         for key, _, offset, length, _, _ in rows
     ]
-    # Only an index that somebody else has written has objects that lie across others.
+    # Objects that overlap others are only in a damaged index.
     return run if all(len(opened.head) == opened.size for opened in run) else None
 
 
 def _read(descriptor: int, length: int, offset: int) -> bytes | None:
-    """Read bytes of a pack; None where that fails, or gives less: whoever reads one object says what is wrong."""
+    """Read bytes of a pack; None where that fails or returns less: reading the object alone raises the error."""
     try:
         data = read_at(descriptor, length, offset)
     except (OSError, *NO_ROW):
@@ -223,34 +211,25 @@ def _read(descriptor: int, length: int, offset: int) -> bytes | None:
     return data if len(data) == length else None
 
 
-def _open_keys(lease: ContainerSession, items: Sequence[Item], repository: object) -> list[OpenedObject]:
-    """Look objects up again, and open them, from the first on, up to a large one or one that cannot be read."""
+def _open_keys(session: ContainerSession, items: Sequence[Item], repository: object) -> Iterator[list[OpenedObject]]:
+    """Look objects up again, and open them one by one."""
     keys = [item if isinstance(item, str) else item[0] for item in items]
-    rows = {row[0]: row for row in lease.index.rows(keys)}
-    batch: list[OpenedObject] = []
+    rows = {row[0]: row for row in session.index.rows(keys)}
     for key in keys:
-        try:
-            batch.append(_read_row(lease, rows.get(key)) or _open_one(lease, key, repository))
-        except (RepositoryError, OSError):
-            if not batch:
-                raise
-            break
-        if batch[-1].handle is not None:
-            break
-    return batch
+        yield [_read_row(session, rows.get(key)) or _open_one(session, key, repository)]
 
 
-def _read_row(lease: ContainerSession, row: RawRow | None) -> OpenedObject | None:
-    """Read a small object if it is packed as it is in a pack that is open already."""
-    if row is None or row[4] or row[3] > CHUNK_BYTES or (descriptor := _good_descriptor(lease, row[1])) is None:
+def _read_row(session: ContainerSession, row: RawRow | None) -> OpenedObject | None:
+    """Read a small object if it is uncompressed in a pack that is open already."""
+    if row is None or row[4] or row[3] > CHUNK_BYTES or (descriptor := _valid_descriptor(session, row[1])) is None:
         return None
     key, _, offset, length, _, _ = row
     content = _read(descriptor, length, offset)
     return None if content is None else OpenedObject(key, length, content, None)
 
 
-def _open_one(lease: ContainerSession, key: str, repository: object) -> OpenedObject:
-    opened = open_object(lease, key)
+def _open_one(session: ContainerSession, key: str, repository: object) -> OpenedObject:
+    opened = open_object(session, key)
     if opened is None:
         raise ObjectNotFoundError([key], repository)
     return opened

@@ -1,6 +1,6 @@
-"""Finding and reading objects in a container: packed, then loose, then packed again.
+"""Finding and reading one object in a container: packed, then loose, then packed again.
 
-An object moves from loose to packed while somebody packs, so what is neither may have been moved between the two looks.
+An object that is packed meanwhile moves from loose to packed, so that two lookups alone could miss it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,17 @@ from __future__ import annotations
 import errno
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.pack_files import inflated, read_at, short_of
 from objrepo.disk.safe_open import is_inside, safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryError, with_path
+from objrepo.offload import UNBATCHED
 from objrepo.streams import CHUNK_BYTES, DecompressingFile, OpenedObject, open_range
 
 __all__ = (
@@ -36,101 +38,106 @@ _INFLATED_AT_MOST: Final = 1100
 """How many times as long zlib's data can become when they are decompressed: 1,032, says its technical description."""
 
 
-def has_object(lease: ContainerSession, key: str) -> bool:
-    """Say whether an object is there."""
-    return lease.index.has(key) or _is_loose(lease, key) or lease.index.has(key)
+def has_object(session: ContainerSession, key: str) -> bool:
+    """Say whether an object exists."""
+    return session.index.has(key) or _is_loose(session, key) or session.index.has(key)
 
 
-def has_objects(lease: ContainerSession, keys: Sequence[str]) -> set[str]:
-    """Return those of the keys whose objects are there."""
-    found = lease.index.present(keys)
+def has_objects(session: ContainerSession, keys: Sequence[str]) -> set[str]:
+    """Return those of the keys whose objects exist."""
+    found = session.index.present(keys)
     elsewhere = [key for key in keys if key not in found]
     if elsewhere:
-        found.update(key for key in elsewhere if _is_loose(lease, key))
-        found.update(lease.index.present(key for key in elsewhere if key not in found))
+        found.update(key for key in elsewhere if _is_loose(session, key))
+        found.update(session.index.present(key for key in elsewhere if key not in found))
     return found
 
 
-def find_size(lease: ContainerSession, key: str) -> int | None:
-    """Return the size of an object in bytes, None if it is not there."""
-    if (row := lease.index.row(key)) is not None:
+def find_size(session: ContainerSession, key: str) -> int | None:
+    """Return the size of an object in bytes, None if it does not exist."""
+    if (row := session.index.row(key)) is not None:
         return row.size
-    if (status := is_inside(lease.layout.loose_name(lease.config, key))) is not None:
+    if (status := is_inside(session.layout.loose_name(session.config, key))) is not None:
         return status.st_size
-    row = lease.index.row(key)
+    row = session.index.row(key)
     return None if row is None else row.size
 
 
-def read_at_once(lease: ContainerSession, key: str) -> bytes | None:
-    """Return the content of an object in the common case: packed as it is, in a pack that is open already.
+def read_at_once(session: ContainerSession, key: str) -> bytes | None:
+    """Return the content of an object in the common case: uncompressed, in a pack that is open already.
 
-    As the pack is compared with its name, this is also right with a lease that was not compared with its container.
+    The open pack is compared with its name, so that this is also right with a session that was not validated.
 
-    :return: None where it is not so simple; see :func:`read_object`.
+    :return: None in every other case; see :func:`read_object`.
     """
-    rows = lease.index.raw_row(key)
+    rows = session.index.raw_row(key)
     if not rows:
         return None
     _, pack_id, offset, length, compressed, _ = rows[0]
     try:
-        descriptor, _, opened = lease.packs.descriptor(pack_id)
+        descriptor, _, opened = session.packs.descriptor(pack_id)
         if opened or compressed:
             return None
         content = read_at(descriptor, length, offset)
-    except (OSError, RepositoryError, *NO_ROW):  # the other way says what is wrong
+    except (OSError, RepositoryError, *NO_ROW):  # `read_object` raises the error
         return None
     return content if len(content) == length else None
 
 
-def read_object(lease: ContainerSession, key: str) -> bytes | None:
-    """Return the whole content of an object, None if it is not there."""
-    for row in _places(lease, key, lease.index.row(key)):
+def read_object(session: ContainerSession, key: str, max_size: int = sys.maxsize) -> Any:
+    """Return the whole content of an object, None if it does not exist, or ``UNBATCHED`` if it is larger than allowed.
+
+    :param max_size: in bytes.
+    """
+    for row in _places(session, key, session.index.row(key)):
         if row is None:
-            with suppress(FileNotFoundError), _loose_file(lease, key) as file, with_path(file.name, key):
-                return file.read()
-        elif (content := _read_packed(lease, row, 0, row.size)) is not None:
+            with suppress(FileNotFoundError), _loose_file(session, key) as file, with_path(file.name, key):
+                return UNBATCHED if os.fstat(file.fileno()).st_size > max_size else file.read()
+        elif row.size > max_size:
+            return UNBATCHED
+        elif (content := _read_packed(session, row, 0, row.size)) is not None:
             return content
     return None
 
 
-def open_object(lease: ContainerSession, key: str, offset: int = 0, length: int | None = None) -> OpenedObject | None:
-    """Open a range of an object: read at once if it is small, else with a file of its own. None if it is not there."""
-    for row in _places(lease, key, lease.index.row(key)):
+def open_object(session: ContainerSession, key: str, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+    """Open a range of an object: as a whole if it is small, else with a file of its own. None if it does not exist."""
+    for row in _places(session, key, session.index.row(key)):
         if row is None:
             with suppress(FileNotFoundError):
-                return open_loose(lease, key, offset, length)
-        elif (opened := open_packed(lease, row, offset, length)) is not None:
+                return open_loose(session, key, offset, length)
+        elif (opened := open_packed(session, row, offset, length)) is not None:
             return opened
     return None
 
 
-def open_loose(lease: ContainerSession, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+def open_loose(session: ContainerSession, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
     """Open a range of a loose object.
 
     :raises FileNotFoundError: if it is not loose.
     """
-    file = _loose_file(lease, key)
+    file = _loose_file(session, key)
     return open_range(key, cast("BinaryIO", file), os.fstat(file.fileno()).st_size, offset, length)
 
 
-def open_packed(lease: ContainerSession, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
-    """Open a range of a packed object; None if it is not packed any longer."""
+def open_packed(session: ContainerSession, row: Row, offset: int = 0, length: int | None = None) -> OpenedObject | None:
+    """Open a range of a packed object; None if it is no longer packed."""
     start = min(offset, row.size)
     size = row.size - start if length is None else min(length, row.size - start)
     if size <= CHUNK_BYTES and (row.size <= CHUNK_BYTES or not row.compressed):
-        content = _read_packed(lease, row, start, size)
+        content = _read_packed(session, row, start, size)
         return None if content is None else OpenedObject(row.key, len(content), content, None)
-    for current, descriptor in _descriptors(lease, row):
+    for current, descriptor in _descriptors(session, row):
         try:
-            file = safe_open(lease.packs.path(current.pack_id))
+            file = safe_open(session.packs.path(current.pack_id))
         except FileNotFoundError:
             continue
         try:
-            # Another file may have got the name since the descriptor was found good.
+            # Another file may have taken the name since the descriptor was validated.
             if not os.path.samestat(os.fstat(file.fileno()), os.fstat(descriptor)):
                 file.close()
                 continue
-            whole = _in_file(lease, current, file)
+            whole = _in_file(session, current, file)
         except BaseException:
             file.close()
             raise
@@ -140,38 +147,38 @@ def open_packed(lease: ContainerSession, row: Row, offset: int = 0, length: int 
     return None
 
 
-def _is_loose(lease: ContainerSession, key: str) -> bool:
-    return is_inside(lease.layout.loose_name(lease.config, key)) is not None
+def _is_loose(session: ContainerSession, key: str) -> bool:
+    return is_inside(session.layout.loose_name(session.config, key)) is not None
 
 
-def _loose_file(lease: ContainerSession, key: str) -> io.FileIO:
+def _loose_file(session: ContainerSession, key: str) -> io.FileIO:
     """Open the file of a loose object."""
-    path = lease.layout.loose_name(lease.config, key)
+    path = session.layout.loose_name(session.config, key)
     file = safe_open(path)
-    if is_inside(path) is None:  # it is in a folder that is a link, or was removed just now
+    if is_inside(path) is None:  # its directory is a link, or it was deleted just now
         file.close()
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     return file
 
 
-def _places(lease: ContainerSession, key: str, row: Row | None) -> Iterator[Row | None]:
-    """Say where an object may be, one after the other: a row for packed, None for loose."""
+def _places(session: ContainerSession, key: str, row: Row | None) -> Iterator[Row | None]:
+    """Iterate over the places where an object may be: a row for packed, None for loose."""
     if row is not None:
         yield row
     yield None
-    row = lease.index.row(key)
+    row = session.index.row(key)
     if row is not None:
         yield row
 
 
-def _read_packed(lease: ContainerSession, row: Row, start: int, size: int) -> bytes | None:
-    """Return a range of a packed object, None if it is not packed any longer."""
-    for current, descriptor in _descriptors(lease, row):
-        path = lease.packs.path(current.pack_id)
+def _read_packed(session: ContainerSession, row: Row, start: int, size: int) -> bytes | None:
+    """Return a range of a packed object, None if it is no longer packed."""
+    for current, descriptor in _descriptors(session, row):
+        path = session.packs.path(current.pack_id)
         check_inside(current, path, os.fstat(descriptor).st_size)
         with with_path(path, row.key):
             if current.compressed:
-                return _inflate(lease, current, descriptor)[start : start + size]
+                return _inflate(session, current, descriptor)[start : start + size]
             data = read_at(descriptor, size, current.offset + start)
         if len(data) != size:
             raise short_of(current, path, os.fstat(descriptor).st_size)
@@ -180,7 +187,10 @@ def _read_packed(lease: ContainerSession, row: Row, start: int, size: int) -> by
 
 
 def check_inside(row: Row, path: str, present: int) -> None:
-    """Refuse a row that nobody has written who knows what he does, before anything is allocated for it."""
+    """Refuse a row with impossible numbers, before memory is allocated for it.
+
+    :raises CorruptObjectError: naming what is impossible.
+    """
     if min(row.offset, row.length, row.size) < 0 or row.offset + row.length > present:
         raise short_of(row, path, present)
     possible = row.size <= row.length * _INFLATED_AT_MOST if row.compressed else row.size == row.length
@@ -188,32 +198,32 @@ def check_inside(row: Row, path: str, present: int) -> None:
         raise CorruptObjectError(row.key, f"{row.length} bytes in {path} cannot be the {row.size} that its row says")
 
 
-def _inflate(lease: ContainerSession, row: Row, descriptor: int) -> bytes:
+def _inflate(session: ContainerSession, row: Row, descriptor: int) -> bytes:
     """Return the whole content of a compressed object."""
     data = read_at(descriptor, row.length, row.offset)
     if len(data) != row.length:
-        raise short_of(row, lease.packs.path(row.pack_id), os.fstat(descriptor).st_size)
+        raise short_of(row, session.packs.path(row.pack_id), os.fstat(descriptor).st_size)
     return inflated(row, data)
 
 
-def _descriptors(lease: ContainerSession, row: Row) -> Iterator[tuple[Row, int]]:
-    """Find a descriptor that a row is good for, and the row as it is by then; nothing if it is not packed any more."""
+def _descriptors(session: ContainerSession, row: Row) -> Iterator[tuple[Row, int]]:
+    """Find a descriptor that a row is valid for, and the row as it is by then; nothing if it is no longer packed."""
     current: Row | None = row
     for _ in range(_TRIES):
         if current is None:
             return
         try:
-            descriptor, _, opened = lease.packs.descriptor(current.pack_id)
+            descriptor, _, opened = session.packs.descriptor(current.pack_id)
         except FileNotFoundError:
-            # A repack takes the old file away before it puts the new one under its name.
-            again = lease.index.row(row.key)
+            # disk-objectstore's repack removes the old file before it renames the new one.
+            again = session.index.row(row.key)
             if again == current:
-                path = lease.packs.path(current.pack_id)
+                path = session.packs.path(current.pack_id)
                 raise CorruptObjectError(row.key, f"pack {path} is missing") from None
             current = again
             continue
         if opened:
-            again = lease.index.row(row.key)
+            again = session.index.row(row.key)
             if again != current:
                 current = again
                 continue
@@ -221,16 +231,16 @@ def _descriptors(lease: ContainerSession, row: Row) -> Iterator[tuple[Row, int]]
     raise CorruptObjectError(row.key, f"its pack changed {_TRIES} times while it was being opened; try again")
 
 
-def _in_file(lease: ContainerSession, row: Row, file: io.FileIO) -> BinaryIO:
-    """Check that an object is inside its pack; return the pack, or what decompresses the object out of it."""
-    check_inside(row, lease.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
+def _in_file(session: ContainerSession, row: Row, file: io.FileIO) -> BinaryIO:
+    """Check that an object is inside its pack; return the pack, or a file that decompresses the object."""
+    check_inside(row, session.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
     if row.compressed:
-        return cast("BinaryIO", _inflating(lease.config.compression_algorithm, row, file))
+        return cast("BinaryIO", _inflating(session.config.compression_algorithm, row, file))
     return cast("BinaryIO", file)
 
 
 def _inflating(algorithm: str, row: Row, file: io.FileIO) -> DecompressingFile:
-    """Return a compressed object as the file it was. Going back starts over; going forward inflates what it skips."""
+    """Return a compressed object as an uncompressed file. Seeking back starts over, forward inflates."""
     from disk_objectstore.utils import PackedObjectReader, get_stream_decompresser
 
     inflated = get_stream_decompresser(algorithm)(PackedObjectReader(file, row.offset, row.length))

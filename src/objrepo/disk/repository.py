@@ -1,70 +1,47 @@
-"""`DiskRepository`: the default, which needs nothing but a folder."""
+"""`DiskRepository`: objects in a folder that disk-objectstore reads and writes too."""
 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Literal, TypeAlias
 
-from objrepo.disk import create
-from objrepo.disk.bulk_reader import FileSignatures, Item, open_items, plan, read_each
-from objrepo.disk.group_commit import put_group
-from objrepo.disk.listing import Cursor, list_keys
-from objrepo.disk.locks import maintenance_lock
-from objrepo.disk.loose import remove_loose, write_loose
-from objrepo.disk.mending import Repairable
-from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
-from objrepo.disk.session import ContainerSession
-from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of
-from objrepo.disk.verify import check_objects, find_leftovers
-from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
-from objrepo.keys import require_str, valid_keys
-from objrepo.offload import UNBATCHED, Offload, WorkCancelled, cancel_requested
-from objrepo.protocol import BinaryReader, Source
-from objrepo.reports import (
-    Leftover,
-    MaintenanceReport,
-    ProgressCallback,
-    Statistics,
-    VerifyReport,
-)
-from objrepo.repository import LIST_PAGE_SIZE, MAX_GROUPED_OBJECT_BYTES, log_report
-from objrepo.sources import ChainedReader, open_source, read_up_to
-from objrepo.streams import BATCH_BYTES, OpenedObject
+from objrepo.disk.backend import DiskBackend
+from objrepo.disk.stats import DiskInfo, ObjectLocation
+from objrepo.errors import ObjectNotFoundError, RepositoryError
+from objrepo.keys import require_str
+from objrepo.offload import Offload
+from objrepo.protocol import AsyncRepository
+from objrepo.reports import MaintenanceReport, ProgressCallback, RepairReport, RepairStep, Statistics
+from objrepo.repository import Repository, log
 
 __all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")
 
-T = TypeVar("T")
-
-_DELETE_PATIENCE: Final = 30.0
-"""How many seconds a deletion waits for a packer: a packer would bring back what is deleted under it."""
+_RepairAction: TypeAlias = Literal["restored", "refilled", "quarantined", "skipped"]
 
 
-class DiskRepository(Repairable):
+class DiskRepository(Repository[DiskBackend]):
     """Keeps objects in a folder that is a ``disk_objectstore.Container``, under the hash of their content.
 
-    AiiDA, ``dostore`` and other processes may read and write the same folder at any time. A ``put`` returns when the
-    object is on the disk, not only on its way there.
+    AiiDA, ``dostore`` and other processes may read and write the same folder at any time. When ``put`` returns, the
+    object is durable: file and directories are fsynced.
 
-    :param path: the folder; nothing is read or made before the first use.
-    :param offload: where the blocking work is done; worker threads unless given.
+    :param path: the folder; nothing is read or created before the first use.
+    :param offload: where the blocking methods run; worker threads unless given.
     """
 
     def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
-        super().__init__(Path(path).absolute(), offload)
-
-    def __str__(self) -> str:
-        return f"DiskRepository at {self._layout.folder}"
+        super().__init__(DiskBackend(path), offload)
 
     @property
     def path(self) -> Path:
         """The folder."""
-        return self._layout.folder
+        return self.backend.path
+
+    def statistics(self) -> Statistics:
+        """Return what this object is doing at the moment. It may be called at any time, and never blocks."""
+        return replace(super().statistics(), idle_connections=self.backend.idle_sessions)
 
     async def initialise(
         self,
@@ -102,14 +79,16 @@ class DiskRepository(Repairable):
 
         :param detailed: whether to sum up the sizes too, which takes longer.
         """
-        return await self._ready().run(self._info, detailed, wait=False)
+        info = await super().info(detailed)
+        assert isinstance(info, DiskInfo), "the backend is a DiskBackend"
+        return info
 
     async def locate(self, key: str) -> ObjectLocation:
         """Return where an object is, in which file. Cancellation leaves it to the worker to end by itself.
 
         :raises ObjectNotFoundError: if the object is not there.
         """
-        return await self._ready().run(self._locate, require_str(key), wait=False)
+        return await self._open().run(self.backend.locate, require_str(key), abandon_on_cancel=True)
 
     async def maintain(
         self,
@@ -145,194 +124,95 @@ class DiskRepository(Repairable):
         :raises RepositoryBusyError: if another packer is at work, at once or after ``timeout``.
         :raises CorruptObjectError: if a loose object does not hash to its key; it is not packed.
         """
-        from objrepo.disk.maintenance import Plan
+        return await super().maintain(
+            dry_run,
+            live,
+            pack_loose=pack_loose,
+            do_repack=do_repack,
+            clean_storage=clean_storage,
+            do_vacuum=do_vacuum,
+            compress=compress,
+            incremental_cleanup=incremental_cleanup,
+            timeout=timeout,
+            progress=progress,
+        )
 
-        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
-        report = await self._ready().run(self._maintain, plan, dry_run, timeout, progress)
-        log_report(self, report)
-        return report
+    async def repair(
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        source: AsyncRepository | None = None,
+        timeout: float = 0,
+        progress: ProgressCallback | None = None,
+    ) -> RepairReport:
+        """Verify, and repair without losing bytes.
 
-    def statistics(self) -> Statistics:
-        """Return what this object is doing at the moment. It may be called at any time, and blocks nothing."""
-        return replace(super().statistics(), idle_connections=self._pool.idle)
+        A damaged copy goes to the folder ``quarantine`` in the repository. If another copy is intact (loose beside
+        packed, or the other way) the object is restored by that; if it is in ``source``, it is put again from there;
+        else it is lost, and the next repair with a source looks for it there. A file that cannot be read, as without
+        permission, is reported and skipped. The work is shielded from cancellation, which ends it between two objects.
 
-    def _initialise(self, **options: Any) -> None:
-        if options["clear"]:
-            self._pool.close()
-        create.initialise(self._layout, **options)
+        :param dry_run: only say what would be done.
+        :param live: whether others may be using the repository. If not, temporary files and locks that were left over
+            are removed and an interrupted repack is finished, too.
+        :param source: another repository with the same kind of keys, which damaged objects are taken from.
+        :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
+        :param progress: told of each stretch of objects that was verified.
+        :raises ValueError: if the source has other keys.
+        :raises RepositoryBusyError: if a packer is at work.
+        """
+        if source is not None and await source.key_format() != await self.key_format():
+            raise ValueError(
+                f"cannot repair from {source}: its keys are {await source.key_format()}, not {await self.key_format()}"
+            )
+        run, backend = self._open().run, self.backend
+        steps = await run(backend.remove_stale_files, dry_run, live, timeout)
+        lost = [] if source is None else await run(backend.lost_keys)
+        report = await self.verify(progress)
+        damaged = {damaged.key: damaged for damaged in report.damaged}
+        for key, each in damaged.items():
+            action, reason = await self._repair_object(key, dry_run, source, timeout)
+            steps.append(RepairStep(action, key, reason or each.reason))
+        for key in lost:
+            if source is not None and key not in damaged:
+                present = await self.has(key)
+                refilled = present or await self._refill(key, dry_run, source)
+                if refilled and not dry_run:
+                    await run(backend.drop_damaged, key, timeout)
+                if not present:
+                    action = "refilled" if refilled else "quarantined"
+                    steps.append(RepairStep(action, key, "it was lost in an earlier repair"))
+        if steps and not dry_run:
+            log.warning("repaired %s: %s", self, ", ".join(f"{step.action} {step.subject}" for step in steps))
+        return RepairReport(dry_run, tuple(steps))
 
-    def _is_initialised(self) -> bool:
-        return self._layout.is_initialised()
-
-    def _uuid(self) -> str | None:
-        with suppress(NotInitialisedError), self._pool.lease() as lease:
-            return lease.config.container_id
-        return None
-
-    def _key_format(self) -> str:
-        with self._pool.lease() as lease:
-            return lease.config.hash_type
-
-    def _put(self, reader: BinaryReader) -> str:
-        with self._pool.lease() as lease:
-            return write_loose(lease, reader)
-
-    _groups_puts = True
-
-    def _put_each(self, sources: list[memoryview | os.PathLike[str]]) -> list[Any]:
-        outcomes = [source if isinstance(source, memoryview) else _small_file(source) for source in sources]
-        small = {number: content for number, content in enumerate(outcomes) if content is not UNBATCHED}
-        if len(small) > 1:
-            stored = self._put_small(small)
-        else:  # who is alone puts it where AiiDA does, in a file of its own
-            stored = {number: self._outcome(content) for number, content in small.items()}
-        return [stored.get(number, UNBATCHED) for number in range(len(sources))]
-
-    def _outcome(self, content: memoryview | bytes) -> Any:
+    async def _repair_object(
+        self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float
+    ) -> tuple[_RepairAction, str]:
+        """Return what was done for an object, and why if it is not its damage."""
+        run, backend = self._open().run, self.backend
         try:
-            return self._put_alone(memoryview(content))
-        except (RepositoryError, OSError) as error:
-            return error
+            action: _RepairAction = await run(backend.quarantine_object, key, dry_run, timeout)
+        except RepositoryError:
+            raise
+        except OSError as error:
+            return "skipped", f"it cannot be quarantined: {error}"
+        if action == "quarantined" and source is not None and await self._refill(key, dry_run, source):
+            action = "refilled"
+        if not dry_run and action != "skipped":
+            await run(backend.drop_damaged, key, timeout)
+        return action, ""
 
-    def _put_all(self, sources: Sequence[Source]) -> list[str]:
-        keys: dict[int, str] = {}
-        small: dict[int, bytes] = {}
-        size = 0
+    async def _refill(self, key: str, dry_run: bool, source: AsyncRepository) -> bool:
+        """Put an object again from another repository, if it has an intact copy."""
         try:
-            for number, source in enumerate(sources):
-                if cancel_requested():
-                    raise WorkCancelled
-                with open_source(source) as reader:
-                    head = read_up_to(reader, MAX_GROUPED_OBJECT_BYTES + 1)
-                    if len(head) > MAX_GROUPED_OBJECT_BYTES:
-                        keys[number] = self._put(ChainedReader(head, reader))
-                        continue
-                small[number] = head
-                size += len(head)
-                if size >= BATCH_BYTES:
-                    keys |= self._put_small(small)
-                    small, size = {}, 0
-        finally:  # if a source raises, what came before it is stored all the same
-            keys |= self._put_small(small)
-        return [keys[number] for number in range(len(sources))]
-
-    def _put_small(self, contents: dict[int, Any]) -> dict[int, str]:
-        if not contents:
-            return {}
-        with self._pool.lease() as lease:
-            return dict(zip(contents, put_group(lease, list(contents.values())), strict=True))
-
-    def _has_one(self, key: object) -> bool:
-        with self._pool.lease() as lease:
-            return isinstance(key, str) and bool(lease.matches(key)) and has_object(lease, key)
-
-    def _has(self, keys: Sequence[object]) -> list[bool]:
-        with self._pool.lease() as lease:
-            found = has_objects(lease, valid_keys(keys, lease.config.hash_type))
-        return [isinstance(key, str) and key in found for key in keys]
-
-    def _get_each(self, keys: list[str]) -> list[Any]:
-        with self._pool.lease() as lease:
-            possible = list(dict.fromkeys(valid_keys(keys, lease.config.hash_type)))
-            outcomes = read_each(lease, possible, self) if possible else {}
-        return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
-
-    def _get(self, key: str) -> bytes:
-        with self._pool.lease(checked=False) as lease:
-            if lease.matches(key) and (content := read_at_once(lease, key)) is not None:
-                return content
-        with self._pool.lease() as lease:
-            content = read_object(lease, key) if lease.matches(key) else None
-        if content is None:
-            raise ObjectNotFoundError([key], self)
-        return content
-
-    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
-        with self._pool.lease() as lease:
-            opened = open_object(lease, key, offset, length) if lease.matches(key) else None
-        if opened is None:
-            raise ObjectNotFoundError([key], self)
-        return self._kept(opened)
-
-    def _size(self, key: str) -> int:
-        return self._found(key, find_size)
-
-    def _found(self, key: str, look: Callable[[ContainerSession, str], T | None]) -> T:
-        with self._pool.lease() as lease:
-            found = look(lease, key) if lease.matches(key) else None
-        if found is None:
-            raise ObjectNotFoundError([key], self)
-        return found
-
-    def _plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
-        with self._pool.lease() as lease:
-            if len(valid_keys(keys, lease.config.hash_type)) < len(keys):
-                self._require(keys)
-            items, stamps = plan(lease, keys, self)
-        return items, partial(self._open_items, stamps)
-
-    def _open_items(self, stamps: FileSignatures, items: Sequence[Item]) -> list[OpenedObject]:
-        with self._pool.lease() as lease:
-            opened = open_items(lease, stamps, items, self)
-        self._kept(opened[-1])
-        return opened
-
-    def _list(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
-        with self._pool.lease() as lease:
-            return list_keys(lease, cursor, LIST_PAGE_SIZE)
-
-    def _delete(self, keys: Sequence[str]) -> None:
-        with self._pool.lease() as lease, maintenance_lock(lease.layout, _DELETE_PATIENCE):
-            found = has_objects(lease, keys)
-            if missing := [key for key in keys if key not in found]:
-                raise ObjectNotFoundError(missing, self)
-            # Loose ones first: whatever stops this, nothing that was packed as well comes back as it was.
-            remove_loose(lease, list(keys))
-            lease.index.remove(keys)
-
-    def _locate(self, key: str) -> ObjectLocation:
-        return self._found(key, location_of)
-
-    def _info(self, detailed: bool) -> DiskInfo:
-        with self._pool.lease() as lease:
-            return info_of(lease, detailed)
-
-    def _maintain(
-        self, plan: Any, dry_run: bool, timeout: float, progress: ProgressCallback | None
-    ) -> MaintenanceReport:
-        from objrepo.disk.maintenance import estimate, run
-
-        with self._pool.lease() as lease:
             if dry_run:
-                return MaintenanceReport(True, estimate(lease, plan))
-            with maintenance_lock(lease.layout, timeout):
-                return MaintenanceReport(False, run(lease, plan, progress))
-
-    def _verify(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        with self._pool.lease() as lease:
-            return check_objects(lease, keys, quick)
-
-    def _leftovers(self) -> tuple[Leftover, ...]:
-        with self._pool.lease() as lease:
-            return find_leftovers(lease)
-
-    def _erase(self) -> None:
-        self._pool.close()
-        create.erase(self._layout)
-
-    def _close(self) -> None:
-        self._pool.close()
-
-
-def _small_file(path: os.PathLike[str]) -> bytes | Any:
-    """Return the content of a file; ``UNBATCHED`` where it may be large, or block, or cannot be read."""
-    try:
-        status = Path(path).stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_GROUPED_OBJECT_BYTES:
-            with open(path, "rb", buffering=0) as file:
-                content = file.read(MAX_GROUPED_OBJECT_BYTES + 1)
-            if len(content) <= MAX_GROUPED_OBJECT_BYTES:
-                return content
-    except (OSError, ValueError):
-        pass  # done alone, it meets its error
-    return UNBATCHED
+                return await source.has(key)
+            async with source.open(key, check=True) as stream:
+                return await self.put(stream) == key
+        except ObjectNotFoundError:
+            return False
+        except (RepositoryError, OSError) as error:
+            log.warning("%s was not taken from %s: %s; repair again to retry", key, source, error)
+            return False

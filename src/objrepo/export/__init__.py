@@ -16,7 +16,7 @@ from objrepo.export.writers import ArchiveWriter, is_tar
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository, BinaryReader
 from objrepo.reports import CopyReport, ProgressCallback
-from objrepo.sources import feed
+from objrepo.sources import run_with_reader
 from objrepo.transfer import PageCopier, batched_keys
 
 __all__ = ("export", "is_tar")
@@ -78,7 +78,7 @@ async def export(
             await _read_back(staged.path, progress, offload)
         await offload.run(staged.publish)
     finally:
-        await offload.finish(opened.close)
+        await offload.drain(opened.close)
     return copier.report()
 
 
@@ -121,7 +121,7 @@ class _ArchiveDestination:
             async for _ in stream:
                 pass
         async with self._source.open(key, check=True) as stream:
-            await feed(self._offload, stream, partial(self._add, key, size))
+            await run_with_reader(self._offload, stream, partial(self._add, key, size))
 
     def _add(self, key: str, size: int, reader: BinaryReader) -> None:
         with with_path(self._path):

@@ -1,16 +1,15 @@
-"""Where blocking functions run: on worker threads (`Threads`), or right here (`Inline`).
+"""Where blocking functions run: on worker threads (`Threads`), or in the calling thread (`Inline`).
 
-Backends hand over blocking functions with ``await offload.run(function, *args)`` and await nothing else. What such a
-function takes (a lease, a handle, a lock) it gives back itself, so that a caller may leave before it has ended.
+A repository awaits ``offload.run(function, *args)`` and nothing else. What the function acquires (a session, a file, a
+lock) it releases itself, so that a cancelled caller can leave before the function has returned.
 """
 
 from __future__ import annotations
 
-from objrepo.offload.base import UNBATCHED, Inline, Offload, OffloadStatistics
-from objrepo.offload.own import OwnThreads
+from objrepo.offload.base import UNBATCHED, Inline, Offload, OffloadStatistics, Submitted
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.threads import PROCESSORS, Threads
-from objrepo.offload.work_item import WorkCancelled, call_soon, cancel_requested
+from objrepo.offload.work_item import WorkCancelled, WorkItem, call_soon, cancel_requested
 
 __all__ = (
     "PROCESSORS",
@@ -19,9 +18,10 @@ __all__ = (
     "Inline",
     "Offload",
     "OffloadStatistics",
-    "OwnThreads",
+    "Submitted",
     "Threads",
     "WorkCancelled",
+    "WorkItem",
     "call_soon",
     "cancel_requested",
 )

@@ -1,20 +1,23 @@
-"""What an offload is, and the one that needs nothing: blocking functions run right where they are called."""
+"""What an offload is, and the one without threads: `Inline`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from objrepo.offload.ahead import Ahead, InTask, WhenAsked
-
-__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics")
+__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics", "Submitted")
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+UNBATCHED: Final = object()
+"""The outcome, for one item of a batch, that asks for a call of its own: the item would delay the others."""
 
 
 class OffloadStatistics(NamedTuple):
-    """What goes through an offload: see :class:`~objrepo.reports.Statistics`."""
+    """The calls of an offload: see :class:`~objrepo.reports.Statistics`."""
 
     workers_busy: int = 0
     calls_waiting: int = 0
@@ -22,98 +25,133 @@ class OffloadStatistics(NamedTuple):
     batched_calls: int = 0
 
 
-UNBATCHED: Final = object()
-"""The outcome of a shared call that is to be done in a hop of its own."""
+class Submitted(Protocol[T_co]):
+    """A blocking call that was submitted and not yet waited for."""
+
+    async def result(self) -> T_co:
+        """Wait for the call; return its result or raise its error. Cancellation waits as for :meth:`Offload.run`."""
+        ...
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Have the event loop call a function when the call has ended."""
+        ...
+
+    async def cancel(self) -> None:
+        """Ask the call to stop, wait until it has ended, shielded from cancellation, and drop its result."""
+        ...
 
 
 class Offload(ABC):
-    """Runs the blocking functions of a backend."""
+    """Runs the blocking functions of a backend.
+
+    :cvar concurrent: whether a function runs while its caller does something else.
+    """
+
+    concurrent: ClassVar[bool] = True
 
     @abstractmethod
     async def run(
         self,
         function: Callable[..., T],
         *args: Any,
-        wait: bool = True,
+        abandon_on_cancel: bool = False,
         discard: Callable[[T], object] | None = None,
     ) -> T:
         """Call a blocking function and return what it returns.
 
-        :param function: called with ``args``; what it raises comes out.
-        :param wait: whether a cancelled caller waits until the function has ended (it is what a write needs, and the
-            function may give up early, see :func:`cancel_requested`) or leaves at once (a read).
-        :param discard: called with the result, if there is one, when the caller is not there to take it.
+        :param function: called with ``args``; its exceptions propagate.
+        :param abandon_on_cancel: whether a cancelled caller leaves at once (for reads). If not, it is shielded until
+            the function has ended (for writes); the function may stop early, see :func:`cancel_requested`.
+        :param discard: called once with the result if the caller was cancelled and does not receive it.
         """
 
     @abstractmethod
-    async def finish(self, function: Callable[[], object]) -> None:
-        """Wait for the end of every call that its caller has left, then call a last function.
-
-        Both happen in any case: a cancellation is held back until they are done.
-        """
+    async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
+        """Submit a blocking call without waiting for it. Each must be awaited: its result, or its cancellation."""
 
     @abstractmethod
-    async def share(
+    def batched(
         self,
         function: Callable[[list[Any]], list[Any]],
-        item: Any,
-        alone: Callable[[Any], T],
+        unbatched: Callable[[Any], T],
         *,
-        wait: bool = True,
-    ) -> T:
-        """Have a blocking function do one thing, together with what others have asked of it at the same moment.
+        abandon_on_cancel: bool = False,
+    ) -> Callable[[Any], Awaitable[T]]:
+        """Return an async function of one item that batches concurrent calls.
 
-        :param function: called with some items; it returns an outcome for each: a result, an exception to be raised, or
-            :data:`UNBATCHED` for what would hold up the others. If it raises, each item is done alone.
-        :param item: what this caller asks for.
-        :param alone: called with the item, in a hop of its own, if that is its outcome.
-        :param wait: as in :meth:`run`.
+        :param function: called with up to 256 items; returns for each a result, an exception to raise, or
+            :data:`UNBATCHED`. If it raises, each item gets a call of its own.
+        :param unbatched: called with one item, where that is its outcome.
+        :param abandon_on_cancel: as for :meth:`run`.
         """
 
-    def statistics_of_calls(self) -> OffloadStatistics:
-        """Return how much is going on, and how much went on."""
+    @abstractmethod
+    async def drain(self, function: Callable[[], object] | None = None) -> None:
+        """Wait for every call that its caller has abandoned, then call a last function.
+
+        Shielded from cancellation, which is raised afterwards.
+        """
+
+    def statistics(self) -> OffloadStatistics:
+        """Return how many calls run and wait, and how many were batched."""
         return OffloadStatistics()
-
-    def ahead(self) -> Ahead[Any]:
-        """Return an async context manager for blocking calls that are at work while their caller goes on.
-
-        What is under way when it is left is cancelled, and waited for as by :meth:`run`.
-        """
-        return InTask(self.run)
 
 
 class Inline(Offload):
-    """Runs blocking functions right where they are called, for callers without an event loop.
+    """Runs blocking functions in the calling thread, for callers without an event loop.
 
-    A coroutine of a repository that runs ``Inline`` never suspends. No thread and no loop is started. Used inside
-    an event loop it blocks that loop for as long as the disk takes.
+    A coroutine of a repository that runs ``Inline`` never suspends. No thread and no event loop is started. In a
+    running event loop it blocks that loop for the duration of each call.
     """
+
+    concurrent: ClassVar[bool] = False
+
+    def __repr__(self) -> str:
+        return "Inline()"
 
     async def run(
         self,
         function: Callable[..., T],
         *args: Any,
-        wait: bool = True,
+        abandon_on_cancel: bool = False,
         discard: Callable[[T], object] | None = None,
     ) -> T:
-        """Call the function. There is no point at which it could be cancelled."""
+        """Call the function. It cannot be cancelled."""
         return function(*args)
 
-    async def finish(self, function: Callable[[], object]) -> None:
-        """Call the function: no other call outlives its caller here."""
-        function()
+    async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
+        """Return a call that is made when its result is awaited."""
+        return _Deferred(partial(function, *args))
 
-    async def share(
+    def batched(
         self,
         function: Callable[[list[Any]], list[Any]],
-        item: Any,
-        alone: Callable[[Any], T],
+        unbatched: Callable[[Any], T],
         *,
-        wait: bool = True,
-    ) -> T:
-        """Do it alone: nobody else is there."""
-        return alone(item)
+        abandon_on_cancel: bool = False,
+    ) -> Callable[[Any], Awaitable[T]]:
+        """Return an async function that calls ``unbatched``: no two calls run at the same time."""
 
-    def ahead(self) -> Ahead[Any]:
-        """Return what makes each call when its result is asked for: nothing happens beside the caller."""
-        return WhenAsked()
+        async def call(item: Any) -> T:
+            return unbatched(item)
+
+        return call
+
+    async def drain(self, function: Callable[[], object] | None = None) -> None:
+        """Call the function: no call outlives its caller."""
+        if function is not None:
+            function()
+
+
+class _Deferred(Generic[T]):
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+
+    async def result(self) -> T:
+        return self._call()
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        raise NotImplementedError("without threads, a call is made when its result is awaited")
+
+    async def cancel(self) -> None:
+        pass

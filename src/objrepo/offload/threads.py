@@ -1,47 +1,48 @@
-"""Blocking functions on anyio's worker threads."""
+"""Blocking functions on worker threads."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, TypeVar, cast
-from weakref import WeakKeyDictionary
+from typing import Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
-from objrepo.offload.base import UNBATCHED, Offload, OffloadStatistics
-from objrepo.offload.batcher import Crowd, Member, wait_through
-from objrepo.offload.work_item import Call, call_soon
+from objrepo.offload.base import UNBATCHED, Offload, OffloadStatistics, Submitted
+from objrepo.offload.batcher import Batcher, Request
+from objrepo.offload.pool import BlockingPool
+from objrepo.offload.work_item import PendingResult, WorkItem, call_soon
 
 __all__ = ("PROCESSORS", "Threads")
 
 T = TypeVar("T")
 
-_READ_FLIGHTS: Final = 2
-"""How many shared hops of one kind are under way: while one is at work, the next can gather and depart."""
+_MAX_READ_BATCHES: Final = 2
+"""How many batches of one kind are at work: while one reads, the next can gather and be dispatched."""
 
-_WRITE_FLIGHTS: Final = 1
-"""The same for what writes, where a second one would only wait for the first one's lock."""
+_MAX_WRITE_BATCHES: Final = 1
+"""The same for writes, where a second batch would only wait for the lock that the first one holds."""
 
 DEFAULT_LIMIT: Final = 32
-"""How many calls of one repository run at a time. Most of them wait: for a disk, or for a source that is slow."""
+"""How many calls of one repository run at a time. Most of them wait: for a disk, or for a slow source."""
 
 PROCESSORS: Final = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 """How many processors this process may use."""
 
 
 class Threads(Offload):
-    """Runs blocking functions on anyio's worker threads, a limited number at a time, on asyncio and trio.
+    """Runs blocking functions on worker threads, a limited number at a time, on asyncio and trio.
 
-    It belongs to no event loop: each loop that uses it gets a limiter of its own, so one object may serve several
-    loops, one after the other or at the same time.
+    The threads start on demand and end when the repository is left. It is bound to no event loop: several loops may
+    use it, one after the other or at the same time. Threads of its own, and not those that anyio shares in the whole
+    program, as they take the next call from their queue without the event loop, and calls that end while the loop is
+    busy reach it together: 1,000 calls at the same time take about two thirds of the time so (``benchmarks/``).
 
-    :param limit: how many calls run at the same time for each loop; at least 1. A call that was abandoned counts
-        until it has really ended.
+    :param limit: how many calls run at the same time; at least 1. An abandoned call counts until it has ended.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
@@ -50,184 +51,198 @@ class Threads(Offload):
         if limit < 1:
             raise ValueError(f"limit must be at least 1, not {limit}")
         self.limit = limit
-        # Limiters bind to the loop that first uses them, and trio's do not work elsewhere: one pair for each loop.
-        self._lanes: WeakKeyDictionary[Any, _Lane] = WeakKeyDictionary()
-        self._left: set[Call[Any]] = set()
-        self._shared_hops = self._shared_calls = 0
+        self._pool = BlockingPool(limit)
+        self._notifiers: WeakKeyDictionary[Any, _LoopNotifier] = WeakKeyDictionary()
+        self._abandoned: set[PendingResult[Any]] = set()
+        self._batchers: WeakSet[Batcher] = WeakSet()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.limit})"
+
+    def __reduce__(self) -> tuple[type[Threads], tuple[int]]:
+        return type(self), (self.limit,)
 
     async def run(
         self,
         function: Callable[..., T],
         *args: Any,
-        wait: bool = True,
+        abandon_on_cancel: bool = False,
         discard: Callable[[T], object] | None = None,
     ) -> T:
-        """Call the function on a worker thread.
+        """Call the function on a worker thread; see :meth:`Offload.run`.
 
-        On cancellation, whether by anyio, trio or ``asyncio.Task.cancel``: a function that has not started does not
-        start; one that runs is waited for with ``wait``, else left to itself; the cancellation then goes on.
+        On cancellation, by anyio, trio or ``asyncio.Task.cancel``: a function that has not started does not start.
         """
-        return await self._run(Call(function, args, discard), self._lane(), wait)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        item = WorkItem(function, args, discard).cancellable()
+        ended = self._notify_of(item)
+        self._pool.start(item.run)
+        await self._wait(item, ended, abandon_on_cancel)
+        return item.take()
 
-    async def share(
+    async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
+        """Submit a blocking call to the worker threads; see :meth:`Offload.submit`."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        item = WorkItem(function, args).cancellable()
+        submitted = _Submitted(self, item, self._notify_of(item))
+        self._pool.start(item.run)
+        return submitted
+
+    def batched(
         self,
         function: Callable[[list[Any]], list[Any]],
-        item: Any,
-        alone: Callable[[Any], T],
+        unbatched: Callable[[Any], T],
         *,
-        wait: bool = True,
-    ) -> T:
-        """Call the function for all callers that are waiting at this moment, in one hop.
+        abandon_on_cancel: bool = False,
+    ) -> Callable[[Any], Awaitable[T]]:
+        """Return an async function of one item that batches concurrent calls, of all event loops.
 
-        A call that finds no company does not wait for it: one hop, or two of what only reads, are under way at a
-        time, and only who comes meanwhile waits for the next. On cancellation: whose hop has not started leaves at
-        once; else as in :meth:`run`. The hop goes on for the others.
+        A single call is dispatched at once. One batch is at work at a time, or two if calls can be abandoned, and only
+        calls that come meanwhile wait for the next. On cancellation, a call whose batch has not started leaves at once;
+        else as for :meth:`Offload.run`. The batch goes on for the others.
         """
-        lane = self._lane()
-        crowd = lane.crowds.get(function)
-        if crowd is None:
-            when_idle = partial(lane.crowds.pop, function, None)
-            crowd = lane.crowds[function] = Crowd(_WRITE_FLIGHTS if wait else _READ_FLIGHTS, when_idle)
-        member = Member(item)
-        if not crowd.may_depart():
-            await crowd.join(member, wait)
-        if not member.served:
-            await self._carry(crowd, member, function, lane, wait)
-        if member.outcome is UNBATCHED:
-            return await self.run(alone, item, wait=wait)
-        if isinstance(member.outcome, Exception):
-            raise member.outcome
-        return cast("T", member.outcome)
+        batcher = Batcher(function, self._pool, _MAX_READ_BATCHES if abandon_on_cancel else _MAX_WRITE_BATCHES)
+        self._batchers.add(batcher)
 
-    async def _carry(
-        self, crowd: Crowd, member: Member, function: Callable[[list[Any]], list[Any]], lane: _Lane, wait: bool
-    ) -> None:
-        """Make the hop for a member and for those who wait; the worker itself tells them their outcomes."""
-        batch = crowd.board(member)
-        self._shared_hops += 1
-        self._shared_calls += len(batch)
-        token = anyio.lowlevel.current_token()
+        async def call(item: Any) -> T:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            request = Request(item)
+            ended = self._notify_of(request)
+            batcher.enqueue(request)
+            await self._wait(request, ended, abandon_on_cancel)
+            outcome = request.take()
+            if outcome is UNBATCHED:
+                return await self.run(unbatched, item, abandon_on_cancel=abandon_on_cancel)
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome  # type: ignore[no-any-return]
 
-        def work() -> list[Any]:
-            try:
-                outcomes = function([each.item for each in batch])
-            except Exception:  # noqa: BLE001  (done alone, each meets its own error)
-                outcomes = [UNBATCHED] * len(batch)
-            if len(batch) > 1:
-                call_soon(token, partial(crowd.arrive, batch, outcomes))
-            return outcomes
+        return call
 
-        call = Call(work, (), None)
-        try:
-            outcomes = await self._run(call, lane, wait)
-        except BaseException:
-            if not call.started:
-                crowd.turn_back(batch[1:])
-            elif len(batch) == 1 and call.when_ended(partial(call_soon, token, crowd.end_flight)):
-                crowd.end_flight()
-            raise
-        if len(batch) == 1:
-            crowd.arrive(batch, outcomes)
-        else:
-            await member.told(wait)
-
-    async def _run(self, call: Call[T], lane: _Lane, wait: bool) -> T:
-        try:
-            lane.limiter.acquire_on_behalf_of_nowait(call)
-        except anyio.WouldBlock:
-            await lane.limiter.acquire_on_behalf_of(call)
-        try:
-            result = await self._on_worker(call, lane.unlimited)
-        except BaseException:
-            if call.abandon() and not wait:
-                self._leave(call, lane)
-                raise
-            try:
-                await self._ended(call)
-            finally:
-                lane.limiter.release_on_behalf_of(call)
-            raise
-        call.forget()
-        lane.limiter.release_on_behalf_of(call)
-        return result
-
-    async def _on_worker(self, call: Call[T], unlimited: anyio.CapacityLimiter) -> T:
-        """Have a worker make a call. A caller that is cancelled leaves at once."""
-        return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=unlimited)
-
-    @property
-    def _limit_of_loop(self) -> float:
-        return self.limit
-
-    async def finish(self, function: Callable[[], object]) -> None:
-        """Wait for the end of every call that its caller has left, then call the function on a worker thread."""
-        finished = False
+    async def drain(self, function: Callable[[], object] | None = None) -> None:
+        """Wait for every abandoned call, call the function on a worker thread, and end the threads if they are idle."""
         cancelled: BaseException | None = None
+        finished = False
 
         def last() -> None:
             nonlocal finished
             finished = True
+            assert function is not None
             function()
 
         with anyio.CancelScope(shield=True):
             while not finished:
                 try:
-                    for call in tuple(self._left):
-                        await self._ended(call)
+                    for item in tuple(self._abandoned):
+                        await _shielded(self._notify_of(item))
+                    if function is None:
+                        break
                     await self.run(last)
-                except anyio.get_cancelled_exc_class() as exc:
-                    cancelled = exc
+                except anyio.get_cancelled_exc_class() as error:
+                    cancelled = error
+            if function is not None:
+                stopped = anyio.Event()
+                self._pool.stop(partial(self._notifier().set_event, stopped))
+                try:
+                    await _shielded(stopped)
+                except anyio.get_cancelled_exc_class() as error:
+                    cancelled = error
         if cancelled is not None:
             raise cancelled
 
-    def statistics_of_calls(self) -> OffloadStatistics:
-        """Return how much is going on in all loops, and how much went on."""
-        lanes = list(self._lanes.values())
-        limiters = [lane.limiter.statistics() for lane in lanes]
-        crowded = sum(crowd.waiting for lane in lanes for crowd in list(lane.crowds.values()))
+    def statistics(self) -> OffloadStatistics:
+        """Return how many calls run and wait, in all event loops, and how many were batched."""
+        batchers = list(self._batchers)
         return OffloadStatistics(
-            sum(limiter.borrowed_tokens for limiter in limiters),
-            sum(limiter.tasks_waiting for limiter in limiters) + crowded,
-            self._shared_hops,
-            self._shared_calls,
+            self._pool.busy,
+            self._pool.waiting + sum(batcher.waiting for batcher in batchers),
+            sum(batcher.batches for batcher in batchers),
+            sum(batcher.calls for batcher in batchers),
         )
 
-    def _lane(self) -> _Lane:
-        loop = anyio.lowlevel.current_token().native_token
-        try:
-            return self._lanes[loop]
-        except KeyError:
-            lane = self._lanes[loop] = _Lane(self._limit_of_loop)
-            return lane
-
-    def _leave(self, call: Call[Any], lane: _Lane) -> None:
+    def _notifier(self) -> _LoopNotifier:
         token = anyio.lowlevel.current_token()
-        self._left.add(call)
+        notifier = self._notifiers.get(token.native_token)
+        if notifier is None:
+            notifier = self._notifiers[token.native_token] = _LoopNotifier(token)
+        return notifier
 
-        def give_back() -> None:
-            call_soon(token, partial(lane.limiter.release_on_behalf_of, call))
-            self._left.discard(call)
-
-        if call.when_ended(give_back):
-            self._left.discard(call)
-            lane.limiter.release_on_behalf_of(call)
-
-    async def _ended(self, call: Call[Any]) -> None:
-        token = anyio.lowlevel.current_token()
+    def _notify_of(self, item: PendingResult[Any]) -> anyio.Event:
+        """Return an event of this loop that is set when a result is there."""
         event = anyio.Event()
+        if item.when_ended(partial(self._notifier().set_event, event)):
+            event.set()
+        return event
 
-        if call.when_ended(partial(call_soon, token, event.set)):
-            return
-        await wait_through(event)
+    async def _wait(self, item: PendingResult[Any], ended: anyio.Event, abandon_on_cancel: bool) -> None:
+        try:
+            await ended.wait()
+        except BaseException:
+            if item.abandon():
+                if not abandon_on_cancel:
+                    await _shielded(ended)
+                else:
+                    self._abandoned.add(item)
+                    if item.when_ended(partial(self._abandoned.discard, item)):
+                        self._abandoned.discard(item)
+            raise
 
 
-class _Lane:
-    """What one event loop needs: the limiter that counts, one that does not, for anyio itself, and who shares hops."""
+class _Submitted(Generic[T]):
+    """See :class:`Submitted`."""
 
-    def __init__(self, limit: float) -> None:
-        self.limiter = anyio.CapacityLimiter(limit)
-        self.unlimited = anyio.CapacityLimiter(math.inf)
-        self.crowds: dict[Callable[[list[Any]], list[Any]], Crowd] = {}
+    def __init__(self, threads: Threads, item: WorkItem[T], ended: anyio.Event) -> None:
+        self._threads = threads
+        self._item = item
+        self._ended = ended
+
+    async def result(self) -> T:
+        await self._threads._wait(self._item, self._ended, False)  # noqa: SLF001  (of the same module)
+        return self._item.take()
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        token = anyio.lowlevel.current_token()
+        if self._item.when_ended(partial(call_soon, token, callback)):
+            callback()
+
+    async def cancel(self) -> None:
+        if self._item.abandon():
+            await _shielded(self._ended)
+
+
+class _LoopNotifier:
+    """Sets events of an event loop from other threads; those that come while the loop is busy reach it together."""
+
+    def __init__(self, token: anyio.lowlevel.EventLoopToken) -> None:
+        self._token = token
+        self._lock = threading.Lock()
+        self._events: list[anyio.Event] = []
+
+    def set_event(self, event: anyio.Event) -> None:
+        with self._lock:
+            self._events.append(event)
+            first = len(self._events) == 1
+        if first:
+            call_soon(self._token, self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            events, self._events = self._events, []
+        for event in events:
+            event.set()
+
+
+async def _shielded(event: anyio.Event) -> None:
+    """Wait for an event, shielded from cancellation, which is raised afterwards.
+
+    A shielded scope keeps out the cancellation of anyio and trio, but not ``asyncio.Task.cancel``.
+    """
+    cancelled: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled

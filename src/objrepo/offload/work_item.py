@@ -1,32 +1,158 @@
-"""A blocking call on a worker thread, and its two ends: the caller may leave, and the worker may be told so."""
+"""A blocking call and its result, which is either taken by its caller or discarded, exactly once."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from contextvars import ContextVar, copy_context
+from enum import Enum, auto
+from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio.lowlevel
 
-__all__ = ("Call", "WorkCancelled", "call_soon", "cancel_requested")
+__all__ = ("PendingResult", "WorkCancelled", "WorkItem", "call_soon", "cancel_requested")
 
 T = TypeVar("T")
 
-_worker = threading.local()
+_log: Final = logging.getLogger("objrepo")
 
 
-class WorkCancelled(Exception):  # noqa: N818  (nobody catches it: it only unwinds a worker's call)
-    """Raised inside a worker to unwind a call whose caller has been cancelled."""
+class WorkCancelled(Exception):  # noqa: N818  (no caller catches it: it only unwinds a worker's call)
+    """Raised in a worker thread to unwind a call whose caller has been cancelled."""
+
+
+class _State(Enum):
+    PENDING = auto()
+    RUNNING = auto()
+    ENDED = auto()
+
+
+class PendingResult(Generic[T]):
+    """A result that one thread produces and that a caller takes or abandons.
+
+    :param discard: called once with the result if the caller has abandoned it.
+    :ivar cancel_requested: whether the caller has abandoned it.
+    """
+
+    def __init__(self, discard: Callable[[T], object] | None = None) -> None:
+        self._discard = discard
+        self._lock = threading.Lock()
+        self._state = _State.PENDING
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._listeners: list[Callable[[], object]] = []
+        self.cancel_requested = False
+
+    def begin(self) -> bool:
+        """Note that a thread begins to produce it; return False if that is not to be done, or done already."""
+        with self._lock:
+            if self._state is not _State.PENDING:
+                return False
+            self._state = _State.RUNNING
+            return True
+
+    def end(self, result: T | None, error: BaseException | None = None) -> list[Callable[[], object]]:
+        """Store the result, or discard it; return the listeners, which the caller of this is to call."""
+        with self._lock:
+            self._state = _State.ENDED
+            abandoned = self.cancel_requested
+            if not abandoned:
+                self._result, self._error = result, error
+            listeners, self._listeners = self._listeners, []
+        if abandoned and error is None:
+            self._discard_result(cast("T", result))
+        return listeners
+
+    def abandon(self) -> bool:
+        """Give up the result, and ask for an early stop; return whether it is being produced at this moment."""
+        with self._lock:
+            self.cancel_requested = True
+            if self._state is _State.RUNNING:
+                return True
+            unused = self._state is _State.ENDED and self._error is None
+            self._state = _State.ENDED
+            result, self._result = self._result, None
+        if unused:
+            self._discard_result(cast("T", result))
+        return False
+
+    def take(self) -> T:
+        """Return the result, or raise the error; once, after it has ended."""
+        error, self._error = self._error, None
+        result, self._result = self._result, None
+        if error is None:
+            return cast("T", result)
+        try:
+            raise error
+        finally:
+            del error  # its own traceback would keep it alive
+
+    def when_ended(self, listener: Callable[[], object]) -> bool:
+        """Have a function called, in any thread, when it has ended; return True if it has ended already."""
+        with self._lock:
+            if self._state is _State.ENDED:
+                return True
+            self._listeners.append(listener)
+            return False
+
+    def _discard_result(self, result: T) -> None:
+        if self._discard is not None:
+            try:
+                self._discard(result)
+            except Exception:  # noqa: BLE001  (the thread goes on to its next call)
+                _log.exception("the result of a cancelled call could not be discarded")
+
+
+class WorkItem(PendingResult[T]):
+    """A blocking call, in a copy of its caller's context."""
+
+    def __init__(
+        self, function: Callable[..., T], args: tuple[Any, ...], discard: Callable[[T], object] | None = None
+    ) -> None:
+        super().__init__(discard)
+        self._call = (function, args, copy_context())
+
+    def run(self) -> list[Callable[[], object]]:
+        """Call the function unless that was done or the caller has left; return the listeners to be called."""
+        if not self.begin():
+            return []
+        function, args, context = self._call
+        del self._call  # nothing is kept alive longer than necessary: a thread keeps its last item until the next
+        try:
+            result = context.run(function, *args)
+        except BaseException as error:  # noqa: BLE001  (it is raised where the result is taken)
+            return self.end(None, error)
+        finally:
+            del function, args, context
+        return self.end(result)
+
+    def result(self) -> T:
+        """Wait for the call, blocking; return its result or raise its error."""
+        ended = threading.Event()
+        if not self.when_ended(ended.set):
+            ended.wait()
+        return self.take()
+
+    def cancellable(self) -> WorkItem[T]:
+        """Have the function see, by :func:`cancel_requested`, whether this item was abandoned."""
+        _, _, context = self._call
+        context.run(_current.set, self)
+        return self
+
+
+_current: Final[ContextVar[WorkItem[Any] | None]] = ContextVar("objrepo_work_item", default=None)
 
 
 def cancel_requested() -> bool:
     """Say, inside a blocking function, whether its caller has been cancelled.
 
-    A long function asks now and then and raises :class:`WorkCancelled` where it can stop with nothing half-done.
+    A long function asks regularly and raises :class:`WorkCancelled` where it can stop with nothing half-done. In the
+    threads of a :class:`~objrepo.offload.BlockingPool` it says what it says in the function that submitted the call.
     """
-    call: Call[Any] | None = getattr(_worker, "call", None)
-    return call is not None and call.abandoned
+    item = _current.get()
+    return item is not None and item.cancel_requested
 
 
 def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], object]) -> None:
@@ -38,72 +164,3 @@ def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], objec
     schedule = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
     with suppress(RuntimeError):  # what both kinds of loops raise when they have ended
         schedule(function)
-
-
-class Call(Generic[T]):
-    """A blocking call that either hands its result to its caller or, abandoned, gets rid of it."""
-
-    def __init__(
-        self, function: Callable[..., T], args: tuple[Any, ...], discard: Callable[[T], object] | None
-    ) -> None:
-        self._function = function
-        self._args = args
-        self._discard = discard
-        self._lock = threading.Lock()
-        self.started = False
-        self._ended = False
-        self._results: list[T] = []
-        self._listeners: list[Callable[[], None]] = []
-        self.abandoned = False
-
-    def __call__(self) -> T:
-        """Run the function, on the worker."""
-        with self._lock:
-            if self.abandoned:
-                raise WorkCancelled
-            self.started = True
-        _worker.call = self
-        # Nothing is held longer than it is needed: worker threads keep what they ran last until they are given more.
-        function, args = self._function, self._args
-        del self._function, self._args
-        try:
-            result = function(*args)
-            with self._lock:
-                if not self.abandoned:
-                    self._results.append(result)
-            if self.abandoned and not self._results and self._discard is not None:
-                self._discard(result)
-            return result
-        finally:
-            del function, args
-            _worker.call = None
-            self._end()
-
-    def abandon(self) -> bool:
-        """Note that the caller goes; return whether the function is running still."""
-        with self._lock:
-            self.abandoned = True
-            if self.started and not self._ended and not self._results:
-                return True
-            self._ended = True
-        if self._results and self._discard is not None:
-            self._discard(self._results.pop())
-        return False
-
-    def forget(self) -> None:
-        """Let go of the result, which the caller has taken."""
-        self._results.clear()
-
-    def when_ended(self, listener: Callable[[], None]) -> bool:
-        """Have the worker call a function when it has ended; return True if it has ended already."""
-        with self._lock:
-            if self._ended:
-                return True
-            self._listeners.append(listener)
-            return False
-
-    def _end(self) -> None:
-        with self._lock:
-            self._ended = True
-        for listener in self._listeners:
-            listener()

@@ -15,13 +15,14 @@ from itertools import chain
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
+from objrepo.backend import Backend
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
-from objrepo.integrity import compared
+from objrepo.integrity import check_digest
 from objrepo.keys import is_key, valid_keys
-from objrepo.offload import BlockingPool, Offload, OwnThreads, WorkCancelled, cancel_requested
+from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
-from objrepo.repository import Repository, log, log_report
+from objrepo.repository import Repository, log
 from objrepo.s3.client import PAGE_NAMES, BucketClient, Buffer, Listing, MissingError
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import PART_BYTES, S3Options
@@ -39,7 +40,7 @@ _FEW_KEYS: Final = 8
 _DAY: Final = 24 * 60 * 60.0
 
 
-class S3Repository(Repository):
+class S3Repository(Repository["S3Backend"]):
     """Keeps objects in a bucket of Amazon S3 or of anything that speaks its protocol, such as Ceph, Garage or R2.
 
     An object is stored under the SHA-256 of its content, which is known before anything is sent: what is there is not
@@ -87,7 +88,7 @@ class S3Repository(Repository):
         concurrency: int = 32,
         offload: Offload | None = None,
     ) -> None:
-        self._options = S3Options(
+        options = S3Options(
             bucket=bucket,
             prefix=prefix,
             endpoint=endpoint,
@@ -102,30 +103,46 @@ class S3Repository(Repository):
             retry_timeout=retry_timeout,
             concurrency=concurrency,
         )
-        super().__init__(OwnThreads(concurrency) if offload is None else offload)
-        self._bucket = BucketClient(self._options)
-        self._several = self._threads = BlockingPool(concurrency)
-        self._marker: dict[str, Any] | None = None
+        super().__init__(S3Backend(options), Threads(concurrency) if offload is None else offload)
 
     def __str__(self) -> str:
-        return f"S3Repository {self._options.url}"
+        return f"S3Repository {self.backend.location}"
 
     async def maintain(
         self, dry_run: bool = False, live: bool = True, *, uploads_older_than: float = _DAY
     ) -> MaintenanceReport:
-        """Abort uploads that were begun and never ended, whose parts take space that no listing shows.
+        """Abort multipart uploads that were never completed, whose parts take space that no listing shows.
 
         :param dry_run: only count them.
         :param live: whether others may be writing at the moment; then only old uploads are aborted.
         :param uploads_older_than: how old, in seconds.
+        :raises AccessDeniedError: if the credentials do not allow listing or aborting uploads.
+        :raises RepositoryUnavailableError: if the service does not answer within the time limit.
         """
-        report = await self._ready().run(self._maintain, dry_run, uploads_older_than if live else 0.0)
-        log_report(self, report)
-        return report
+        return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than)
+
+
+class S3Backend(Backend):
+    """See :class:`S3Repository`."""
+
+    pool: BlockingPool
+
+    def __init__(self, options: S3Options) -> None:
+        self._options = options
+        self._bucket = BucketClient(options)
+        self.pool = BlockingPool(options.concurrency)
+        self._marker: dict[str, Any] | None = None
+
+    def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
+        return type(self), (self._options,)
+
+    @property
+    def location(self) -> str:
+        return self._options.url
 
     # -- the repository as a whole ------------------------------------------------------------------------------
 
-    def _initialise(self, **options: Any) -> None:
+    def initialise(self, **options: Any) -> None:
         if options:
             raise TypeError(f"an S3 repository has no options to initialise it with, got {', '.join(options)}")
         if self._read_marker() is not None:
@@ -137,20 +154,20 @@ class S3Repository(Repository):
         self._bucket.create(_MARKER, json.dumps(marker).encode())
         self._checked_marker()
 
-    def _is_initialised(self) -> bool:
+    def is_initialised(self) -> bool:
         try:
             return self._read_marker() is not None
         except NotInitialisedError:
             return False
 
-    def _uuid(self) -> str | None:
-        marker = self._read_marker() if self._is_initialised() else None
+    def uuid(self) -> str | None:
+        marker = self._read_marker() if self.is_initialised() else None
         return None if marker is None else str(marker["uuid"])
 
-    def _key_format(self) -> str:
+    def key_format(self) -> str:
         return str(self._checked_marker()["key_format"])
 
-    def _info(self, detailed: bool) -> RepositoryInfo:
+    def info(self, detailed: bool) -> RepositoryInfo:
         marker = self._checked_marker()
         objects = total = 0
         for name, size in self._names():
@@ -165,14 +182,14 @@ class S3Repository(Repository):
             size=total if detailed else None,
         )
 
-    def _maintain(self, dry_run: bool, older_than: float) -> MaintenanceReport:
+    def maintain(self, *, dry_run: bool, live: bool, uploads_older_than: float = _DAY) -> MaintenanceReport:
         self._checked_marker()
-        uploads = self._unfinished_uploads(older_than)
+        uploads = self._unfinished_uploads(uploads_older_than if live else 0.0)
         if uploads and not dry_run:
             abort_uploads(self._options, uploads)
         return MaintenanceReport(dry_run, (MaintenanceStep("abort_uploads", len(uploads), 0),))
 
-    def _leftovers(self) -> tuple[Leftover, ...]:
+    def leftovers(self) -> tuple[Leftover, ...]:
         try:
             uploads = self._unfinished_uploads(_DAY)
         except RepositoryError as error:  # what was verified is reported nevertheless
@@ -184,7 +201,7 @@ class S3Repository(Repository):
         """Return the uploads of this repository's objects, and none of other programs that use the bucket."""
         return [upload for upload in list_uploads(self._options, older_than) if _key(upload.name) is not None]
 
-    def _erase(self) -> None:
+    def erase(self) -> None:
         self._marker = None
         if self._read_marker() is None:
             return
@@ -196,7 +213,8 @@ class S3Repository(Repository):
         self._bucket.delete([_MARKER])
         self._marker = None
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        super().close()
         self._bucket.close()
         self._marker = None
 
@@ -229,7 +247,7 @@ class S3Repository(Repository):
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def _put(self, reader: BinaryReader) -> str:
+    def put(self, reader: BinaryReader) -> str:
         self._checked_marker()
         content = read_up_to(reader, _WHOLE_BYTES)
         if len(content) < _WHOLE_BYTES:
@@ -258,13 +276,13 @@ class S3Repository(Repository):
             self._bucket.upload(name, lambda: _chunks(key, file), size)
         return key
 
-    def _delete(self, keys: Sequence[str]) -> None:
-        self._require(keys)
+    def delete(self, keys: Sequence[str]) -> None:
+        self.require(keys)
         self._bucket.delete([_name(key) for key in keys])
 
     # -- looking ------------------------------------------------------------------------------------------------
 
-    def _has(self, keys: Sequence[object]) -> list[bool]:
+    def has(self, keys: Sequence[object]) -> list[bool]:
         self._checked_marker()
         present = self._present(sorted(set(valid_keys(keys, "sha256"))))
         return [isinstance(key, str) and key in present for key in keys]
@@ -293,17 +311,17 @@ class S3Repository(Repository):
                 end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
                 position = bisect_right(keys, end)
         asked = keys[position:]
-        sizes = self._threads.each(self._bucket.size, map(_name, asked))
+        sizes = self.pool.map(self._bucket.size, map(_name, asked))
         found = {key for key, size in zip(asked, sizes, strict=True) if size is not None}
         return found | present.intersection(keys)
 
-    def _size(self, key: str) -> int:
+    def size(self, key: str) -> int:
         size = self._bucket.size(_name(key)) if self._is_key(key) else None
         if size is None:
             raise ObjectNotFoundError([key], self)
         return size
 
-    def _list(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
+    def list_keys(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
         self._checked_marker()
         listing = self._bucket.list() if cursor is None else cursor
         keys = [key for name, _ in listing.next_page() if (key := _key(name)) is not None]
@@ -318,28 +336,25 @@ class S3Repository(Repository):
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def _get(self, key: str) -> bytes:
+    def get(self, key: str) -> bytes:
         with self._missing(key):
             name = _name(key)
             (content, size), first = self._bucket.get(name)
             if first is None:
-                return compared(key, "sha256", content)
+                return check_digest(key, "sha256", content)
             starts = range(PART_BYTES, size, PART_BYTES)
             rest = (partial(self._buffer, key, start, min(start + PART_BYTES, size)) for start in starts)
             reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
             hasher = hashlib.sha256()
             whole = io.BytesIO()  # gives out what was written to it without a copy, and is filled while parts come in
-            for part in self._threads.each(operator.call, reads):
+            for part in self.pool.map(operator.call, reads):
                 hasher.update(part)
                 whole.write(part)
         if hasher.hexdigest() != key:
             raise CorruptObjectError(key, f"its content hashes to {hasher.hexdigest()}")
         return whole.getvalue()
 
-    def _get_checked(self, key: str) -> bytes:
-        return self._get(key)
-
-    def _open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
         wanted = CHUNK_BYTES if length is None else min(max(length, 1), CHUNK_BYTES)
         with self._missing(key):
             head, whole = self._bucket.get_range(_name(key), offset, offset + wanted)
@@ -348,9 +363,9 @@ class S3Repository(Repository):
         if len(head) >= size:
             return OpenedObject(key, size, head[:size], None)
         file = RangeRequestFile(
-            f"{self._options.url} {key}", whole, lambda start, end: self._part(key, start, end), self._threads
+            f"{self._options.url} {key}", whole, lambda start, end: self._part(key, start, end), self.pool
         )
-        return self._kept(OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size)))
+        return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
 
     def _part(self, key: str, start: int, end: int) -> bytes:
         return bytes(self._buffer(key, start, end))
@@ -363,7 +378,7 @@ class S3Repository(Repository):
         return content
 
     def _is_key(self, key: str) -> bool:
-        return is_key(key, self._key_format())
+        return is_key(key, self.key_format())
 
     @contextmanager
     def _missing(self, key: str) -> Iterator[None]:

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 from objrepo.errors import RepositoryClosedError
-from objrepo.offload import Inline
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
@@ -71,7 +70,7 @@ class SyncRepository(AbstractRepositoryBackend):
 
     @property
     def _runs_inline(self) -> bool:
-        return isinstance(getattr(self._repository, "offload", None), Inline)
+        return not getattr(getattr(self._repository, "offload", None), "concurrent", True)
 
     @property
     def _runner(self) -> CoroutineRunner:
@@ -217,7 +216,7 @@ async def _next_objects(
     objects: AsyncIterator[tuple[str, ObjectStream]],
 ) -> tuple[list[tuple[str, bytes]], ObjectStream | None, Exception | None]:
     """Take some small objects at once, and the large one or the error that comes after them."""
-    if isinstance(objects, ObjectIterator) and (whole := await objects.whole_ones()):
+    if isinstance(objects, ObjectIterator) and (whole := await objects.small_objects()):
         return whole, None, None
     small: list[tuple[str, bytes]] = []
     size = 0

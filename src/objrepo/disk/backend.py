@@ -1,0 +1,299 @@
+"""`DiskBackend`: the blocking operations on a container of disk-objectstore."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, TypeVar
+
+from objrepo.backend import LIST_PAGE_SIZE, Backend
+from objrepo.disk import create
+from objrepo.disk.bulk_reader import FileSignatures, Item, open_items, plan, read_each
+from objrepo.disk.group_commit import put_group
+from objrepo.disk.layout import Layout
+from objrepo.disk.listing import Cursor, list_keys
+from objrepo.disk.locks import maintenance_lock
+from objrepo.disk.loose import remove_loose, write_loose
+from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
+from objrepo.disk.repair import drop_damaged, lost_keys, quarantine_object, remove_stale_files
+from objrepo.disk.session import ContainerSession, SessionPool
+from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of
+from objrepo.disk.verify import check_objects, find_leftovers
+from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
+from objrepo.keys import valid_keys
+from objrepo.offload import UNBATCHED, WorkCancelled, cancel_requested
+from objrepo.protocol import BinaryReader, Source
+from objrepo.reports import Leftover, MaintenanceReport, ProgressCallback, RepairStep, VerifyReport
+from objrepo.sources import ChainedReader, open_source, read_source, read_up_to
+from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject
+
+__all__ = ("DiskBackend",)
+
+T = TypeVar("T")
+
+_DELETE_PATIENCE: Final = 30.0
+"""How many seconds a deletion waits for a packer, which would otherwise pack an object that was deleted meanwhile."""
+
+
+class DiskBackend(Backend):
+    """See :class:`~objrepo.DiskRepository`.
+
+    :param path: the container's folder.
+    """
+
+    batches_puts: ClassVar[bool] = True
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._layout = Layout(Path(path).absolute())
+        self._sessions = SessionPool(self._layout)
+
+    def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path]]:
+        return type(self), (self.path,)
+
+    @property
+    def path(self) -> Path:
+        """The container's folder."""
+        return self._layout.folder
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
+
+    @property
+    def idle_sessions(self) -> int:
+        """How many sessions are kept open between calls."""
+        return self._sessions.idle
+
+    # -- the repository as a whole ------------------------------------------------------------------------------
+
+    def initialise(self, *, clear: bool = False, **options: Any) -> None:
+        if clear:
+            self._sessions.close()
+        create.initialise(self._layout, clear=clear, **options)
+
+    def is_initialised(self) -> bool:
+        return self._layout.is_initialised()
+
+    def uuid(self) -> str | None:
+        with suppress(NotInitialisedError), self._sessions.lease() as session:
+            return session.config.container_id
+        return None
+
+    def key_format(self) -> str:
+        with self._sessions.lease() as session:
+            return session.config.hash_type
+
+    def info(self, detailed: bool) -> DiskInfo:
+        with self._sessions.lease() as session:
+            return info_of(session, detailed)
+
+    def maintain(
+        self,
+        *,
+        dry_run: bool,
+        live: bool,
+        pack_loose: bool | None = None,
+        do_repack: bool | None = None,
+        clean_storage: bool | None = None,
+        do_vacuum: bool | None = None,
+        compress: bool = False,
+        incremental_cleanup: bool = True,
+        timeout: float = 0,
+        progress: ProgressCallback | None = None,
+    ) -> MaintenanceReport:
+        """Pack, repack, clean and vacuum the container; see :meth:`DiskRepository.maintain`."""
+        from objrepo.disk.maintenance import Plan, estimate, run  # imports SQLAlchemy
+
+        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
+        with self._sessions.lease() as session:
+            if dry_run:
+                return MaintenanceReport(True, estimate(session, plan))
+            with maintenance_lock(session.layout, timeout):
+                return MaintenanceReport(False, run(session, plan, progress))
+
+    def verify_batch(self, keys: Sequence[str], quick: bool) -> VerifyReport:
+        with self._sessions.lease() as session:
+            return check_objects(session, keys, quick)
+
+    def leftovers(self) -> tuple[Leftover, ...]:
+        with self._sessions.lease() as session:
+            return find_leftovers(session)
+
+    def erase(self) -> None:
+        self._sessions.close()
+        create.erase(self._layout)
+
+    def close(self) -> None:
+        self._sessions.close()
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def put(self, reader: BinaryReader) -> str:
+        with self._sessions.lease() as session:
+            return write_loose(session, reader)
+
+    def put_batch(self, sources: Sequence[Source]) -> list[Any]:
+        outcomes: list[Any] = [UNBATCHED] * len(sources)
+        small: dict[int, bytes | memoryview] = {}
+        size = 0
+        for number, source in enumerate(sources):
+            if cancel_requested():
+                raise WorkCancelled
+            try:
+                content = self._small_content(source)
+            except WorkCancelled:
+                raise
+            except Exception as error:  # noqa: BLE001  (it is the outcome of this source)
+                outcomes[number] = error
+                continue
+            if content is UNBATCHED or isinstance(content, str):
+                outcomes[number] = content
+                continue
+            small[number] = content
+            size += len(content)
+            if size >= BATCH_BYTES:
+                self._put_small(small, outcomes)
+                small, size = {}, 0
+        self._put_small(small, outcomes)
+        return outcomes
+
+    def _small_content(self, source: Source) -> Any:
+        """Return the content of a small source, ``UNBATCHED``, or the key of a large one that had to be read."""
+        if isinstance(source, memoryview):
+            if source.nbytes > MAX_BATCHED_OBJECT_BYTES:
+                return UNBATCHED
+            return source if source.contiguous and source.format == "B" else source.tobytes()
+        if isinstance(source, os.PathLike):
+            return _small_file(source)
+        with open_source(source) as reader:
+            head = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
+            return head if len(head) <= MAX_BATCHED_OBJECT_BYTES else self.put(ChainedReader(head, reader))
+
+    def _put_small(self, contents: dict[int, Any], outcomes: list[Any]) -> None:
+        """Store small objects, and write their keys into the outcomes."""
+        if len(contents) == 1:  # a single one is stored in a file of its own, as AiiDA does
+            [(number, content)] = contents.items()
+            try:
+                outcomes[number] = read_source(memoryview(content), self.put)
+            except (RepositoryError, OSError) as error:
+                outcomes[number] = error
+        elif contents:
+            with self._sessions.lease() as session:
+                keys = put_group(session, list(contents.values()))
+            for number, key in zip(contents, keys, strict=True):
+                outcomes[number] = key
+
+    def delete(self, keys: Sequence[str]) -> None:
+        with self._sessions.lease() as session, maintenance_lock(session.layout, _DELETE_PATIENCE):
+            found = has_objects(session, keys)
+            if missing := [key for key in keys if key not in found]:
+                raise ObjectNotFoundError(missing, self)
+            # Loose ones first: after a failure no object is back in the state before it was packed.
+            remove_loose(session, list(keys))
+            session.index.remove(keys)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def has(self, keys: Sequence[object]) -> list[bool]:
+        with self._sessions.lease() as session:
+            if len(keys) == 1:
+                [key] = keys
+                return [isinstance(key, str) and bool(session.matches(key)) and has_object(session, key)]
+            found = has_objects(session, valid_keys(keys, session.config.hash_type))
+        return [isinstance(key, str) and key in found for key in keys]
+
+    def get(self, key: str) -> bytes:
+        with self._sessions.lease(checked=False) as session:
+            if session.matches(key) and (content := read_at_once(session, key)) is not None:
+                return content
+        return self._found(key, read_object)  # type: ignore[no-any-return]
+
+    def get_batch(self, keys: Sequence[str]) -> list[Any]:
+        with self._sessions.lease() as session:
+            well_formed = list(dict.fromkeys(valid_keys(keys, session.config.hash_type)))
+            outcomes = read_each(session, well_formed, self) if well_formed else {}
+        return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        return self._found(key, lambda session, key: open_object(session, key, offset, length))
+
+    def size(self, key: str) -> int:
+        return self._found(key, find_size)
+
+    def locate(self, key: str) -> ObjectLocation:
+        """Return where an object is.
+
+        :raises ObjectNotFoundError: if the object does not exist.
+        """
+        return self._found(key, location_of)
+
+    def _found(self, key: str, look: Callable[[ContainerSession, str], T | None]) -> T:
+        with self._sessions.lease() as session:
+            found = look(session, key) if session.matches(key) else None
+        if found is None:
+            raise ObjectNotFoundError([key], self)
+        return found
+
+    def plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
+        with self._sessions.lease() as session:
+            if len(valid_keys(keys, session.config.hash_type)) < len(keys):
+                self.require(keys)
+            items, signatures = plan(session, keys, self)
+        return items, partial(self._open_items, signatures)
+
+    def _open_items(self, signatures: FileSignatures, items: Sequence[Item]) -> list[OpenedObject]:
+        with self._sessions.lease() as session:
+            return open_items(session, signatures, items, self)
+
+    def list_keys(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
+        with self._sessions.lease() as session:
+            return list_keys(session, cursor, LIST_PAGE_SIZE)
+
+    # -- repairing ----------------------------------------------------------------------------------------------
+
+    def remove_stale_files(self, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
+        """Remove the locks and temporary files of interrupted operations; nothing while others may be at work."""
+        with self._sessions.lease() as session:
+            locks = [RepairStep("removed", str(path), "a stale lock") for path in session.layout.pack_locks()]
+            if dry_run:
+                return [] if live else locks + remove_stale_files(session, dry_run=True)
+            with maintenance_lock(session.layout, timeout, break_locks=not live):
+                return [] if live else locks + remove_stale_files(session, dry_run=False)
+
+    def lost_keys(self) -> list[str]:
+        """Return the keys of objects that an earlier repair has quarantined and not restored."""
+        with self._sessions.lease() as session:
+            return lost_keys(session)
+
+    def quarantine_object(
+        self, key: str, dry_run: bool, timeout: float
+    ) -> Literal["restored", "quarantined", "skipped"]:
+        """Move the damaged bytes of an object to the quarantine; see :func:`~objrepo.disk.repair.quarantine_object`."""
+        with self._sessions.lease() as session:
+            if dry_run:
+                return quarantine_object(session, key, dry_run=True)
+            with maintenance_lock(session.layout, timeout):
+                return quarantine_object(session, key)
+
+    def drop_damaged(self, key: str, timeout: float) -> None:
+        """Remove the rows of damaged copies of an object from the index."""
+        with self._sessions.lease() as session, maintenance_lock(session.layout, timeout):
+            drop_damaged(session, key)
+
+
+def _small_file(path: os.PathLike[str]) -> bytes | Any:
+    """Return the content of a file, or ``UNBATCHED`` if it may be large, may block or cannot be read."""
+    try:
+        status = Path(path).stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BATCHED_OBJECT_BYTES:
+            with open(path, "rb", buffering=0) as file:
+                content = file.read(MAX_BATCHED_OBJECT_BYTES + 1)
+            if len(content) <= MAX_BATCHED_OBJECT_BYTES:
+                return content
+    except (OSError, ValueError):
+        pass  # a call of its own raises the error
+    return UNBATCHED
