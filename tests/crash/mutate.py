@@ -32,7 +32,7 @@ from objrepo import DiskRepository, RepositoryError
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 
-SECONDS = 20
+SECONDS = 60  # `delete` waits 30 seconds for a lock
 MEMORY = 2 * 1024**3
 
 call = InPlace().call
