@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 
 import anyio
@@ -359,7 +361,7 @@ class TestFailures:
         async with make() as repo:
             keys = await repo.put_many([SMALL, LARGE, b"good"])
             for key in keys[:2]:
-                origin.backend._objects[key] = origin._objects[key][:-1] + b"!"
+                origin.backend._objects[key] = origin.backend._objects[key][:-1] + b"!"
                 for how in (CachedRepository.get, read):
                     with pytest.raises(CorruptObjectError):
                         await how(repo, key)
@@ -534,6 +536,34 @@ class TestCacheFailures:
                 assert await repo.has(key)
 
 
+async def test_a_task_that_enters_while_the_last_one_leaves_does_not_lose_the_index(make, origin, monkeypatch):
+    closing, used = threading.Event(), threading.Event()
+    repo = make(cache=MemoryRepository())
+    async with origin:
+        key = await origin.put(SMALL)
+    close = repo._store.index.close
+
+    def slow_close():
+        closing.set()
+        used.wait(0.5)
+        close()
+
+    monkeypatch.setattr(repo._store.index, "close", slow_close)
+
+    async def leave():
+        async with repo:
+            await repo.get(key)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(leave)
+        await anyio.to_thread.run_sync(closing.wait)
+        async with repo:
+            assert await repo.get(key) == SMALL
+            used.set()
+            await anyio.sleep(0.1)
+            assert repo._store.index.keys() == [key]
+
+
 class TestOtherHashType:
     """The keys of the cache are SHA-1 and those of the origin SHA-256."""
 
@@ -587,6 +617,21 @@ def test_it_works_without_an_event_loop(tmp_path):
         assert repo.get_object_content(key) == SMALL
         with repo.open(key) as handle:
             assert handle.read() == SMALL
+
+
+async def test_a_pickled_repository_has_the_same_cache_and_origin(tmp_path):
+    origin = DiskRepository(tmp_path / "origin")
+    repo = CachedRepository(DiskRepository(tmp_path / "cache"), origin, max_bytes=10_000, index=tmp_path / "index")
+    async with repo:
+        await repo.initialise()
+        key = await repo.put(SMALL)
+        await repo.get(key)
+    unpickled = pickle.loads(pickle.dumps(repo))
+    assert str(unpickled) == str(repo)
+    assert (unpickled._store.index.path, unpickled._store.index.max_bytes) == (tmp_path / "index", 10_000)
+    async with unpickled, origin:
+        await origin.delete(key)
+        assert await unpickled.get(key) == SMALL, "it is in the cache"
 
 
 async def test_several_processes_share_one_cache(tmp_path):

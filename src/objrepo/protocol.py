@@ -288,6 +288,7 @@ class AsyncRepository(Protocol):
     async def size(self, key: str) -> int:
         """Return the length of an object in bytes. Abandoned on cancellation.
 
+        :param key: the object.
         :raises ObjectNotFoundError: if the object does not exist.
         :raises OSError: if that cannot be found out.
         """
@@ -296,6 +297,7 @@ class AsyncRepository(Protocol):
     async def hash(self, key: str) -> str:
         """Return the SHA-256 of an object as 64 hexadecimal digits, for every key format. Abandoned on cancellation.
 
+        :param key: the object.
         :raises ObjectNotFoundError: if the object does not exist.
         :raises CorruptObjectError: if the object had to be read and its stored bytes are damaged.
         :raises OSError: if it cannot be read.
@@ -368,6 +370,7 @@ class AsyncRepository(Protocol):
     async def delete(self, key: str) -> None:
         """Delete an object. Shielded from cancellation.
 
+        :param key: the object.
         :raises ObjectNotFoundError: if the object does not exist.
         :raises RepositoryBusyError: if another process holds the lock that is needed for too long.
         :raises ReadOnlyError: if the repository is read-only.
@@ -376,8 +379,9 @@ class AsyncRepository(Protocol):
         ...
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        """Delete objects; one that is given twice is deleted once. Shielded from cancellation.
+        """Delete objects. Shielded from cancellation.
 
+        :param keys: the objects; one that is given twice is deleted once.
         :raises TypeError: if a key is no ``str``.
         :raises ObjectNotFoundError: naming every missing key; then nothing was deleted.
         :raises RepositoryBusyError: if another process holds the lock that is needed for too long; then nothing was
@@ -406,6 +410,7 @@ class AsyncRepository(Protocol):
         :param live: whether others may be using the repository; then only safe work is done.
         :param args: none, as for :meth:`initialise`.
         :param options: the backend's own options.
+        :return: what was done, or with ``dry_run`` would be done.
         :raises ValueError: if work is requested that is not safe while the repository is live.
         :raises TypeError: if the backend has no such option.
         :raises RepositoryBusyError: if another process is maintaining the repository.

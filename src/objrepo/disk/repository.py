@@ -75,18 +75,20 @@ class DiskRepository(Repository[DiskBackend]):
         )
 
     async def info(self, detailed: bool = False) -> DiskInfo:
-        """Return the state of the repository. Cancellation leaves it to the worker to end by itself.
+        """Return the state of the repository. Abandoned on cancellation.
 
         :param detailed: whether to sum up the sizes too, which takes longer.
+        :raises NotInitialisedError: if the repository does not exist.
         """
         info = await super().info(detailed)
         assert isinstance(info, DiskInfo), "the backend is a DiskBackend"
         return info
 
     async def locate(self, key: str) -> ObjectLocation:
-        """Return where an object is, in which file. Cancellation leaves it to the worker to end by itself.
+        """Return which file holds an object, and where in the file. Abandoned on cancellation.
 
-        :raises ObjectNotFoundError: if the object is not there.
+        :param key: the object.
+        :raises ObjectNotFoundError: if the object does not exist.
         """
         return await self._open().run(self.backend.locate, require_str(key), abandon_on_cancel=True)
 
@@ -120,6 +122,7 @@ class DiskRepository(Repository[DiskBackend]):
             or only with ``clean_storage``.
         :param timeout: how many seconds to wait for another packer to end; 0 does not wait.
         :param progress: told of each object that was packed and each pack that was rewritten.
+        :return: what each step did, or with ``dry_run`` would do.
         :raises ValueError: if ``do_repack``, ``clean_storage`` or ``do_vacuum`` is asked for with ``live``.
         :raises RepositoryBusyError: if another packer is at work, at once or after ``timeout``.
         :raises CorruptObjectError: if a loose object does not hash to its key; it is not packed.
@@ -159,6 +162,7 @@ class DiskRepository(Repository[DiskBackend]):
         :param source: another repository with the same kind of keys, which damaged objects are taken from.
         :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
         :param progress: told of each stretch of objects that was verified.
+        :return: the changes in their order, or with ``dry_run`` those that would be made.
         :raises ValueError: if the source has other keys.
         :raises RepositoryBusyError: if a packer is at work.
         """

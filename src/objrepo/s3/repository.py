@@ -113,9 +113,12 @@ class S3Repository(Repository["S3Backend"]):
     ) -> MaintenanceReport:
         """Abort multipart uploads that were never completed, whose parts take space that no listing shows.
 
+        Cancellation: shielded; uploads that were aborted until then stay aborted.
+
         :param dry_run: only count them.
         :param live: whether others may be writing at the moment; then only old uploads are aborted.
         :param uploads_older_than: how old, in seconds.
+        :return: the number of uploads and their bytes.
         :raises AccessDeniedError: if the credentials do not allow listing or aborting uploads.
         :raises RepositoryUnavailableError: if the service does not answer within the time limit.
         """
