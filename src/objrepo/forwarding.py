@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import AbstractAsyncContextManager
+from copy import deepcopy
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,9 @@ class ForwardingRepository(AsyncRepository):
 
     def __repr__(self) -> str:
         return f"<{self}>"
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # the other repository is copied too, so that the copy is closed
 
     async def __aenter__(self) -> Self:
         await self._repository.__aenter__()

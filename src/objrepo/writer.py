@@ -108,7 +108,7 @@ class Writer:
         except BaseException:
             self._error = RepositoryError("a write was cancelled, so nothing is stored")
             raise
-        if not sent:
+        if not sent and self._submitted is not None:  # the backend has returned or failed
             await self._stored()
 
     async def _stored(self) -> None:
