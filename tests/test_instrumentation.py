@@ -184,9 +184,9 @@ class TestStatistics:
             for key in keys:
                 group.start_soon(repo.get, key)
         after = repo.statistics()
-        calls, hops = after.batched_calls - before.batched_calls, after.batches - before.batches
+        calls, batches = after.batched_calls - before.batched_calls, after.batches - before.batches
         assert calls == 100
-        assert 1 <= hops < 100
+        assert 1 <= batches < 100
 
     async def test_busy_workers_and_waiting_calls_are_counted(self):
         from test_offload import Blocked
