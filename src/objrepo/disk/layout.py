@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -139,7 +140,11 @@ class Layout:
 
     def pack_files_size(self) -> int:
         """Return the size of all packs in bytes."""
-        return sum(path.lstat().st_size for path in self.pack_files())
+        size = 0
+        for path in self.pack_files():
+            with suppress(FileNotFoundError):  # a repack may remove it meanwhile
+                size += path.lstat().st_size
+        return size
 
     def append_note(self, pack_id: int, size: int) -> Path:
         """Return the path of an empty file whose name says how large a pack was before a packer appended to it."""

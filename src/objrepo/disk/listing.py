@@ -1,7 +1,7 @@
 """Listing a container in bounded memory.
 
-Objects move from loose to packed while one looks, never back. So the keys are taken by their first digits, some shares
-at a time, and for these first the loose ones and then the packed ones: no object is missed, and none comes twice.
+Other processes may pack loose objects meanwhile, but never unpack them. So the keys are listed in ranges of their first
+two digits, in each range the loose ones before the packed ones: no object is missed, and none is listed twice.
 """
 
 from __future__ import annotations
@@ -17,52 +17,52 @@ from objrepo.keys import valid_keys
 
 __all__ = ("Cursor", "list_keys", "loose_keys")
 
-SHARES: Final = tuple(f"{share:02x}" for share in range(256))
+PREFIXES: Final = tuple(f"{prefix:02x}" for prefix in range(256))
 _AFTER_HEX: Final = "g"
 
 
 class Cursor(NamedTuple):
-    """Where a listing goes on.
+    """The position of a listing.
 
-    :ivar share: the next share.
-    :ivar width: how many shares to take at once: more of them where there is little in each.
-    :ivar names: what was in the folder of the loose objects at the start, sorted: their own folders or, where they
-        all lie in one, they themselves.
+    :ivar prefix: the number of the next prefix of keys in ``PREFIXES``.
+    :ivar width: the number of prefixes in the next page: more of them if few keys have each.
+    :ivar names: the sorted names in the folder of the loose objects at the start: folders or, without prefix folders,
+        the objects.
     """
 
-    share: int
+    prefix: int
     width: int
     names: list[str]
 
 
 def list_keys(session: ContainerSession, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
-    """Return the keys of some shares, and where to go on; None after the last."""
-    share, width, names = cursor or Cursor(0, 1, sorted(_names(session.layout.loose)))
-    end = min(share + width, len(SHARES))
-    loose = set(_loose_in_shares(session, share, end, names))
-    keys = valid_keys(session.index.keys(SHARES[share], SHARES[end - 1] + _AFTER_HEX), session.config.hash_type)
+    """Return the keys of some prefixes, and the next position; None after the last."""
+    prefix, width, names = cursor or Cursor(0, 1, sorted(_names(session.layout.loose)))
+    end = min(prefix + width, len(PREFIXES))
+    loose = set(_loose_with_prefixes(session, prefix, end, names))
+    keys = valid_keys(session.index.keys(PREFIXES[prefix], PREFIXES[end - 1] + _AFTER_HEX), session.config.hash_type)
     if loose:
         keys += sorted(loose.difference(keys))
-    if end == len(SHARES):
+    if end == len(PREFIXES):
         return keys, None
-    # Hashes are spread evenly: what was in these shares tells how many of them make a page.
+    # Hashes are spread evenly, so the keys of these prefixes tell how many prefixes make a page.
     return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
 
 
 def loose_keys(session: ContainerSession) -> Iterator[list[str]]:
-    """Iterate over the keys of all loose objects, packed as well or not, a share at a time."""
+    """Iterate over the keys of all loose objects, packed ones too, a list for each prefix."""
     names = sorted(_names(session.layout.loose))
-    for share in range(len(SHARES)):
-        yield list(_loose_in_shares(session, share, share + 1, names))
+    for prefix in range(len(PREFIXES)):
+        yield list(_loose_with_prefixes(session, prefix, prefix + 1, names))
 
 
-def _loose_in_shares(session: ContainerSession, share: int, end: int, names: list[str]) -> list[str]:
-    first, last = SHARES[share], SHARES[end - 1] + _AFTER_HEX
+def _loose_with_prefixes(session: ContainerSession, prefix: int, end: int, names: list[str]) -> list[str]:
+    first, last = PREFIXES[prefix], PREFIXES[end - 1] + _AFTER_HEX
     length = session.config.loose_prefix_len
     if length == 0:
         found = names[bisect_left(names, first) : bisect_left(names, last)]
     else:
-        # A folder with a name of one digit holds sixteen shares, one with many digits a part of one.
+        # A folder named with one digit has the keys of sixteen prefixes, one with many digits a part of one.
         folders = names[bisect_left(names, first[:length]) : bisect_left(names, last[:length] + _AFTER_HEX)]
         folders = [folder for folder in folders if len(folder) == length]
         found = [folder + name for folder in folders for name in _names(session.layout.loose / folder)]
@@ -71,6 +71,6 @@ def _loose_in_shares(session: ContainerSession, share: int, end: int, names: lis
 
 def _names(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)  # noqa: PTH208  (names are wanted, and there may be a million of them)
+        return os.listdir(folder)  # noqa: PTH208  (only names are needed, of up to a million files)
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -1,4 +1,4 @@
-"""The state of a container, in numbers."""
+"""Numbers and sizes of a container's objects and files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ __all__ = ("DiskInfo", "ObjectLocation", "info_of", "location_of")
 
 @dataclass(frozen=True, kw_only=True)
 class DiskInfo(RepositoryInfo):
-    """The state of a :class:`DiskRepository`; sizes are in bytes, and None unless details were asked for.
+    """The state of a :class:`DiskRepository`; sizes are in bytes, and None without ``detailed``.
 
-    :ivar compression_algorithm: how objects are compressed that are packed compressed, such as ``'zlib+1'``.
-    :ivar loose: how many objects are loose files, packed as well or not.
-    :ivar packed: how many objects are in packs.
-    :ivar pack_files: how many packs there are.
+    :ivar compression_algorithm: the algorithm for compressed objects in packs, such as ``'zlib+1'``.
+    :ivar loose: the number of loose files, of packed objects too.
+    :ivar packed: the number of packed objects.
+    :ivar pack_files: the number of packs.
     :ivar loose_size: the size of all loose files.
     :ivar packed_size: the size of all packed objects when decompressed.
-    :ivar packed_size_on_disk: the size of all packed objects as they are in the packs.
-    :ivar pack_files_size: the size of the packs, including what belongs to deleted objects.
+    :ivar packed_size_on_disk: the size of all packed objects in the packs.
+    :ivar pack_files_size: the size of the packs, with the bytes of deleted objects.
     :ivar index_size: the size of the index of the packs.
     """
 
@@ -42,15 +42,15 @@ class DiskInfo(RepositoryInfo):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectLocation(HTMLTableMixin):
-    """Where an object of a :class:`DiskRepository` is.
+    """The place of an object in the files of a :class:`DiskRepository`.
 
     :ivar key: its key.
-    :ivar size: its bytes.
-    :ivar loose: whether it is in a file of its own; it may be in a pack as well.
-    :ivar pack: the number of the pack that it is in, None if it is in none; likewise the following.
-    :ivar offset: where its bytes begin there.
-    :ivar length: how many bytes it takes there.
-    :ivar compressed: whether these are compressed.
+    :ivar size: its size in bytes.
+    :ivar loose: whether it has a loose file; it may be packed too.
+    :ivar pack: the number of its pack; None, as the following, if it is not packed.
+    :ivar offset: the position of its first byte in the pack.
+    :ivar length: the number of bytes in the pack.
+    :ivar compressed: whether these bytes are compressed.
     """
 
     key: str
@@ -63,7 +63,7 @@ class ObjectLocation(HTMLTableMixin):
 
 
 def location_of(session: ContainerSession, key: str) -> ObjectLocation | None:
-    """Return where an object is, None if it is not there."""
+    """Return the place of an object, None if it does not exist."""
     status = is_inside(session.layout.loose_name(session.config, key))
     row = session.index.row(key)
     if row is not None:
@@ -75,9 +75,9 @@ def location_of(session: ContainerSession, key: str) -> ObjectLocation | None:
 
 
 def info_of(session: ContainerSession, detailed: bool) -> DiskInfo:
-    """Count what a container holds.
+    """Return the numbers of objects and files.
 
-    :param detailed: whether to sum up the sizes too.
+    :param detailed: whether to add up the sizes too.
     """
     loose = loose_size = copies = copies_size = 0
     for keys in loose_keys(session):
