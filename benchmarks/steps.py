@@ -48,22 +48,22 @@ def main(folder: Path) -> None:
     keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
     container.close()
     backend = DiskObjectStoreRepositoryBackend(container)
-    with backend._repository.backend._sessions.lease() as lease:
-        table("get 1 KiB, packed", steps_of_a_get(backend, lease, keys), 5000)
+    with backend._repository.backend._sessions.lease() as session:
+        table("get 1 KiB, packed", steps_of_a_get(backend, session, keys), 5000)
         table("put 1 KiB", steps_of_a_put(backend, folder / "file"), 200)
-        table("put 256 × 1 KiB as a group", steps_of_a_group(lease, keys), 60)
+        table("put 256 × 1 KiB as a group", steps_of_a_group(session, keys), 60)
 
 
-def steps_of_a_get(backend, lease, keys) -> dict[str, Callable[[], Any]]:
+def steps_of_a_get(backend, session, keys) -> dict[str, Callable[[], Any]]:
     """Return the steps of a get, separate and combined."""
     draw = iter(random.Random(1).choices(keys, k=10**6)).__next__
-    descriptor = lease.packs.descriptor(0)[0]
+    descriptor = session.packs.descriptor(0)[0]
     return {
         "check the key": lambda: is_key(draw(), "sha256"),
-        "look up the row (SQLite acquires and releases a lock)": lambda: lease.index.raw_row(draw()),
-        "compare the open pack with the file of its name (`stat`)": lambda: lease.packs.descriptor(0),
+        "look up the row (SQLite acquires and releases a lock)": lambda: session.index.raw_row(draw()),
+        "compare the open pack with the file of its name (`stat`)": lambda: session.packs.descriptor(0),
         "`pread`": lambda: os.pread(descriptor, 1024, random.randrange(9000) * 1024),
-        "row, comparison and `pread`": lambda: read_at_once(lease, draw()),
+        "row, comparison and `pread`": lambda: read_at_once(session, draw()),
         "with a session checked out and in": lambda: backend._repository.backend.get(draw()),
         "with the coroutine: `get_object_content`": lambda: backend.get_object_content(draw()),
     }
@@ -89,14 +89,14 @@ def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def steps_of_a_group(lease, keys) -> dict[str, Callable[[], Any]]:
+def steps_of_a_group(session, keys) -> dict[str, Callable[[], Any]]:
     """Return the steps of a group commit."""
     content = os.urandom(1024)
     return {
         "SHA-256 of all": lambda: [hashlib.sha256(content).hexdigest() for _ in range(256)],
-        "look up the keys in the index": lambda: lease.index.present(keys[:256]),
+        "look up the keys in the index": lambda: session.index.present(keys[:256]),
         "all steps: hash, look up, append, fsync, commit": lambda: put_group(
-            lease, [os.urandom(1024) for _ in range(256)]
+            session, [os.urandom(1024) for _ in range(256)]
         ),
     }
 
