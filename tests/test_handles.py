@@ -124,7 +124,7 @@ class TestAiofiles:
 async def test_trio_is_told(repo, loop_name):
     if loop_name == "trio":
         key = await repo.put(TEXT)
-        with pytest.raises(RuntimeError, match=r"aiofiles needs asyncio.*repo\.open"):
+        with pytest.raises(RuntimeError, match=r"aiofiles needs a running asyncio loop.*repo\.open"):
             async with objrepo.aiofiles.open(repo, key):
                 pytest.fail("there is no asyncio")
 

@@ -1,4 +1,4 @@
-"""Objects as files of aiofiles, for programs that are written for these."""
+"""Objects as aiofiles files, for programs that use aiofiles."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ T = TypeVar("T")
 
 
 def open(repository: AsyncRepository, key: str) -> AiofilesContextManager[AsyncBufferedReader]:  # noqa: A001
-    """Give a genuine aiofiles file for reading an object.
+    """Open an object for reading, as ``aiofiles.open`` opens a file: with ``async with`` or with ``await``.
 
-    It is used as that of ``aiofiles.open``: ``async with objrepo.aiofiles.open(repo, key) as file``, or with ``await``.
-    It is an :class:`aiofiles.threadpool.binary.AsyncBufferedReader`, and reads in asyncio's default executor, which has
-    the repository's workers fetch the bytes. Cancelling a read leaves the file as aiofiles leaves it: the read goes on.
+    The file reads in asyncio's default executor. As with aiofiles, cancelling a read does not stop it.
 
-    :raises ObjectNotFoundError: if there is no such object.
-    :raises RuntimeError: without a running asyncio loop, as under trio: use ``repo.open`` there.
+    :param repository: the repository, inside its ``async with``.
+    :param key: the key of the object.
+    :return: an awaitable context manager for an :class:`aiofiles.threadpool.binary.AsyncBufferedReader`.
+    :raises ObjectNotFoundError: if the object does not exist.
+    :raises RuntimeError: if no asyncio loop is running, as under trio: use ``repo.open`` there.
     """
     return AiofilesContextManager(_open(repository, key))
 
@@ -40,7 +41,7 @@ def open(repository: AsyncRepository, key: str) -> AiofilesContextManager[AsyncB
 async def _open(repository: AsyncRepository, key: str) -> AsyncBufferedReader:
     loop = _running_loop()
     if loop is None:
-        raise RuntimeError("aiofiles needs asyncio: elsewhere, use repo.open, which anyio's users expect")
+        raise RuntimeError("aiofiles needs a running asyncio loop: under trio, use repo.open(key)")
     context = repository.open(key)
     stream = await context.__aenter__()
     if stream.size <= WHOLE_BYTES:
@@ -54,7 +55,7 @@ async def _open(repository: AsyncRepository, key: str) -> AsyncBufferedReader:
 
 
 class _ClosingFile(ObjectFile):
-    """An object's file whose end is the end of the object's stream."""
+    """A file that closes the stream of its object when it is closed."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, stream: ObjectStream, context: AbstractAsyncContextManager[ObjectStream]
@@ -65,7 +66,7 @@ class _ClosingFile(ObjectFile):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            # Leaving it does not wait, so it needs no loop, which may be the one whose thread this is.
+            # Leaving the context does not suspend, and this may be the thread of the loop.
             InPlace().call(self._context.__aexit__, None, None, None)
 
 

@@ -1,6 +1,6 @@
-"""A pytest plugin that puts the classes of objrepo in the place of aiida-core's: repository backends and storages.
+"""A pytest plugin that replaces aiida-core's repository backends and storages by the classes of objrepo.
 
-`nox -s aiida -- PATH` runs aiida-core's own tests of repositories and of nodes with files, from a checkout, with it.
+`nox -s aiida -- PATH` uses it to run the tests of repositories and of nodes with files from a checkout of aiida-core.
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ def pytest_configure():
 def pytest_report_header():
     backend = aiida.repository.backend.disk_object_store.DiskObjectStoreRepositoryBackend
     assert backend is objrepo.sync.DiskObjectStoreRepositoryBackend
-    return f"aiida-core {aiida.__version__}, its repository backends swapped for those of {backend.__module__}"
+    return f"aiida-core {aiida.__version__}, its repository backends replaced by those of {backend.__module__}"

@@ -1,4 +1,4 @@
-"""AiiDA's profiles on our storages: made by `verdi`, filled by AiiDA, and moved from its own storages and back."""
+"""AiiDA profiles with the storage plugins: created by `verdi`, filled by AiiDA, switched from its storages and back."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def storages(tmp_path, request):
 
 
 @pytest.mark.parametrize("backend", ["objrepo.sqlite_dos", "objrepo.psql_dos", "objrepo.psql_s3"])
-def test_a_profile_is_made_filled_kept_and_archived(backend, storages, tmp_path):
+def test_a_profile_is_created_filled_maintained_and_archived(backend, storages, tmp_path):
     profiles = storages(backend)
     uuids = profiles.python(FILL).split()
     assert "objrepo" in profiles.python(CHECK, *uuids)
@@ -199,12 +199,12 @@ anyio.run(main)
 
 
 @pytest.mark.parametrize("kind", ["sqlite_dos", "psql_dos"])
-def test_a_profile_is_switched_over_and_back(kind, storages):
+def test_a_profile_is_switched_and_switched_back(kind, storages):
     profiles = storages(f"core.{kind}")
     uuids = profiles.python(FILL).split()
     assert "aiida.repository" in profiles.python(CHECK, *uuids)
     profiles.verdi("storage", "maintain", "--force")
-    assert f"it was core.{kind}" in profiles.switch(f"objrepo.{kind}")
+    assert f"it used core.{kind} before" in profiles.switch(f"objrepo.{kind}")
     assert "objrepo" in profiles.python(CHECK, *uuids)
     more = profiles.python(FILL.replace("hello from", "HELLO from").replace("hello", "HELLO")).split()
     profiles.switch(f"core.{kind}")
@@ -212,10 +212,10 @@ def test_a_profile_is_switched_over_and_back(kind, storages):
     assert profiles.verdi("node", "repo", "cat", more[0], "greeting.txt") == "HELLO from a file"
 
 
-def test_what_cannot_be_switched(storages, tmp_path):
+def test_a_profile_in_use_or_with_other_files_is_not_switched(storages, tmp_path):
     profiles = storages("objrepo.sqlite_dos")
-    assert "does not keep its files" in profiles.switch("objrepo.psql_dos", status=1)
-    assert "does not keep its files" in profiles.switch("core.nonsense", status=1)
+    assert "does not store the same files" in profiles.switch("objrepo.psql_dos", status=1)
+    assert "does not store the same files" in profiles.switch("core.nonsense", status=1)
     assert "usage" in profiles.run(sys.executable, "-m", "objrepo.aiida", status=1)
     assert "nobody" in profiles.run(sys.executable, "-m", "objrepo.aiida", "nobody", "core.sqlite_dos", status=1)
     code = (
@@ -255,7 +255,7 @@ def test_maintenance_while_another_process_writes(storages):
         assert writer.returncode == 0
 
 
-# `verdi storage maintain` first deletes what no node refers to, be it because its node is not stored yet.
+# `verdi storage maintain` would first delete objects that no node refers to, among them those of a node being stored.
 PACK = """
 from aiida import load_profile
 from aiida.manage import get_manager
@@ -264,7 +264,7 @@ get_manager().get_profile_storage().get_repository().maintain(live=True)
 """
 
 
-def test_what_is_wrong_is_said_as_aiida_says_it(storages, tmp_path):
+def test_a_wrong_configuration_gives_the_errors_of_aiida(storages, tmp_path):
     profiles = storages("objrepo.psql_dos")
     config = tmp_path / "aiida" / ".aiida" / "config.json"
     good = config.read_text()
@@ -292,7 +292,7 @@ with ProfileAccessManager(get_config().get_profile("mine")).lock():
 """
 
 
-def test_a_profile_that_is_locked_or_of_an_older_schema(storages, tmp_path):
+def test_a_locked_profile_and_an_older_schema_are_refused(storages, tmp_path):
     profiles = storages("objrepo.sqlite_dos")
     with subprocess.Popen(
         [sys.executable, "-c", HOLD], env=profiles.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -1,10 +1,10 @@
-"""Storage plugins for AiiDA: its own storages, with repositories of this package in them.
+"""Storage plugins for AiiDA: AiiDA's own storages with repositories of this package.
 
-``objrepo.sqlite_dos`` and ``objrepo.psql_dos`` keep what ``core.sqlite_dos`` and ``core.psql_dos`` keep, in the same
-files; ``objrepo.psql_s3`` keeps objects in a bucket. ``verdi profile setup`` makes profiles with them;
-:func:`switch_profile` moves an existing profile to one of the first two and back.
+``objrepo.sqlite_dos`` and ``objrepo.psql_dos`` store the same files as ``core.sqlite_dos`` and ``core.psql_dos``;
+``objrepo.psql_s3`` stores objects in a bucket. ``verdi profile setup`` creates profiles with them, and
+:func:`switch_profile` switches an existing profile to one of the first two and back.
 
-It needs the extra ``aiida``.
+They need the extra ``aiida``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Having an existing profile use another storage plugin over the same files."""
+"""Switching an existing profile to another storage plugin for the same files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SAME_FILES: Final = (
 
 
 def switch_profile(name: str, backend: str) -> str:
-    """Have a profile use another storage plugin that keeps the same files. Nothing but AiiDA's configuration changes.
+    """Switch a profile to another storage plugin for the same files. Only AiiDA's configuration changes.
 
-    :param name: the name of a profile; nobody may be using it.
-    :param backend: ``objrepo.sqlite_dos`` for a profile of ``core.sqlite_dos``, ``objrepo.psql_dos`` for one of
-        ``core.psql_dos``, or back.
-    :return: the storage plugin that it used before.
-    :raises ValueError: if there is no such profile, the plugins keep different files, or the profile is in use.
+    :param name: the name of a profile that is not in use.
+    :param backend: ``objrepo.sqlite_dos`` for a profile with ``core.sqlite_dos``, ``objrepo.psql_dos`` for a profile
+        with ``core.psql_dos``, or the reverse.
+    :return: the name of the storage plugin that the profile used before.
+    :raises ValueError: if the profile does not exist or is in use, or if the plugins store different files.
     """
     config = get_config()
     try:
@@ -32,12 +32,14 @@ def switch_profile(name: str, backend: str) -> str:
         raise ValueError(str(error)) from None
     before = str(profile.storage_backend)
     if not any({before, backend} <= same for same in _SAME_FILES):
-        raise ValueError(f"{backend} does not keep its files as {before} does, which {name} uses")
+        raise ValueError(
+            f"profile {name} uses {before}, and {backend} does not store the same files: choose a plugin that does"
+        )
     try:
         with ProfileAccessManager(profile).lock():
             profile.set_storage(backend, profile.storage_config)
             config.update_profile(profile)
             config.store()
     except (LockedProfileError, LockingProfileError) as error:
-        raise ValueError(f"{name} is in use, stop its daemon and leave its shells first: {error}") from None
+        raise ValueError(f"profile {name} is in use ({error}): stop its daemon and exit its shells") from None
     return before

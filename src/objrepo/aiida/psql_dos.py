@@ -5,14 +5,14 @@ from __future__ import annotations
 from aiida.storage.psql_dos.backend import PsqlDosBackend, get_filepath_container
 from disk_objectstore import Container
 
-from objrepo.aiida.storage_mixin import KeepsRepository
+from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
 __all__ = ("ObjrepoPsqlDosStorage",)
 
 
-class ObjrepoPsqlDosStorage(KeepsRepository, PsqlDosBackend):
-    """PostgreSQL and a folder of files, both as ``core.psql_dos`` keeps them."""
+class ObjrepoPsqlDosStorage(RepositoryMixin, PsqlDosBackend):
+    """PostgreSQL and a folder of objects, both in the format of ``core.psql_dos``."""
 
     def _make_repository(self) -> DiskObjectStoreRepositoryBackend:
         return DiskObjectStoreRepositoryBackend(Container(get_filepath_container(self.profile)))

@@ -13,7 +13,7 @@ from aiida.storage.psql_dos.backend import PsqlDosBackend
 from aiida.storage.psql_dos.migrator import PsqlDosMigrator
 from pydantic import field_validator
 
-from objrepo.aiida.storage_mixin import KeepsRepository
+from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.errors import RepositoryError
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository
@@ -23,26 +23,30 @@ __all__ = ("ObjrepoPsqlS3Storage",)
 
 
 class PsqlS3Migrator(PsqlDosMigrator):
-    """Makes the database and the part of the bucket, and checks that they belong to each other."""
+    """Creates the database and the repository in the bucket, and checks that they belong together."""
 
     def get_container(self) -> NoReturn:
-        """Say that there is none."""
+        """Raise an error: objects in a bucket are not in a container.
+
+        :raises NotImplementedError: always.
+        """
         raise NotImplementedError("the objects are in a bucket, not in a container")
 
     def get_repository_uuid(self) -> str:
         """Return the UUID of the repository.
 
-        :raises UnreachableStorage: if there is no repository, or it is not to be had.
+        :raises UnreachableStorage: if the repository does not exist or is unavailable.
         """
         with self._repository() as repository:
             uuid = repository.uuid
         if uuid is None:
-            raise UnreachableStorage(f"there is no repository at {self.profile.storage_config['repository_url']}")
+            url = self.profile.storage_config["repository_url"]
+            raise UnreachableStorage(f"there is no repository at {url}: correct `repository_url` in the profile")
         return str(uuid)
 
     @property
     def is_repository_initialised(self) -> bool:
-        """Whether the repository is there."""
+        """Whether the repository exists."""
         with self._repository() as repository:
             return bool(repository.is_initialised)
 
@@ -52,7 +56,7 @@ class PsqlS3Migrator(PsqlDosMigrator):
             repository.erase()
 
     def initialise_repository(self) -> None:
-        """Make the repository."""
+        """Create the repository."""
         with self._repository() as repository:
             repository.initialise()
 
@@ -65,16 +69,17 @@ class PsqlS3Migrator(PsqlDosMigrator):
             raise UnreachableStorage(str(error)) from error
 
 
-class ObjrepoPsqlS3Storage(KeepsRepository, PsqlDosBackend):
-    """PostgreSQL, and objects in a bucket of S3 or of anything that speaks its protocol.
+class ObjrepoPsqlS3Storage(RepositoryMixin, PsqlDosBackend):
+    """PostgreSQL and a bucket of objects, in S3 or in a store with the protocol of S3.
 
-    Credentials are not kept in AiiDA's configuration: they come from where Amazon's own tools take them from.
+    AiiDA's configuration holds no credentials for the bucket: they come from the environment, the shared configuration
+    files of AWS, or the role of the machine.
     """
 
     migrator = PsqlS3Migrator
 
     class CliModel(AiiDABaseModel):
-        """What `verdi profile setup` asks for."""
+        """The options of `verdi profile setup`."""
 
         database_engine: str = MetadataField(
             title="PostgreSQL engine",
@@ -97,7 +102,7 @@ class ObjrepoPsqlS3Storage(KeepsRepository, PsqlDosBackend):
             title="PostgreSQL database name", description="The name of the database in the PostgreSQL server."
         )
         repository_url: str = MetadataField(
-            title="Repository URL", description="Where the objects are: s3://BUCKET/PREFIX?endpoint=URL."
+            title="Repository URL", description="The URL of the repository: s3://BUCKET/PREFIX?endpoint=URL."
         )
 
         @field_validator("repository_url")
@@ -105,7 +110,7 @@ class ObjrepoPsqlS3Storage(KeepsRepository, PsqlDosBackend):
         def repository_url_is_of_a_bucket(cls, value: str) -> str:
             """Return the URL.
 
-            :raises ValueError: if it is not that of a bucket.
+            :raises ValueError: if it is not the URL of a bucket.
             """
             if not value.startswith("s3://"):
                 raise ValueError("the URL of the repository must be s3://BUCKET/PREFIX?endpoint=URL")
@@ -116,9 +121,9 @@ class ObjrepoPsqlS3Storage(KeepsRepository, PsqlDosBackend):
         return _opened(self.profile)
 
     def maintain(self, full: bool = False, dry_run: bool = False, **kwargs: Any) -> None:
-        """Delete what no node has, and abort old uploads; nothing in a bucket is packed or compressed."""
-        for about_packs in ("compress", "incremental_cleanup"):
-            kwargs.pop(about_packs, None)
+        """Delete objects that no node refers to, and abort old uploads; a bucket has no packs."""
+        for option in ("compress", "incremental_cleanup"):
+            kwargs.pop(option, None)
         super().maintain(full, dry_run, **kwargs)
 
     def delete(self, delete_database_user: bool = False) -> None:
@@ -137,7 +142,7 @@ class ObjrepoPsqlS3Storage(KeepsRepository, PsqlDosBackend):
 
     def _backup(self, dest: str, keep: int | None = None) -> None:
         raise StorageBackupError(
-            "objects in a bucket are backed up with `objrepo copy`, and the database with `pg_dump`, in this order"
+            "AiiDA cannot back up a bucket: back up the database with `pg_dump`, then the objects with `objrepo copy`"
         )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from aiida.storage.sqlite_dos.backend import SqliteDosStorage
 
-from objrepo.aiida.storage_mixin import KeepsRepository
+from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
 __all__ = ("ObjrepoSqliteDosStorage",)
 
 
-class ObjrepoSqliteDosStorage(KeepsRepository, SqliteDosStorage):
-    """SQLite and a folder of files, both as ``core.sqlite_dos`` keeps them."""
+class ObjrepoSqliteDosStorage(RepositoryMixin, SqliteDosStorage):
+    """SQLite and a folder of objects, both in the format of ``core.sqlite_dos``."""
 
     def _make_repository(self) -> DiskObjectStoreRepositoryBackend:
         return DiskObjectStoreRepositoryBackend(self.get_container())

@@ -1,4 +1,4 @@
-"""What the storages have in common: one repository each, opened when it is needed and closed with the storage."""
+"""The mixin of the storages: one repository for each storage, opened on first use and closed with the storage."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Any
 
 from objrepo.sync import SyncRepository
 
-__all__ = ("KeepsRepository",)
+__all__ = ("RepositoryMixin",)
 
 
-class KeepsRepository:
-    """A storage that gives the same repository each time, as making one is not free."""
+class RepositoryMixin:
+    """Gives a storage one repository, as opening a repository has a cost."""
 
-    _kept: SyncRepository | None = None
+    _open_repository: SyncRepository | None = None
 
     def _make_repository(self) -> SyncRepository:
         raise NotImplementedError
 
     def get_repository(self) -> SyncRepository:
-        """Return the repository; it may be used by many threads."""
-        if self._kept is None:
-            self._kept = self._make_repository()
-        return self._kept
+        """Return the repository, which many threads may use at the same time."""
+        if self._open_repository is None:
+            self._open_repository = self._make_repository()
+        return self._open_repository
 
     def close(self) -> None:
         """Close the storage and its repository."""
@@ -34,10 +34,10 @@ class KeepsRepository:
         super().delete(*args, **kwargs)  # type: ignore[misc]
 
     def _clear(self) -> None:
-        self._close_repository()  # another one takes its place
+        self._close_repository()  # AiiDA puts another repository in its place
         super()._clear()  # type: ignore[misc]
 
     def _close_repository(self) -> None:
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            kept.close()
+        repository, self._open_repository = self._open_repository, None
+        if repository is not None:
+            repository.close()

@@ -1,4 +1,4 @@
-"""Repositories for programs without an event loop: the interface of AiiDA's ``aiida.repository.backend``."""
+"""Repositories for programs without an event loop, with the interface of AiiDA's ``aiida.repository.backend``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface, as AiiDA documents ``aiida.repository.backend.abstract``: names, signatures, defaults and errors."""
+"""The abstract class that AiiDA documents as ``aiida.repository.backend.abstract.AbstractRepositoryBackend``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _HASH_BYTES: Final = 512 * 1024
 
 
 class AbstractRepositoryBackend(metaclass=ABCMeta):
-    """Stores byte blobs, and returns for each a key that reads, checks and deletes it.
+    """Stores byte strings as objects, and returns a key for each of them.
 
-    Third parties subclass it exactly as they subclass AiiDA's: what is abstract must be written, the rest is made of
-    that. :class:`~objrepo.sync.SyncRepository` is such a subclass, around any :class:`~objrepo.AsyncRepository`.
+    Third parties subclass it as they subclass AiiDA's class: a subclass implements the abstract methods and inherits
+    the others. :class:`~objrepo.sync.SyncRepository` implements it with any :class:`~objrepo.AsyncRepository`.
     """
 
     @property  # type: ignore[misc]
     def __class__(self) -> type[Self]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The class, which AiiDA's abstract class accepts from then on, if AiiDA has been imported.
+        """The class; once AiiDA is imported, reading it registers this abstract class with AiiDA's.
 
-        ``isinstance`` reads this attribute before it asks an abstract class. So AiiDA may be imported before this
-        module or after it, and this module need not import AiiDA, which takes a second.
+        ``isinstance`` reads this attribute before it asks an abstract class. So either module may be imported first,
+        and this module does not import AiiDA, which takes a second.
         """
         aiida = sys.modules.get("aiida.repository.backend.abstract")
         if aiida is not None and hasattr(aiida, "AbstractRepositoryBackend"):
@@ -38,18 +38,18 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
     @property
     @abstractmethod
     def uuid(self) -> str | None:
-        """The unique identifier of the repository, None where it has none."""
+        """The unique identifier of the repository; None if it has none."""
 
     @property
     @abstractmethod
     def key_format(self) -> str | None:
-        """What the keys look like, such as ``'sha256'``. Objects keep their keys only between equal formats."""
+        """The format of the keys, such as ``'sha256'``. Equal formats give an object equal keys."""
 
     @abstractmethod
     def initialise(self, **kwargs: Any) -> None:
-        """Make the repository, if that has not been done yet.
+        """Create the repository; do nothing if it exists.
 
-        :param kwargs: the backend's own options.
+        :param kwargs: options of the backend.
         """
 
     @property
@@ -59,15 +59,15 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
 
     @abstractmethod
     def erase(self) -> None:
-        """Delete the repository with every resource that it made, such as its folder."""
+        """Delete the repository and all its resources, such as its folder."""
 
     @staticmethod
     def is_readable_byte_stream(handle: Any) -> bool:
-        """Say whether something has a ``read``, and a ``mode`` with ``b`` in it."""
+        """Return whether an object has a method ``read`` and an attribute ``mode`` that contains ``b``."""
         return hasattr(handle, "read") and hasattr(handle, "mode") and "b" in handle.mode
 
     def put_object_from_filelike(self, handle: BinaryIO) -> str:
-        """Store what a file gives from its current position on.
+        """Store the content of a file from its current position to its end.
 
         :param handle: a file that is open in binary mode.
         :return: the key of the object.
@@ -83,7 +83,7 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
     def put_object_from_file(self, filepath: str | Path) -> str:
         """Store the content of a file.
 
-        :param filepath: the file's path.
+        :param filepath: the path of the file.
         :return: the key of the object.
         :raises OSError: if the file cannot be read.
         """
@@ -92,10 +92,10 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
 
     @abstractmethod
     def has_objects(self, keys: list[str]) -> list[bool]:
-        """Say of each key whether its object is there, in the order of the keys."""
+        """Return for each key whether the object exists, in the order of the keys."""
 
     def has_object(self, key: str) -> bool:
-        """Say whether an object is there."""
+        """Return whether an object exists."""
         return self.has_objects([key])[0]
 
     @abstractmethod
@@ -106,25 +106,25 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
     def get_info(self, detailed: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Return the state of the repository.
 
-        :param detailed: whether to gather what takes longer too.
+        :param detailed: whether to include the figures that take longer to collect.
         """
 
     @abstractmethod
     def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> None:
-        """Do the work that keeps a repository fast and small.
+        """Run the maintenance of the repository.
 
-        :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository; then only what is safe is done.
+        :param dry_run: whether to only report what would be done.
+        :param live: whether other processes may be using the repository; operations that are unsafe then are not run.
         """
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:
         """Open an object for reading.
 
-        :param key: the object.
+        :param key: the key of the object.
         :return: a context manager for a byte stream.
-        :raises FileNotFoundError: if there is no such object.
-        :raises OSError: if it cannot be opened.
+        :raises FileNotFoundError: if the object does not exist.
+        :raises OSError: if the object cannot be opened.
         """
         if not self.has_object(key):
             raise FileNotFoundError(f"object with key `{key}` does not exist.")
@@ -133,29 +133,31 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
             return
 
     def get_object_content(self, key: str) -> bytes:
-        """Return the whole content of an object.
+        """Return the content of an object.
 
-        :raises FileNotFoundError: if there is no such object.
-        :raises OSError: if it cannot be read.
+        :param key: the key of the object.
+        :raises FileNotFoundError: if the object does not exist.
+        :raises OSError: if the object cannot be read.
         """
         with self.open(key) as handle:
             return handle.read()
 
     @abstractmethod
     def iter_object_streams(self, keys: list[str]) -> Iterator[tuple[str, BinaryIO]]:
-        """Iterate over objects; a stream is to be read before the next step.
+        """Iterate over objects; each stream is closed when the iterator advances.
 
-        :param keys: the objects.
-        :return: an iterator over keys and byte streams.
-        :raises FileNotFoundError: if one is not there.
-        :raises OSError: if one cannot be opened.
+        :param keys: the keys of the objects.
+        :return: an iterator over pairs of a key and a byte stream.
+        :raises FileNotFoundError: if an object does not exist.
+        :raises OSError: if an object cannot be opened.
         """
 
     def get_object_hash(self, key: str) -> str:
-        """Return the SHA-256 of an object as 64 hexadecimal digits, whatever the key format.
+        """Return the SHA-256 of an object as 64 hexadecimal digits, for every key format.
 
-        :raises FileNotFoundError: if there is no such object.
-        :raises OSError: if it cannot be read.
+        :param key: the key of the object.
+        :raises FileNotFoundError: if the object does not exist.
+        :raises OSError: if the object cannot be read.
         """
         hasher = hashlib.sha256()
         with self.open(key) as handle:
@@ -165,9 +167,10 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
 
     @abstractmethod
     def delete_objects(self, keys: list[str]) -> None:
-        """Delete objects. What stands here only checks, for subclasses to call first, that they are all there.
+        """Delete objects. This implementation only checks that all of them exist: subclasses call it first.
 
-        :raises FileNotFoundError: naming every missing key; then nothing was deleted.
+        :param keys: the keys of the objects.
+        :raises FileNotFoundError: if objects do not exist; it names all of them, and nothing is deleted.
         """
         missing = [key for key, found in zip(keys, self.has_objects(keys), strict=True) if not found]
         if missing:
@@ -176,6 +179,7 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
     def delete_object(self, key: str) -> None:
         """Delete an object.
 
-        :raises FileNotFoundError: if there is no such object.
+        :param key: the key of the object.
+        :raises FileNotFoundError: if the object does not exist.
         """
         self.delete_objects([key])

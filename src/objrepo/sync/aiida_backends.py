@@ -1,4 +1,4 @@
-"""The two documented backends, with the constructors, strings and dictionaries that AiiDA knows them by."""
+"""AiiDA's two backend classes, with AiiDA's constructors, string representations and dictionaries."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ("DiskObjectStoreRepositoryBackend", "SandboxFolder", "SandboxReposito
 
 _MEGABYTE: Final = 1024**2
 _REPORT: Final = 23
-"""The level, between INFO and WARNING, at which aiida-core 2.9 tells its users what it does."""
+"""The log level REPORT of aiida-core 2.9, between INFO and WARNING."""
 
-# The logger that aiida-core writes to in this place: `verdi storage maintain` shows what it is told.
+# aiida-core logs its maintenance to this logger, and `verdi storage maintain` shows that.
 _logger = logging.getLogger("aiida.storage.disk_object_store")
 
 
 class DiskObjectStoreRepositoryBackend(SyncRepository):
-    """A repository in the folder of a ``disk_objectstore.Container``, without a loop and without a thread.
+    """A repository in the folder of a ``disk_objectstore.Container``. It starts no event loop and no thread.
 
-    :param container: the container; only its folder is used, by connections of the repository's own.
-    :raises TypeError: if it is no container.
+    :param container: the container; the repository uses its folder only, with connections of its own.
+    :raises TypeError: if ``container`` is not a ``disk_objectstore.Container``.
     """
 
     def __init__(self, container: Container) -> None:
@@ -45,9 +45,9 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
         return "DiskObjectStoreRepository: <uninitialised>"
 
     def get_info(self, detailed: bool = False) -> dict[str, Any]:  # type: ignore[override]
-        """Return the configuration and the number of objects and, if asked for, sizes in units of 1024² bytes.
+        """Return the dictionary of aiida-core 2.9: the configuration and the numbers of objects.
 
-        The dictionary is that of aiida-core 2.9.
+        :param detailed: whether to add the sizes, in units of 1024² bytes.
         """
         info = self._runner.call(self._repository.info, detailed)
         assert isinstance(info, DiskInfo), "the repository is a DiskRepository"
@@ -78,22 +78,22 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
         compress: bool = False,
         incremental_cleanup: bool = True,
     ) -> dict[str, Any]:
-        """Pack loose objects and, when nobody else uses the repository, rewrite packs and index without holes.
+        """Pack loose objects and, unless the repository is live, rewrite the packs and the index without gaps.
 
-        A step that is None is taken wherever it is safe. What is done is also logged, as aiida-core logs it.
+        A step whose argument is None is run if it is safe. The steps are also logged as aiida-core logs them.
 
-        :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository; then only what is safe is done.
+        :param dry_run: whether to only report what would be done.
+        :param live: whether other processes may be using the repository; steps that are unsafe then are not run.
         :param pack_loose: whether to move loose objects into packs.
-        :param do_repack: whether to rewrite packs without what was deleted.
-        :param clean_storage: whether to remove loose files of packed objects.
+        :param do_repack: whether to rewrite packs without deleted objects.
+        :param clean_storage: whether to remove the loose files of packed objects.
         :param do_vacuum: whether to rewrite the index.
-        :param compress: whether packing compresses the objects that are worth it.
-        :param incremental_cleanup: whether loose files go as soon as their pack is written, or only with
-            ``clean_storage``; the document does not have it, aiida-core 2.9 does.
-        :return: a dictionary that names each step, with the objects and the bytes that it concerns.
-        :raises ValueError: if something is asked for that is not safe while the repository is live.
-        :raises RepositoryBusyError: if another packer is at work.
+        :param compress: whether to compress packed objects where that makes them smaller.
+        :param incremental_cleanup: whether to remove loose files as soon as their pack is written, not only in the
+            step ``clean_storage``. aiida-core 2.9 has this argument, its documented interface does not.
+        :return: a dictionary from the names of the steps to their numbers of objects and bytes.
+        :raises ValueError: if a requested step is unsafe while the repository is live.
+        :raises RepositoryBusyError: if another packer holds the lock.
         """
         steps = {"pack_loose": pack_loose, "do_repack": do_repack, "clean_storage": clean_storage}
         options = {**steps, "do_vacuum": do_vacuum, "compress": compress, "incremental_cleanup": incremental_cleanup}
@@ -121,16 +121,16 @@ def _report(planned: dict[str, Any]) -> None:
 class SandboxFolder:
     """The folder of a sandbox.
 
-    :ivar abspath: its absolute path.
+    :ivar abspath: the absolute path of the folder.
     """
 
     abspath: str
 
 
 class SandboxRepositoryBackend(SyncRepository):
-    """A repository in a temporary folder, without a loop and without a thread; the folder goes when this goes.
+    """A repository in a temporary folder, which is deleted with this object. It starts no event loop and no thread.
 
-    :param filepath: in which folder to make the sandbox; None takes the system's folder for temporary files.
+    :param filepath: the folder in which to create the sandbox; by default the system's folder for temporary files.
     """
 
     def __init__(self, filepath: str | None = None) -> None:
@@ -138,8 +138,8 @@ class SandboxRepositoryBackend(SyncRepository):
         super().__init__(self._sandbox_repository)
 
     def __del__(self) -> None:
-        """Delete the sandbox folder, if it was made and still exists."""
-        if "_resources" in self.__dict__:  # else the constructor has failed
+        """Delete the sandbox folder if it exists."""
+        if "_resources" in self.__dict__:  # it is missing if the constructor has raised
             self.close()
 
     def __str__(self) -> str:
@@ -148,6 +148,6 @@ class SandboxRepositoryBackend(SyncRepository):
 
     @property
     def sandbox(self) -> SandboxFolder:
-        """The sandbox folder, made if it is not there yet."""
+        """The sandbox folder, created on first use."""
         self.initialise()
         return SandboxFolder(str(self._sandbox_repository.folder))

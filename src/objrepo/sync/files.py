@@ -1,4 +1,4 @@
-"""An object as a file: what `io`, `zipfile`, numpy and the like expect to be given."""
+"""Objects as binary files, for `io`, `zipfile`, numpy and other code that reads files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 __all__ = ("WHOLE_BYTES", "ObjectFile", "object_reader", "whole_reader")
 
 WHOLE_BYTES: Final = 64 * 1024
-"""Objects of up to this size are read at once when they are opened."""
+"""Objects up to this size are read whole when they are opened."""
 
 
 def object_reader(runner: CoroutineRunner, stream: ObjectStream) -> io.BufferedReader:
-    """Return a stream as a file for callers without a loop. Closing the one does not close the other."""
+    """Return a stream as a file for callers without an event loop. Closing the file does not close the stream."""
     if stream.size <= WHOLE_BYTES:
         return whole_reader(stream.key, runner.call(stream.read))
     return io.BufferedReader(ObjectFile(runner.call, stream), WHOLE_BYTES)

@@ -1,4 +1,4 @@
-"""`SyncRepository`: any async repository behind the documented interface."""
+"""`SyncRepository`: AiiDA's documented interface for any async repository."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ if TYPE_CHECKING:
 
 __all__ = ("SyncRepository",)
 
-_KEYS_AT_ONCE: Final = 1000
+_KEY_PAGE_SIZE: Final = 1000
 
 
 class SyncRepository(AbstractRepositoryBackend):
     """An :class:`~objrepo.AsyncRepository` for callers without an event loop.
 
-    A repository that runs :class:`~objrepo.offload.Inline` is driven right here: it is open at once and until
-    ``close``, starts no thread and no loop, and may be used by many threads at the same time, inside a running loop,
-    and in a child after ``fork``. Any other repository goes through a portal to an event loop and is open inside
-    ``with`` only, so that the thread of that loop does not outlive it.
+    A repository with an :class:`~objrepo.offload.Inline` offload runs on the caller's thread. It is open from the
+    start until :meth:`close`, starts no thread and no event loop, and may be used by many threads at the same time,
+    inside a running event loop, and in a child process after ``fork``.
 
-    Errors are those of the async methods.
+    Any other repository runs in the event loop of a portal's thread and is open inside ``with`` only. An exception that
+    interrupts a call, such as ``KeyboardInterrupt``, cancels the call. A child process that was forked meanwhile gets a
+    :class:`~objrepo.RepositoryError`.
 
-    :param repository: the repository; nobody else needs to have entered it.
-    :param portal: the portal to use where one is needed; unless given, ``with`` starts one, and ends it again.
+    The methods raise the errors of the async methods.
+
+    :param repository: the repository; it need not have been entered.
+    :param portal: a portal for a repository that needs one; by default, ``with`` starts one and stops it again.
     """
 
     def __init__(self, repository: AsyncRepository, portal: BlockingPortal | None = None) -> None:
@@ -49,7 +52,7 @@ class SyncRepository(AbstractRepositoryBackend):
         return f"{type(self).__name__}: {self._repository}"
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._repository}>"  # which looks at no disk, as `str` may
+        return f"<{type(self).__name__} of {self._repository}>"  # `str` of a subclass may read the disk
 
     # -- opening and closing ---------------------------------------------------------------------------------------
 
@@ -64,7 +67,7 @@ class SyncRepository(AbstractRepositoryBackend):
         self.close()
 
     def close(self) -> None:
-        """Close connections, files and the portal that was started. May be called again, and followed by ``with``."""
+        """Close connections, files and a portal that was started. ``with`` opens them again."""
         self._open_runner = None
         self._resources.close()
 
@@ -96,16 +99,20 @@ class SyncRepository(AbstractRepositoryBackend):
 
     @property
     def uuid(self) -> str | None:
-        """The unique identifier of the repository, None where it has none or does not exist yet."""
+        """The unique identifier of the repository; None if it has none or does not exist yet."""
         return self._runner.call(self._repository.uuid)
 
     @property
     def key_format(self) -> str | None:
-        """What the keys look like, such as ``'sha256'``."""
+        """The format of the keys, such as ``'sha256'``."""
         return self._runner.call(self._repository.key_format)
 
     def initialise(self, **kwargs: Any) -> None:
-        """Make the repository, or do nothing where it is made already; see :meth:`AsyncRepository.initialise`."""
+        """Create the repository; do nothing if it exists.
+
+        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.initialise`.
+        :raises ValueError: if the repository exists with other options.
+        """
         self._runner.call(lambda: self._repository.initialise(**kwargs))
 
     @property
@@ -114,22 +121,22 @@ class SyncRepository(AbstractRepositoryBackend):
         return self._runner.call(self._repository.is_initialised)
 
     def erase(self) -> None:
-        """Delete the repository with every resource that it made. What is not there is no error."""
+        """Delete the repository and all its resources; do nothing if it does not exist."""
         self._runner.call(self._repository.erase)
 
     def _put_object_from_filelike(self, handle: BinaryIO) -> str:
         return self._runner.call(self._repository.put, handle)
 
     def has_objects(self, keys: list[str]) -> list[bool]:
-        """Say of each key whether its object is there, in the order of the keys."""
+        """Return for each key whether the object exists, in the order of the keys."""
         return self._runner.call(self._repository.has_many, keys)
 
     def has_object(self, key: str) -> bool:
-        """Say whether an object is there."""
+        """Return whether an object exists."""
         return self._runner.call(self._repository.has, key)
 
     def list_objects(self) -> Iterable[str]:
-        """Iterate over the keys of all objects, each once, in bounded memory."""
+        """Iterate over the keys of all objects, each once, with bounded memory."""
         call = self._runner.call
         keys: Any = self._repository.keys()
         try:
@@ -140,20 +147,21 @@ class SyncRepository(AbstractRepositoryBackend):
                 call(keys.aclose)
 
     def get_info(self, detailed: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Return the state of the repository: the fields of what :meth:`AsyncRepository.info` returns.
+        """Return the state of the repository as a dictionary: the fields of :class:`~objrepo.reports.RepositoryInfo`.
 
-        :param detailed: whether to sum up the sizes too, which takes longer.
-        :param kwargs: nothing that is known here.
+        :param detailed: whether to include the sizes, which takes longer.
+        :param kwargs: options of the backend.
         """
         return dataclasses.asdict(self._runner.call(lambda: self._repository.info(detailed, **kwargs)))
 
     def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> Any:
-        """Do the work that keeps a repository fast and small; see :meth:`AsyncRepository.maintain`.
+        """Run the maintenance of the repository.
 
-        :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository; then only what is safe is done.
-        :param kwargs: the backend's own options.
-        :return: a dictionary that names each step, with the objects and the bytes that it concerns.
+        :param dry_run: whether to only report what would be done.
+        :param live: whether other processes may be using the repository; steps that are unsafe then are not run.
+        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.maintain`.
+        :return: a dictionary from the names of the steps to their numbers of objects and bytes.
+        :raises RepositoryBusyError: if another process is maintaining the repository.
         """
         report = self._runner.call(lambda: self._repository.maintain(dry_run, live, **kwargs))
         return {step.name: {"objects": step.objects, "size": step.size} for step in report.steps}
@@ -162,25 +170,30 @@ class SyncRepository(AbstractRepositoryBackend):
     def open(self, key: str) -> Iterator[BinaryIO]:
         """Open an object for reading.
 
-        :return: a context manager for an ``io.BufferedReader``, closed on leaving.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
+        :param key: the key of the object.
+        :return: a context manager for an ``io.BufferedReader``, which it closes.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
         """
         runner = self._runner
         with runner.enter(self._repository.open(key)) as stream, object_reader(runner, stream) as reader:
             yield reader
 
     def get_object_content(self, key: str) -> bytes:
-        """Return the whole content of an object.
+        """Return the content of an object.
 
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
+        :param key: the key of the object.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
         """
         return self._runner.call(self._repository.get, key)
 
     def iter_object_streams(self, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
-        """Iterate over objects in the order that is fastest; one that is given twice comes once.
+        """Iterate over objects in the order that is fastest to read; each object comes once.
 
-        :return: an iterator over keys and readers (``io.BufferedReader``), each closed by the next step.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key, before the first object.
+        :param keys: the keys of the objects.
+        :return: an iterator over pairs of a key and an ``io.BufferedReader``, which is closed when the iterator
+            advances.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) before the first object, if objects do not exist; it
+            names all of them.
         """
         runner = self._runner
         with runner.enter(self._repository.stream(keys)) as objects:
@@ -198,16 +211,19 @@ class SyncRepository(AbstractRepositoryBackend):
                     return
 
     def get_object_hash(self, key: str) -> str:
-        """Return the SHA-256 of an object as 64 hexadecimal digits, whatever the key format.
+        """Return the SHA-256 of an object as 64 hexadecimal digits, for every key format.
 
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if there is no such object.
+        :param key: the key of the object.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
         """
         return self._runner.call(self._repository.hash, key)
 
     def delete_objects(self, keys: list[str]) -> None:
-        """Delete objects; one that is given twice is deleted once.
+        """Delete objects.
 
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) naming every missing key; then nothing was deleted.
+        :param keys: the keys of the objects; a key may be given twice.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if objects do not exist; it names all of them, and
+            nothing is deleted.
         """
         self._runner.call(self._repository.delete_many, keys)
 
@@ -215,7 +231,7 @@ class SyncRepository(AbstractRepositoryBackend):
 async def _next_objects(
     objects: AsyncIterator[tuple[str, ObjectStream]],
 ) -> tuple[list[tuple[str, bytes]], ObjectStream | None, Exception | None]:
-    """Take some small objects at once, and the large one or the error that comes after them."""
+    """Return the next small objects, and the large object or the error that follows them."""
     if isinstance(objects, ObjectIterator) and (whole := await objects.small_objects()):
         return whole, None, None
     small: list[tuple[str, bytes]] = []
@@ -228,16 +244,16 @@ async def _next_objects(
             size += stream.size
             if len(small) == BATCH_OBJECTS or size >= BATCH_BYTES:
                 break
-    except Exception as error:  # noqa: BLE001  (it is raised once its turn has come)
+    except Exception as error:  # noqa: BLE001  (raised after the objects before it)
         return small, None, error
     return small, None, None
 
 
 async def _next_keys(keys: AsyncIterator[str]) -> list[str]:
-    """Take some keys at once, as each call of a coroutine has its price."""
+    """Return the next keys: one call for many keys, as each call has a cost."""
     page: list[str] = []
     async for key in keys:
         page.append(key)
-        if len(page) == _KEYS_AT_ONCE:
+        if len(page) == _KEY_PAGE_SIZE:
             break
     return page
