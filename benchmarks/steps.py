@@ -19,6 +19,7 @@ from objrepo.disk.group_commit import put_group
 from objrepo.disk.reader import read_at_once
 from objrepo.fsync import fsync_file
 from objrepo.keys import is_key
+from objrepo.sources import read_source
 from objrepo.sync import DiskObjectStoreRepositoryBackend
 
 OBJECTS = 10_000
@@ -83,8 +84,8 @@ def steps_of_a_put(backend, path: Path) -> dict[str, Callable[[], Any]]:
         "SHA-256": lambda: hashlib.sha256(content).hexdigest(),
         "write a file": lambda: write(False),
         "write and fsync a file": lambda: write(True),
-        "`put`: file, its directory and the parent directory fsynced": lambda: backend._repository._put_one(
-            memoryview(os.urandom(1024))
+        "`put`: file, its directory and the parent directory fsynced": lambda: read_source(
+            memoryview(os.urandom(1024)), backend._repository.backend.put
         ),
     }
 

@@ -30,7 +30,7 @@ from objrepo.reports import (
     VerifyReport,
 )
 from objrepo.sendfile import send_stream
-from objrepo.sources import is_async_source, plain_source, read_source, run_with_reader
+from objrepo.sources import is_async_source, plain_source, read_source, run_with_reader, size_in_memory
 from objrepo.streams import (
     BATCH_OBJECTS,
     MAX_BATCHED_OBJECT_BYTES,
@@ -65,8 +65,8 @@ class Repository(AsyncRepository, Generic[BackendT]):
         self.offload = offload = Threads() if offload is None else offload
         self._lifetime = Lifetime()
         self._streams = OpenStreams()
-        self._put_batched = offload.batched(backend.put_batch, self._put_one)
-        self._has = self._reading(backend.has, self._has_one)
+        self._put_in_batch = offload.batched(backend.put_batch, partial(read_source, function=backend.put))
+        self._has = self._reading(backend.has, lambda key: backend.has([key])[0])
         self._get = self._reading(backend.get_batch, backend.get)
         self._get_checked = self._reading(self._get_batch_checked, self._get_one_checked)
 
@@ -171,29 +171,16 @@ class Repository(AsyncRepository, Generic[BackendT]):
         offload = self._open()
         source = plain_source(source)
         if is_async_source(source):
-            return await run_with_reader(offload, source, self.backend.put, self._put_plain)
-        return await self._put_plain(source)
-
-    async def _put_plain(self, source: Source) -> str:
-        small = isinstance(source, os.PathLike) or (
-            isinstance(source, memoryview) and source.nbytes <= MAX_BATCHED_OBJECT_BYTES
-        )
-        if small and self.backend.batches_puts:
-            return await self._put_batched(source)
-        return await self.offload.run(self._put_one, source)
-
-    def _put_one(self, source: Source) -> str:
-        return read_source(source, self.backend.put)
+            return await run_with_reader(offload, source, self.backend.put, self.put)
+        may_be_small = isinstance(source, os.PathLike) or 0 < size_in_memory(source) <= MAX_BATCHED_OBJECT_BYTES
+        if may_be_small and self.backend.batches_puts:
+            return await self._put_in_batch(source)
+        return await offload.run(read_source, source, self.backend.put)
 
     async def put_many(
         self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
     ) -> list[str]:
-        return await put_many(sources, self._open(), self.backend.put_batch, self._put_unbatched, progress)
-
-    async def _put_unbatched(self, source: Source) -> str:
-        if is_async_source(source):
-            return await self.put(source)
-        return await self._open().run(self._put_one, source)
+        return await put_many(sources, self._open(), self.backend.put_batch, self.put, progress)
 
     def create(self) -> ObjectWriter:
         return Writer(self.put, self.backend.put, self._open())
@@ -217,9 +204,6 @@ class Repository(AsyncRepository, Generic[BackendT]):
     async def has(self, key: str) -> bool:
         self._open()
         return await self._has(key)  # type: ignore[no-any-return]
-
-    def _has_one(self, key: object) -> bool:
-        return self.backend.has([key])[0]
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         return await self._open().run(self.backend.has, list(keys), abandon_on_cancel=True)
