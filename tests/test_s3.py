@@ -137,7 +137,7 @@ class TestErrors:
             report = await repo.verify()
         assert (report.objects, report.ok, report.leftovers) == (2, True, ())
         (message,) = caplog.messages
-        assert "the unfinished uploads of S3Repository" in message
+        assert "the unfinished uploads of s3://bucket" in message
 
 
 class TestUploadsOfOthers:

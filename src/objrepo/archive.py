@@ -73,10 +73,8 @@ class ArchiveBackend(FileBackend):
             self._url = path
             self.pool = BlockingPool(_CONCURRENT_REQUESTS)
             self._remote = RemoteFile(path, self.pool)
-            self._location = self._remote.name
         else:
             self.path = Path(path).absolute()
-            self._location = str(self.path)
         self._reading = threading.Lock()
         self._format: KeyFormat = "sha256"
         self._read: dict[str, zipfile.ZipInfo] | None = None
@@ -86,7 +84,7 @@ class ArchiveBackend(FileBackend):
 
     @property
     def location(self) -> str:
-        return self._location
+        return str(self.path) if self._remote is None else self._remote.name
 
     def initialise(self, **options: Any) -> None:
         raise self._refused()
@@ -114,7 +112,7 @@ class ArchiveBackend(FileBackend):
         if member is None:
             raise ObjectNotFoundError([key], self)
         if member.compress_type not in _METHODS or member.flag_bits & 0x1:
-            raise CorruptObjectError(key, f"its member of {self._location} is encrypted or has an unknown compression")
+            raise CorruptObjectError(key, f"its member of {self.location} is encrypted or has an unknown compression")
         file = self._file()
         try:
             start = _start_of(key, file, member)
@@ -137,7 +135,7 @@ class ArchiveBackend(FileBackend):
     def info(self, detailed: bool) -> RepositoryInfo:
         members = self._members()
         size = sum(member.file_size for member in members.values()) if detailed else None
-        return RepositoryInfo(location=self._location, key_format=self._format, objects=len(members), size=size)
+        return RepositoryInfo(location=self.location, key_format=self._format, objects=len(members), size=size)
 
     def erase(self) -> None:
         raise self._refused()
@@ -163,9 +161,9 @@ class ArchiveBackend(FileBackend):
                     with self._file() as file, zipfile.ZipFile(file) as archive:
                         self._format, self._read = self._objects(archive)
                 except (FileNotFoundError, IsADirectoryError):
-                    raise NotInitialisedError(f"there is no archive at {self._location}") from None
+                    raise NotInitialisedError(f"there is no archive at {self.location}") from None
                 except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-                    raise RepositoryError(f"{self._location} is not a readable zip: {error}") from error
+                    raise RepositoryError(f"{self.location} is not a readable zip: {error}") from error
             return self._read
 
     def _objects(self, archive: zipfile.ZipFile) -> tuple[KeyFormat, dict[str, zipfile.ZipInfo]]:
@@ -179,18 +177,18 @@ class ArchiveBackend(FileBackend):
         version = _aiida_version(archive) if _METADATA in names else None
         if version is None and any(name != _FOLDER for name in names):
             raise RepositoryError(
-                f"{self._location} is a zip without objects: none of its {len(names)} members is named repo/KEY, "
+                f"{self.location} is a zip without objects: none of its {len(names)} members is named repo/KEY, "
                 f"the first is {names[0]!r}; use a zip of `export` or an AiiDA archive"
             )
         if version is not None and version.startswith("0."):
             raise RepositoryError(
-                f"{self._location} is an AiiDA archive of version {version}, which has no objects: convert it by "
+                f"{self.location} is an AiiDA archive of version {version}, which has no objects: convert it by "
                 "`verdi archive migrate`, then open the new file"
             )
         return "sha256", {}
 
     def _refused(self) -> ReadOnlyError:
-        return ReadOnlyError(f"{self} is read-only: copy it into another repository first")
+        return ReadOnlyError(f"the archive {self} is read-only: copy it into another repository first")
 
 
 def _start_of(key: str, file: BinaryIO, member: zipfile.ZipInfo) -> int:

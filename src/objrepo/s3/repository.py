@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import operator
 import uuid
 from bisect import bisect_right
@@ -22,7 +23,7 @@ from objrepo.keys import is_key, valid_keys
 from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
-from objrepo.repository import Repository, log
+from objrepo.repository import Repository
 from objrepo.s3.client import PAGE_NAMES, BucketClient, Buffer, Listing, MissingError
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import PART_BYTES, S3Options
@@ -30,44 +31,46 @@ from objrepo.s3.range_reader import RangeRequestFile
 from objrepo.sources import as_seekable, read_up_to
 from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
 
-__all__ = ("S3Repository",)
+__all__ = ("S3Backend", "S3Repository")
 
-_MARKER: Final = "objrepo.json"  # comes after all keys in a listing, as these begin with hexadecimal digits
+_log: Final = logging.getLogger("objrepo")
+
+_MARKER: Final = "objrepo.json"  # listed after all objects, whose names begin with hexadecimal digits
 _FORMAT: Final = 1
-_WHOLE_BYTES: Final = PART_BYTES // 2
+_MAX_SINGLE_REQUEST_BYTES: Final = PART_BYTES // 2
 _READ_BYTES: Final = 1024 * 1024
-_FEW_KEYS: Final = 8
+_MIN_KEYS_FOR_LISTING: Final = 8
 _DAY: Final = 24 * 60 * 60.0
 
 
 class S3Repository(Repository["S3Backend"]):
-    """Keeps objects in a bucket of Amazon S3 or of anything that speaks its protocol, such as Ceph, Garage or R2.
+    """Keeps objects in a bucket of Amazon S3 or of another service with its protocol, such as Ceph, Garage or R2.
 
-    An object is stored under the SHA-256 of its content, which is known before anything is sent: what is there is not
-    sent again. What comes back is compared with its key by ``get``; ``open`` and ``stream`` fetch ranges as they are
-    read, and the next ones ahead. Nothing is ever changed in place, so it may be written to from many machines.
+    The name of an object is the SHA-256 of its content, which is computed before the object is sent; an existing object
+    is not sent again. ``get`` compares the content with the key; ``open`` and ``stream`` fetch ranges, and read ahead
+    while they are read sequentially. Objects never change, so several machines may write at the same time.
 
-    It needs the extra ``s3``. Each request is sent again while it is not answered, for ``retry_timeout`` seconds, and
-    then raises :class:`~objrepo.RepositoryUnavailableError`; what the object store refuses raises
-    :class:`~objrepo.AccessDeniedError`. No error and no ``repr`` says a secret. A process that was forked from one that
-    used it cannot use it.
+    It needs the extra ``s3``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
+    raises :class:`~objrepo.RepositoryUnavailableError`; a request that the credentials do not permit raises
+    :class:`~objrepo.AccessDeniedError`. A cancelled operation ends with the request that it is waiting for. No error
+    and no ``repr`` contains a secret. A process that was forked from one that used it cannot use it.
 
-    :param bucket: the name of a bucket that exists.
-    :param prefix: the folder in it, if it is not to be the whole bucket.
-    :param endpoint: the URL of the service; Amazon's unless given here or by ``AWS_ENDPOINT_URL``.
-    :param region: the region, which Amazon wants to know.
-    :param access_key_id: who one is. Unless given, it is what the environment, the shared configuration files or the
-        machine's own role say, as botocore finds it.
-    :param secret_access_key: the secret that goes with it.
-    :param session_token: the token that goes with credentials that expire.
-    :param profile: which profile of the shared configuration files to take.
-    :param anonymous: whether to sign nothing, for a bucket that everybody may read.
-    :param virtual_hosted_style: whether the bucket is a part of the host's name, and not of the path.
-    :param timeout: how many seconds one request may take, which carries 8 MiB at the most.
-    :param retry_timeout: for how many seconds a request is sent again. All in all a request has an end within
+    :param bucket: the name of an existing bucket.
+    :param prefix: the folder in it, unless the repository is the whole bucket.
+    :param endpoint: the URL of the service; unless given, that of ``AWS_ENDPOINT_URL``, or else Amazon's.
+    :param region: the region, which Amazon requires.
+    :param access_key_id: the access key; unless given, botocore finds one in the environment, the shared configuration
+        files, or the role of the machine.
+    :param secret_access_key: the secret of the access key.
+    :param session_token: the token of temporary credentials.
+    :param profile: a profile of the shared configuration files.
+    :param anonymous: whether to send unsigned requests, for a public bucket.
+    :param virtual_hosted_style: whether the bucket is part of the host name, and not of the path.
+    :param timeout: how many seconds one request may take, which carries at most 8 MiB.
+    :param retry_timeout: how many seconds a request is repeated. An operation of one request takes at most
         ``retry_timeout + 2 * timeout`` seconds.
-    :param concurrency: how many requests are under way at the same time for one call, and for all together.
-    :param offload: where the work is done; as many worker threads as ``concurrency`` unless given.
+    :param concurrency: how many requests run at the same time for one call, and how many calls do.
+    :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
     """
 
     def __init__(
@@ -111,16 +114,18 @@ class S3Repository(Repository["S3Backend"]):
     async def maintain(
         self, dry_run: bool = False, live: bool = True, *, uploads_older_than: float = _DAY
     ) -> MaintenanceReport:
-        """Abort multipart uploads that were never completed, whose parts take space that no listing shows.
+        """Abort multipart uploads that were never completed, whose parts use space but appear in no listing.
 
-        Cancellation: shielded; uploads that were aborted until then stay aborted.
+        Only uploads of this repository's objects are aborted. Cancellation ends it between two requests; uploads that
+        were aborted until then stay aborted.
 
-        :param dry_run: only count them.
-        :param live: whether others may be writing at the moment; then only old uploads are aborted.
-        :param uploads_older_than: how old, in seconds.
-        :return: the number of uploads and their bytes.
-        :raises AccessDeniedError: if the credentials do not allow listing or aborting uploads.
-        :raises RepositoryUnavailableError: if the service does not answer within the time limit.
+        :param dry_run: whether to count them only.
+        :param live: whether others may be writing; if not, all are aborted, else only old ones.
+        :param uploads_older_than: the age in seconds from which an upload is old.
+        :return: the number of uploads.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises AccessDeniedError: if the credentials do not permit listing or aborting uploads.
+        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
         """
         return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than)
 
@@ -147,15 +152,15 @@ class S3Backend(Backend):
 
     def initialise(self, **options: Any) -> None:
         if options:
-            raise TypeError(f"an S3 repository has no options to initialise it with, got {', '.join(options)}")
+            raise TypeError(f"an S3 repository has no options, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
         other = next((name for name, _ in self._bucket.list().next_page() if _key(name) is None), None)
         if other is not None:
-            raise ValueError(f"{self._options.url} is something else already, with {other!r} in it: use another prefix")
+            raise ValueError(f"{self.location} contains other files, such as {other!r}: use another prefix")
         marker = {"objrepo": _FORMAT, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
         self._bucket.create(_MARKER, json.dumps(marker).encode())
-        self._checked_marker()
+        self._require_marker()
 
     def is_initialised(self) -> bool:
         try:
@@ -168,17 +173,17 @@ class S3Backend(Backend):
         return None if marker is None else str(marker["uuid"])
 
     def key_format(self) -> str:
-        return str(self._checked_marker()["key_format"])
+        return str(self._require_marker()["key_format"])
 
     def info(self, detailed: bool) -> RepositoryInfo:
-        marker = self._checked_marker()
+        marker = self._require_marker()
         objects = total = 0
         for name, size in self._names():
             if _key(name) is not None:
                 objects += 1
                 total += size
         return RepositoryInfo(
-            location=self._options.url,
+            location=self.location,
             uuid=marker["uuid"],
             key_format=marker["key_format"],
             objects=objects,
@@ -186,7 +191,7 @@ class S3Backend(Backend):
         )
 
     def maintain(self, *, dry_run: bool, live: bool, uploads_older_than: float = _DAY) -> MaintenanceReport:
-        self._checked_marker()
+        self._require_marker()
         uploads = self._unfinished_uploads(uploads_older_than if live else 0.0)
         if uploads and not dry_run:
             abort_uploads(self._options, uploads)
@@ -195,20 +200,16 @@ class S3Backend(Backend):
     def leftovers(self) -> tuple[Leftover, ...]:
         try:
             uploads = self._unfinished_uploads(_DAY)
-        except RepositoryError as error:  # what was verified is reported nevertheless
-            log.warning("the unfinished uploads of %s cannot be listed: %s", self, error)
+        except RepositoryError as error:  # the report of verified objects is returned nevertheless
+            _log.warning("the unfinished uploads of %s cannot be listed: %s", self, error)
             return ()
         return tuple(Leftover("unfinished upload", name, 0) for name, _ in uploads)
-
-    def _unfinished_uploads(self, older_than: float) -> list[Upload]:
-        """Return the uploads of this repository's objects, and none of other programs that use the bucket."""
-        return [upload for upload in list_uploads(self._options, older_than) if _key(upload.name) is not None]
 
     def erase(self) -> None:
         self._marker = None
         if self._read_marker() is None:
             return
-        uploads = self._unfinished_uploads(0)  # first, so that nothing is deleted where this is not allowed
+        uploads = self._unfinished_uploads(0)  # first, so that nothing is deleted where listing them is denied
         listing = self._bucket.list()
         while not listing.ended:
             self._bucket.delete([name for name, _ in listing.next_page() if _key(name) is not None])
@@ -221,10 +222,14 @@ class S3Backend(Backend):
         self._bucket.close()
         self._marker = None
 
-    def _checked_marker(self) -> dict[str, Any]:
+    def _unfinished_uploads(self, older_than: float) -> list[Upload]:
+        """Return the uploads of this repository's objects, but not those of other programs in the same bucket."""
+        return [upload for upload in list_uploads(self._options, older_than) if _key(upload.name) is not None]
+
+    def _require_marker(self) -> dict[str, Any]:
         marker = self._read_marker()
         if marker is None:
-            raise NotInitialisedError(f"there is no repository at {self._options.url} yet: call initialise() first")
+            raise NotInitialisedError(f"there is no repository at {self.location} yet: call initialise() first")
         return marker
 
     def _read_marker(self) -> dict[str, Any] | None:
@@ -241,23 +246,23 @@ class S3Backend(Backend):
                 marker = None
             if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
                 raise RepositoryError(
-                    f"{_MARKER} in {self._options.url} is not of format {_FORMAT}: use a release that knows it"
+                    f"{_MARKER} in {self.location} does not have the format {_FORMAT}: use a release that supports it"
                 )
             if marker.get("key_format") != "sha256":
-                raise RepositoryError(f"{self._options.url} has keys of an unknown format: use a release that knows it")
+                raise RepositoryError(f"{self.location} has an unknown key format: use a release that supports it")
             self._marker = marker
         return self._marker
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def put(self, reader: BinaryReader) -> str:
-        self._checked_marker()
-        content = read_up_to(reader, _WHOLE_BYTES)
-        if len(content) < _WHOLE_BYTES:
+        self._require_marker()
+        content = read_up_to(reader, _MAX_SINGLE_REQUEST_BYTES)
+        if len(content) < _MAX_SINGLE_REQUEST_BYTES:
             key = hashlib.sha256(content).hexdigest()
             self._bucket.create(_name(key), content)
             return key
-        # The key, which is the name, is known only once all of it was read: it has to be read twice.
+        # The name is the hash of the whole content, which is therefore read twice.
         file = as_seekable(reader)
         with TemporaryFile() if file is None else nullcontext() as spool:
             hasher = hashlib.sha256()
@@ -267,15 +272,15 @@ class S3Backend(Backend):
                 hasher.update(content)
                 if spool is not None:
                     spool.write(content)
-                content = reader.read(_WHOLE_BYTES)
+                content = reader.read(_MAX_SINGLE_REQUEST_BYTES)
             return self._upload(hasher.hexdigest(), cast("BinaryIO", file or spool))
 
     def _upload(self, key: str, file: BinaryIO) -> str:
-        """Send a large object, and nothing of it if it is there."""
+        """Store a large object, unless it exists."""
         name = _name(key)
         size = file.seek(0, 2)
         if self._bucket.size(name) is None:
-            # What obstore raises for an iterator, and not for a file, takes back what has gone up.
+            # An iterator and not the file: obstore aborts the upload when an iterator raises, but not when a file does.
             self._bucket.upload(name, lambda: _chunks(key, file), size)
         return key
 
@@ -283,23 +288,23 @@ class S3Backend(Backend):
         self.require(keys)
         self._bucket.delete([_name(key) for key in keys])
 
-    # -- looking ------------------------------------------------------------------------------------------------
+    # -- looking up and listing -----------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
-        self._checked_marker()
+        self._require_marker()
         present = self._present(sorted(set(valid_keys(keys, "sha256"))))
         return [isinstance(key, str) and key in present for key in keys]
 
     def _present(self, keys: list[str]) -> set[str]:
-        """Return which of some sorted keys are there, with as few requests as may be.
+        """Return which of some sorted keys exist, with as few requests as possible.
 
-        A listing decides every key that it comes past, for a thousand names with each request. Keys are hashes, so that
-        its beginning tells how many requests the rest will take; each key is asked for where that takes fewer, and
-        where there are only a few.
+        A listing of a thousand names with each request decides all keys in its range. Keys are hashes and therefore
+        equally distributed, so that the first pages show how many requests the rest will take. Where one request for
+        each key is cheaper, and for a few keys, each key is requested.
         """
         position = 0
         present: set[str] = set()
-        if len(keys) >= _FEW_KEYS:
+        if len(keys) >= _MIN_KEYS_FOR_LISTING:
             listing = self._bucket.list(after=_name(keys[0])[:-1], page_size=PAGE_NAMES // 2)
             seen = 0
             end = keys[0]
@@ -313,19 +318,19 @@ class S3Backend(Backend):
                 seen += len(names)
                 end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
                 position = bisect_right(keys, end)
-        asked = keys[position:]
-        sizes = self.pool.map(self._bucket.size, map(_name, asked))
-        found = {key for key, size in zip(asked, sizes, strict=True) if size is not None}
+        undecided = keys[position:]
+        sizes = self.pool.map(self._bucket.size, map(_name, undecided))
+        found = {key for key, size in zip(undecided, sizes, strict=True) if size is not None}
         return found | present.intersection(keys)
 
     def size(self, key: str) -> int:
-        size = self._bucket.size(_name(key)) if self._is_key(key) else None
+        size = self._bucket.size(_name(key)) if is_key(key, self.key_format()) else None
         if size is None:
             raise ObjectNotFoundError([key], self)
         return size
 
     def list_keys(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
-        self._checked_marker()
+        self._require_marker()
         listing = self._bucket.list() if cursor is None else cursor
         keys = [key for name, _ in listing.next_page() if (key := _key(name)) is not None]
         return keys, None if listing.ended else listing
@@ -341,15 +346,14 @@ class S3Backend(Backend):
 
     def get(self, key: str) -> bytes:
         with self._missing(key):
-            name = _name(key)
-            (content, size), first = self._bucket.get(name)
+            (content, size), first = self._bucket.get(_name(key))
             if first is None:
                 return check_digest(key, "sha256", content)
             starts = range(PART_BYTES, size, PART_BYTES)
             rest = (partial(self._buffer, key, start, min(start + PART_BYTES, size)) for start in starts)
             reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
             hasher = hashlib.sha256()
-            whole = io.BytesIO()  # gives out what was written to it without a copy, and is filled while parts come in
+            whole = io.BytesIO()  # returns what was written to it without a copy
             for part in self.pool.map(operator.call, reads):
                 hasher.update(part)
                 whole.write(part)
@@ -366,12 +370,9 @@ class S3Backend(Backend):
         if len(head) >= size:
             return OpenedObject(key, size, head[:size], None)
         file = RangeRequestFile(
-            f"{self._options.url} {key}", whole, lambda start, end: self._part(key, start, end), self.pool
+            f"{self.location} {key}", whole, lambda start, end: bytes(self._buffer(key, start, end)), self.pool
         )
         return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
-
-    def _part(self, key: str, start: int, end: int) -> bytes:
-        return bytes(self._buffer(key, start, end))
 
     def _buffer(self, key: str, start: int, end: int) -> Buffer:
         with self._missing(key):
@@ -380,13 +381,10 @@ class S3Backend(Backend):
             raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
         return content
 
-    def _is_key(self, key: str) -> bool:
-        return is_key(key, self.key_format())
-
     @contextmanager
     def _missing(self, key: str) -> Iterator[None]:
-        """Have what is missing in the bucket be a missing object, and ask for nothing that cannot be a key."""
-        if not self._is_key(key):
+        """Raise :class:`ObjectNotFoundError` if the object does not exist; for a malformed key without a request."""
+        if not is_key(key, self.key_format()):
             raise ObjectNotFoundError([key], self)
         try:
             yield
@@ -399,21 +397,21 @@ def _name(key: str) -> str:
 
 
 def _key(name: str) -> str | None:
-    """Return the key of an object in the bucket, None if it is none of ours."""
+    """Return the key of an object by its name, None if it is not an object of a repository."""
     key = name.replace("/", "", 1)
     return key if is_key(key, "sha256") and _name(key) == name else None
 
 
 def _distance(key: str, other: str) -> int:
-    """Return how far apart two keys are, as a part of 2 ** 64 of all keys."""
+    """Return how many keys lie between two keys, in units of the first 64 bits."""
     return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
 
 
 def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
-    """Give the content of a file, and raise at its end if it is not what it was when the key was made."""
+    """Yield the content of a file; raise an error at its end if it has changed since the key was computed."""
     file.seek(0)
-    if isinstance(file, io.BytesIO):  # nobody else has it
-        content = memoryview(file.getvalue())  # which copies nothing
+    if isinstance(file, io.BytesIO):  # no other thread has it, so it is not hashed again
+        content = memoryview(file.getvalue())  # without a copy
         for start in range(0, len(content), PART_BYTES):
             if cancel_requested():
                 raise WorkCancelled
@@ -426,4 +424,4 @@ def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
         hasher.update(chunk)
         yield chunk
     if hasher.hexdigest() != key:
-        raise OSError(f"what was to be stored as {key} has changed while it was read; store it again")
+        raise OSError(f"the content of object {key} changed while it was being read: store it again")
