@@ -1,4 +1,4 @@
-"""Zips of objects, such as AiiDA's archives, to be read."""
+"""Reading zips of objects, such as AiiDA archives."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestReading:
         assert (await archive.verify()).ok
         assert (await archive.maintain()).steps == ()
 
-    async def test_what_is_not_there(self, archive):
+    async def test_missing_and_malformed_keys_are_not_found(self, archive):
         for key in ("0" * 64, "no-key", "repo/no-key", "../metadata.json", "metadata.json", ""):
             assert not await archive.has(key)
             with pytest.raises(ObjectNotFoundError):
@@ -111,7 +111,7 @@ class TestReading:
             assert len(open_files(tmp_path)) == 1
         assert open_files(tmp_path) == []
 
-    async def test_out_of_it_into_a_repository(self, archive, repo):
+    async def test_copy_into_a_repository(self, archive, repo):
         assert (await copy(archive, repo)).copied == len(CONTENTS)
         assert (await repo.verify()).objects == len(CONTENTS)
 
@@ -169,7 +169,7 @@ class TestDamage:
             assert (await archive.verify()).objects == 0
 
     @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    async def test_bytes_that_were_changed(self, tmp_path, compression):
+    async def test_changed_bytes_are_detected(self, tmp_path, compression):
         path = make(tmp_path / "some.zip", CONTENTS, compression)
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"repo/{key_of(CONTENTS[4])}")
@@ -183,7 +183,7 @@ class TestDamage:
             assert [item.key for item in (await archive.verify()).damaged] == [key_of(CONTENTS[4])]
             assert await archive.get(key_of(CONTENTS[3]), check=True) == CONTENTS[3]
 
-    async def test_a_list_of_members_that_lies(self, tmp_path):
+    async def test_a_wrong_list_of_members(self, tmp_path):
         path = make(tmp_path / "some.zip", CONTENTS)
         async with ArchiveRepository(path) as archive:
             members = archive.backend._members()
@@ -216,14 +216,14 @@ async def test_sixty_thousand_objects(tmp_path):
         await repo.initialise()
 
 
-class TestElsewhere:
-    """Archives on other machines are read in ranges."""
+class TestRemote:
+    """Remote archives are read by range requests."""
 
     @pytest.fixture(params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
     def content(self, request, tmp_path):
         return make(tmp_path / "some.aiida", CONTENTS, request.param).read_bytes()
 
-    async def test_of_a_web_server(self, content):
+    async def test_on_a_web_server(self, content):
         with serving({"/a/some.aiida?token=1": content}) as (url, asked):
             async with ArchiveRepository(f"{url}/a/some.aiida?token=1") as archive:
                 assert str(archive) == f"ArchiveRepository at {url}/a/some.aiida"
@@ -243,7 +243,7 @@ class TestElsewhere:
                 assert len(asked) == 1
                 assert all(wanted is not None for _, wanted in asked), "in ranges"
 
-    async def test_of_a_bucket(self, content, memory_bucket):
+    async def test_in_a_bucket(self, content, memory_bucket):
         import obstore
 
         obstore.put(memory_bucket, "some.aiida", content)
@@ -252,7 +252,7 @@ class TestElsewhere:
             for each in CONTENTS:
                 assert await archive.get(key_of(each)) == each
 
-    async def test_what_is_not_there_or_gives_no_ranges(self, content):
+    async def test_a_missing_file_and_a_server_without_ranges(self, content):
         with serving({"/some.aiida": content}, ranges=False) as (url, _):
             async with ArchiveRepository(f"{url}/other.aiida") as archive:
                 assert not await archive.is_initialised()
@@ -283,7 +283,7 @@ class TestElsewhere:
 
 class TestExport:
     @pytest.mark.parametrize("compress", [False, True])
-    async def test_there_and_back(self, repo, tmp_path, compress):
+    async def test_round_trip(self, repo, tmp_path, compress):
         keys = [await repo.put(content) for content in CONTENTS]
         keys += await repo.put_many(b"%d" % number for number in range(1500))
         steps = []

@@ -1,4 +1,4 @@
-"""Ceph on one node, with its S3 gateway: a monitor, a store in memory and a gateway, which end with the tests."""
+"""Ceph on one node: a monitor, an OSD in memory and an S3 gateway, which end with the tests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from processes import free_ports
 
 PROGRAMS = ("ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool", "radosgw", "radosgw-admin")
 
-# With one copy of everything, nothing to log in with, and without the threads that tidy up in the background. Without
-# `tcp_nodelay` each answer waits 40 ms.
+# One replica, no authentication between the daemons, and no background threads. Without `tcp_nodelay` each answer takes
+# 40 ms more.
 SETTINGS = """
 [global]
 fsid = {fsid}
@@ -67,15 +67,15 @@ rgw enable quota threads = false
 
 
 def missing_programs() -> list[str]:
-    """Return which programs of Ceph are not installed."""
+    """Return the programs of Ceph that are not installed."""
     return [program for program in PROGRAMS if shutil.which(program) is None]
 
 
 class Gateway:
     """The running S3 gateway.
 
-    :ivar host: where it listens.
-    :ivar port: likewise.
+    :ivar host: the address that it listens on.
+    :ivar port: the port that it listens on.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
@@ -86,7 +86,7 @@ class Gateway:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the gateway, and return when it answers."""
+        """Start the gateway, and wait until it answers."""
         self._process = _started(self._folder, "radosgw", "-n", "client.rgw", "-f")
         for _ in range(600):
             try:
@@ -104,7 +104,7 @@ class Gateway:
             self._process = None
 
     def add_user(self, name: str) -> dict[str, str]:
-        """Make a user; return its credentials as a repository takes them."""
+        """Create a user; return its credentials as parameters of `S3Repository`."""
         made = _run(self._folder, "radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}")
         keys = json.loads(made)["keys"][0]
         return {"access_key_id": keys["access_key"], "secret_access_key": keys["secret_key"]}
@@ -112,7 +112,7 @@ class Gateway:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Gateway]:
-    """Run Ceph with its data and logs in a folder, which is not there yet."""
+    """Run Ceph with its data and logs in a new folder."""
     mon_port, port = free_ports(2)
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
     for part in ("mon", "osd"):
@@ -157,7 +157,7 @@ def _started(folder: Path, *command: str) -> subprocess.Popen[bytes]:
 
 
 def _started_osd(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the store, again if need be: it ends if it comes to ask the monitor for something too soon."""
+    """Start the OSD; again if it ends, as it does when the monitor is not ready yet."""
     process = _started(folder, "ceph-osd", "-i", "0", "-f")
     for _ in range(100):
         if json.loads(_run(folder, "ceph", "osd", "stat", "--format", "json"))["num_up_osds"]:
@@ -165,4 +165,4 @@ def _started_osd(folder: Path) -> subprocess.Popen[bytes]:
         if process.poll() is not None:
             process = _started(folder, "ceph-osd", "-i", "0", "-f")
     process.kill()
-    raise RuntimeError(f"the store does not start; see {folder}/osd.0.log")
+    raise RuntimeError(f"the OSD does not start; see {folder}/osd.0.log")

@@ -1,4 +1,4 @@
-"""What the tests with real engines are given: Ceph, a bucket, and a door in front of it that can be shaken."""
+"""Fixtures of the tests with real engines: Ceph, a bucket, and a proxy in front of it that injects faults."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gateway(tmp_path_factory):
 
 
 def started(resources, folder, tries=3):
-    """Start Ceph; again if it does not start, as when somebody has taken its port meanwhile."""
+    """Start Ceph; again if it does not start, as when another process has taken its port."""
     for number in range(tries):
         try:
             return resources.enter_context(ceph.running(folder / f"node-{number}"))
@@ -51,7 +51,7 @@ def credentials(gateway):
 
 @pytest.fixture(scope="session")
 def s3(gateway, credentials):
-    """The client of another maker, to look behind."""
+    """An independent client, to inspect the bucket."""
     client = boto3.client(
         "s3",
         endpoint_url=gateway.url,
@@ -66,7 +66,7 @@ def s3(gateway, credentials):
 
 @pytest.fixture
 def prefix():
-    """A folder in the bucket that no other test has."""
+    """A folder in the bucket that no other test uses."""
     return f"test/{next(_numbers)}"
 
 

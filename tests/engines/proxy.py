@@ -1,4 +1,4 @@
-"""A door in front of an S3 gateway: it counts the requests, and does to some of them what networks do."""
+"""A proxy in front of an S3 gateway: it records the requests, and injects faults."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass
 class Fault:
-    """What happens to a request instead of the right answer.
+    """A fault of a request.
 
-    :ivar answer: a status to answer with; the request goes no further.
-    :ivar hang: for how many seconds nothing comes.
-    :ivar cut: after how many bytes of the body the connection is broken.
-    :ivar flip: the position in the body of a byte that is changed on the way.
-    :ivar meanwhile: called when the request is half through.
+    :ivar answer: a status that the proxy answers without forwarding the request.
+    :ivar hang: how many seconds the proxy waits before it does anything.
+    :ivar cut: after how many bytes of the body the connection is closed.
+    :ivar flip: the position in the body of a byte that is changed.
+    :ivar meanwhile: called before a PUT or POST is forwarded, or after half of the body of a GET.
     """
 
     answer: int | None = None
@@ -36,7 +36,7 @@ class Proxy:
 
     :ivar url: where clients connect to.
     :ivar requests: the method and the target of every request so far.
-    :ivar faults: asked about each request what is to go wrong with it.
+    :ivar faults: called with the method and the target of each request; returns its fault.
     """
 
     url: str
@@ -44,13 +44,13 @@ class Proxy:
     faults: Callable[[str, str], Fault | None] = lambda method, target: None
 
     def taken(self) -> list[str]:
-        """Return the requests since the last look, as a method and what follows the question mark."""
+        """Return the requests since the last call, each as its method and its query."""
         taken = [f"{method} {target.partition('?')[2]}".strip() for method, target in self.requests]
         self.requests.clear()
         return taken
 
     def fail(self, *faults: Fault | None, method: str | None = None) -> None:
-        """Have the next requests (of one method) go wrong, one after the other, and those after them not."""
+        """Inject faults into the next requests (of one method), one after the other."""
         left = list(faults)
 
         def next_fault(asked: str, target: str) -> Fault | None:

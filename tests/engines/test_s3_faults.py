@@ -1,4 +1,4 @@
-"""What goes wrong between a program and its object store ends in success after another try, or in one clear error."""
+"""Faults between a program and its object store end in success after a retry, or in one clear error."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ PROMISED = RETRY_FOR + 2 * TIMEOUT
 
 @pytest.fixture
 def anyio_backend():
-    """What goes wrong on the network does not depend on the loop; the contract has been tested on all."""
+    """Network faults do not depend on the event loop; the contract is tested on all."""
     return "trio"
 
 
 @pytest.fixture
 async def hasty(bucket, repo, proxy):
-    """The same repository for somebody who gives up soon."""
+    """The same repository with short timeouts."""
     async with bucket(endpoint=proxy.url, timeout=TIMEOUT, retry_timeout=RETRY_FOR) as hasty:
         await hasty.is_initialised()
         yield hasty
@@ -66,7 +66,7 @@ OPERATIONS: dict[str, Callable] = {
 
 
 def checked_line(error, *said):
-    """Check that an error is one line that says something, and no secret."""
+    """Check that an error is one short line that contains some words."""
     text = str(error)
     assert "\n" not in text
     assert len(text) < 300
@@ -74,7 +74,7 @@ def checked_line(error, *said):
         assert word in text
 
 
-class TestRefused:
+class TestDenied:
     async def test_a_wrong_secret(self, bucket, repo):
         async with bucket(secret_access_key="wrong-secret-of-mine") as other:
             for operation in OPERATIONS.values():
@@ -109,7 +109,7 @@ class TestRefused:
                     await operation(other, "0" * 64)
                 checked_line(caught.value)
 
-    async def test_a_folder_of_somebody_else(self, bucket, s3, prefix):
+    async def test_a_folder_with_other_files(self, bucket, s3, prefix):
         s3.put_object(Bucket=BUCKET, Key=f"{prefix}/theirs/data.csv", Body=b"1,2,3")
         async with bucket() as repo:
             with pytest.raises(ValueError, match=r"contains other files, such as .*theirs/data\.csv"):
@@ -139,10 +139,10 @@ class TestRefused:
         assert "the clock of this machine is wrong (RequestTimeTooSkewed)" in done.stdout.decode()
 
 
-class TestOnTheWay:
+class TestNetworkFaults:
     @pytest.mark.parametrize("status", [500, 503])
     @pytest.mark.parametrize("name", OPERATIONS)
-    async def test_errors_for_a_while(self, hasty, proxy, name, status):
+    async def test_temporary_errors_are_retried(self, hasty, proxy, name, status):
         key = await hasty.put(b"content")
         proxy.fail(*[Fault(answer=status)] * 3)
         await OPERATIONS[name](hasty, key)
@@ -154,7 +154,7 @@ class TestOnTheWay:
             *((name, "bodies cut short") for name in ("get", "info")),
         ],
     )
-    async def test_errors_for_good(self, hasty, proxy, name, fault):
+    async def test_permanent_errors_are_raised_in_time(self, hasty, proxy, name, fault):
         key = await hasty.put(b"content")
         faults = {
             "errors": Fault(answer=503),
@@ -186,7 +186,7 @@ class TestOnTheWay:
             async with hasty.open(key) as stream:
                 assert await stream.read() == LARGE
 
-    async def test_bytes_that_are_not_those_of_the_key(self, hasty, proxy):
+    async def test_changed_bytes_are_detected(self, hasty, proxy):
         key = await hasty.put(b"content")
         large = await hasty.put(LARGE)
         for wanted, position in ((key, 3), (large, 5_000_000)):
@@ -199,7 +199,7 @@ class TestOnTheWay:
                 async with hasty.open(wanted, check=True) as stream:
                     await stream.read()
 
-    async def test_an_object_that_was_stored_wrong(self, repo, s3, prefix, tmp_path):
+    async def test_an_object_stored_under_a_wrong_key(self, repo, s3, prefix, tmp_path):
         good = await repo.put(b"good")
         wrong = hashlib.sha256(b"right").hexdigest()
         s3.put_object(Bucket=BUCKET, Key=f"{prefix}/{wrong[:2]}/{wrong[2:]}", Body=b"wrong")
@@ -223,8 +223,8 @@ async def test_verify_of_large_objects_at_the_default_concurrency(repo, proxy):
     assert (report.objects, report.ok) == (len(keys), True)
 
 
-class TestTheGatewayDies:
-    """With SIGKILL, in the middle of a request; it is started again while the program still tries."""
+class TestGatewayKilled:
+    """The gateway is killed by SIGKILL during a request, and started again while the program retries."""
 
     @pytest.fixture
     async def patient(self, bucket, repo, proxy):
@@ -234,7 +234,7 @@ class TestTheGatewayDies:
 
     @pytest.fixture
     def death(self, gateway):
-        """What kills it, and has it started again a second later."""
+        """A function that kills the gateway, and starts it again a second later."""
         threads = []
 
         def again():
@@ -303,14 +303,14 @@ class TestLargeUploads:
     def uploads(self, s3, prefix):
         return s3.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
 
-    async def test_what_fails_takes_back_what_has_gone_up(self, hasty, proxy, s3, prefix):
+    async def test_a_failed_upload_is_aborted(self, hasty, proxy, s3, prefix):
         proxy.faults = lambda method, target: Fault(answer=503) if "partNumber=2" in target else None
         with pytest.raises(RepositoryUnavailableError):
             await hasty.put(LARGE)
         assert await listed(hasty) == []
         assert self.uploads(s3, prefix) == []
 
-    async def test_what_is_cancelled_leaves_nothing(self, bucket, repo, proxy, s3, prefix):
+    async def test_a_cancelled_upload_is_aborted(self, bucket, repo, proxy, s3, prefix):
         for delay in (0.05, 0.1, 0.2, 0.3):
             proxy.faults = lambda method, target: Fault(hang=0.1) if "partNumber" in target else None
             with anyio.move_on_after(delay):
@@ -319,7 +319,7 @@ class TestLargeUploads:
         assert len(await listed(repo)) <= 1
         assert (await repo.verify()).ok
 
-    async def test_what_a_kill_leaves_is_found_and_aborted(self, repo, proxy, credentials, s3, prefix):
+    async def test_maintain_aborts_the_upload_of_a_killed_process(self, repo, proxy, credentials, s3, prefix):
         program = (
             "import anyio, objrepo, os\n"
             "async def main():\n"
@@ -342,7 +342,7 @@ class TestLargeUploads:
         assert len(self.uploads(s3, prefix)) == 1
         key = await repo.put(b"and on")
         assert await listed(repo) == [key]
-        assert (await repo.maintain()).steps[0].objects == 0, "it may be somebody's who is at it"
+        assert (await repo.maintain()).steps[0].objects == 0, "another process may be continuing it"
         assert (await repo.maintain(dry_run=True, uploads_older_than=0)).steps[0].objects == 1
         assert len(self.uploads(s3, prefix)) == 1
         assert (await repo.maintain(live=False)).steps[0].objects == 1
@@ -359,12 +359,12 @@ class TestLargeUploads:
         await repo.erase()
         assert sorted(upload["Key"] for upload in self.uploads(s3, prefix)) == theirs
 
-    async def test_a_file_that_changes_while_it_is_sent(self, repo, tmp_path, monkeypatch):
+    async def test_a_file_that_changes_during_its_upload(self, repo, tmp_path, monkeypatch):
         path = tmp_path / "file"
         path.write_bytes(LARGE)
         real = repo.backend._bucket.size
 
-        def size(name):  # it is asked for between the two times that the file is read
+        def size(name):  # called between the two times that the file is read
             with open(path, "r+b") as file:
                 file.write(b"changed")
             return real(name)
@@ -376,7 +376,7 @@ class TestLargeUploads:
         assert await listed(repo) == []
 
 
-async def test_a_forked_process_is_told(repo):
+async def test_a_forked_process_gets_an_error(repo):
     await put_and_get(repo)
     reader, writer = os.pipe()
     child = os.fork()

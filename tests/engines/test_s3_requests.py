@@ -1,4 +1,4 @@
-"""How many requests an operation sends: they are what time and money go to."""
+"""How many requests an operation sends, which cost time and money."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_one_object(repo, proxy):
     key = await repo.put(b"content")
     assert methods(proxy) == {"PUT": 1}
     await repo.put(b"content")
-    assert methods(proxy) == {"PUT": 1}, "refused by the condition, without a look before"
+    assert methods(proxy) == {"PUT": 1}, "by the condition, without another request"
     assert await repo.get(key) == b"content"
     assert methods(proxy) == {"GET": 1}
     assert await repo.has(key)
@@ -32,7 +32,7 @@ async def test_one_object(repo, proxy):
     assert methods(proxy) == {"HEAD": 1, "POST": 1}
     for nonsense in ("", "no key", "a" * 63):
         assert not await repo.has(nonsense)
-    assert methods(proxy) == {}, "what cannot be a key is not asked for"
+    assert methods(proxy) == {}, "malformed keys are not requested"
 
 
 async def test_opening_costs_one_request_once(bucket, proxy):
@@ -51,7 +51,7 @@ async def test_a_large_object(repo, proxy):
     key = await repo.put(content)
     assert methods(proxy) == {"HEAD": 1, "POST": 2, "PUT": 6}
     await repo.put(content)
-    assert methods(proxy) == {"HEAD": 1}, "it is there, and is not sent again"
+    assert methods(proxy) == {"HEAD": 1}, "it exists, and is not sent again"
     assert await repo.get(key) == content
     assert methods(proxy)["GET"] <= 6
     async with repo.open(key, offset=20_000_000, length=1000) as stream:
@@ -65,7 +65,7 @@ async def test_a_large_object(repo, proxy):
     assert methods(proxy)["GET"] <= 3
     async with repo.open(key) as stream:
         assert b"".join([chunk async for chunk in stream]) == content
-    assert methods(proxy)["GET"] <= 17, "the longer it is read straight on, the longer are the ranges"
+    assert methods(proxy)["GET"] <= 17, "ranges grow while it is read sequentially"
 
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], indirect=True)
@@ -85,7 +85,9 @@ async def test_many_keys(bucket, proxy):
         for count in (8, 20, 100, 1000):
             absent = [f"{number:064x}" for number in range(count)]
             assert await repo.has_many(keys[:count] + absent) == [True] * count + [False] * count
-            assert len(proxy.taken()) <= min(count + 1, 11), "the absent ones are neighbours: a page decides them all"
+            assert len(proxy.taken()) <= min(count + 1, 11), (
+                "the absent keys are neighbours: one page decides all of them"
+            )
         assert await repo.has_many(keys[:30]) == [True] * 30
         assert "HEAD" not in methods(proxy), "a page of so many decides several"
         await repo.delete_many(keys[:1000])
