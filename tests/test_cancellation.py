@@ -1,4 +1,4 @@
-"""Every operation, cancelled wherever it can be cancelled, leaves nothing behind: no thread, file, lock or lease."""
+"""Every operation, cancelled wherever it can be cancelled, leaves nothing behind: no thread, file, lock or session."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ def append(pack, pack_id, objects):
     rows = [(k, 0, s, start + sum(sizes[:n]), s, pack_id) for n, (k, s) in enumerate(zip(objects, sizes))]
     group_commit.ContainerSession = None
     import gc
-    lease = next(o for o in gc.get_objects() if type(o).__name__ == "ContainerSession" and "index" in o.__dict__)
-    lease.index.insert(rows)
+    session = next(o for o in gc.get_objects() if type(o).__name__ == "ContainerSession" and "index" in o.__dict__)
+    session.index.insert(rows)
     return real(pack, pack_id, objects)
 group_commit._append = append
 stops.SCENARIOS = (stops.put_many,)
@@ -151,8 +151,8 @@ class TestPower:
                     path.write_bytes(content)
                 else:
                     (opened.path / "packs" / "0").write_bytes(content)
-                    with opened.backend._sessions.lease() as lease:
-                        lease.index.insert([(key, 0, 6, 0, 6, 0)])
+                    with opened.backend._sessions.check_out() as session:
+                        session.index.insert([(key, 0, 6, 0, 6, 0)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
                 assert call(left().get, key, True) == content
 

@@ -321,14 +321,14 @@ class TestLeases:
         with Container(folder) as container:
             container.init_container()
         pool = SessionPool(Layout(folder))
-        with pool.lease() as first, pool.lease() as second:
+        with pool.check_out() as first, pool.check_out() as second:
             assert first is not second
             connections = {first.index, second.index}
-        with pool.lease() as third:
+        with pool.check_out() as third:
             assert third.index in connections
             assert third.container is third.container
         pool.close()
-        with pool.lease() as fourth:
+        with pool.check_out() as fourth:
             assert fourth.index not in connections
         pool.close()
 
@@ -336,12 +336,12 @@ class TestLeases:
         with Container(folder) as container:
             container.init_container()
         pool = SessionPool(Layout(folder))
-        with pytest.raises(ZeroDivisionError), pool.lease() as broken:
+        with pytest.raises(ZeroDivisionError), pool.check_out() as broken:
             raise ZeroDivisionError
-        with pytest.raises(FileNotFoundError), pool.lease() as kept:
+        with pytest.raises(FileNotFoundError), pool.check_out() as kept:
             raise FileNotFoundError
         assert kept is not broken
-        with pool.lease() as again:
+        with pool.check_out() as again:
             assert again is kept
         pool.close()
 

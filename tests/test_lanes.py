@@ -453,12 +453,12 @@ class TestGroupCommit:
         assert (await repo.verify()).ok
 
     async def test_a_commit_that_fails_leaves_the_index_as_it_was(self, repo, folder):
-        with repo.backend._sessions.lease() as lease:
+        with repo.backend._sessions.check_out() as session:
             with pytest.raises(RepositoryError):
-                lease.index.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
-            assert lease.index.count() == 0
-            lease.index.insert([("a" * 64, 0, 1, 0, 1, 0)])
-            assert lease.index.count() == 1
+                session.index.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
+            assert session.index.count() == 0
+            session.index.insert([("a" * 64, 0, 1, 0, 1, 0)])
+            assert session.index.count() == 1
 
     async def test_a_disk_that_is_full_in_the_middle(self, repo, folder):
         await repo.put_many([content_of(1000, 1), content_of(1000, 2)])

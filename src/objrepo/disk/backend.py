@@ -79,16 +79,16 @@ class DiskBackend(Backend):
         return self._layout.is_initialised()
 
     def uuid(self) -> str | None:
-        with suppress(NotInitialisedError), self._sessions.lease() as session:
+        with suppress(NotInitialisedError), self._sessions.check_out() as session:
             return session.config.container_id
         return None
 
     def key_format(self) -> str:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return session.config.hash_type
 
     def info(self, detailed: bool) -> DiskInfo:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return info_of(session, detailed)
 
     def maintain(
@@ -109,18 +109,18 @@ class DiskBackend(Backend):
         from objrepo.disk.maintenance import Plan, estimate, run  # imports SQLAlchemy
 
         plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             if dry_run:
                 return MaintenanceReport(True, estimate(session, plan))
             with maintenance_lock(session.layout, timeout):
                 return MaintenanceReport(False, run(session, plan, progress))
 
     def verify_batch(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return check_objects(session, keys, quick)
 
     def leftovers(self) -> tuple[Leftover, ...]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return find_leftovers(session)
 
     def erase(self) -> None:
@@ -133,7 +133,7 @@ class DiskBackend(Backend):
     # -- writing ------------------------------------------------------------------------------------------------
 
     def put(self, reader: BinaryReader) -> str:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return write_loose(session, reader)
 
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
@@ -182,13 +182,13 @@ class DiskBackend(Backend):
             except (RepositoryError, OSError) as error:
                 outcomes[number] = error
         elif contents:
-            with self._sessions.lease() as session:
+            with self._sessions.check_out() as session:
                 keys = put_group(session, list(contents.values()))
             for number, key in zip(contents, keys, strict=True):
                 outcomes[number] = key
 
     def delete(self, keys: Sequence[str]) -> None:
-        with self._sessions.lease() as session, maintenance_lock(session.layout, _DELETE_PATIENCE):
+        with self._sessions.check_out() as session, maintenance_lock(session.layout, _DELETE_PATIENCE):
             found = has_objects(session, keys)
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
@@ -199,7 +199,7 @@ class DiskBackend(Backend):
     # -- reading ------------------------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             if len(keys) == 1:
                 [key] = keys
                 return [isinstance(key, str) and bool(session.matches(key)) and has_object(session, key)]
@@ -207,13 +207,13 @@ class DiskBackend(Backend):
         return [isinstance(key, str) and key in found for key in keys]
 
     def get(self, key: str) -> bytes:
-        with self._sessions.lease(checked=False) as session:
+        with self._sessions.check_out(checked=False) as session:
             if session.matches(key) and (content := read_at_once(session, key)) is not None:
                 return content
         return self._found(key, read_object)  # type: ignore[no-any-return]
 
     def get_batch(self, keys: Sequence[str]) -> list[Any]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             well_formed = list(dict.fromkeys(valid_keys(keys, session.config.hash_type)))
             outcomes = read_each(session, well_formed, self) if well_formed else {}
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
@@ -232,32 +232,32 @@ class DiskBackend(Backend):
         return self._found(key, location_of)
 
     def _found(self, key: str, look: Callable[[ContainerSession, str], T | None]) -> T:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             found = look(session, key) if session.matches(key) else None
         if found is None:
             raise ObjectNotFoundError([key], self)
         return found
 
     def plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             if len(valid_keys(keys, session.config.hash_type)) < len(keys):
                 self.require(keys)
             items, signatures = plan(session, keys, self)
         return items, partial(self._open_items, signatures)
 
     def _open_items(self, signatures: FileSignatures, items: Sequence[Item]) -> list[OpenedObject]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return open_items(session, signatures, items, self)
 
     def list_keys(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return list_keys(session, cursor, LIST_PAGE_SIZE)
 
     # -- repairing ----------------------------------------------------------------------------------------------
 
     def remove_stale_files(self, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
         """Remove the locks and temporary files of interrupted operations; nothing while others may be at work."""
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             locks = [RepairStep("removed", str(path), "a stale lock") for path in session.layout.pack_locks()]
             if dry_run:
                 return [] if live else locks + remove_stale_files(session, dry_run=True)
@@ -266,14 +266,14 @@ class DiskBackend(Backend):
 
     def lost_keys(self) -> list[str]:
         """Return the keys of objects that an earlier repair has quarantined and not restored."""
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             return lost_keys(session)
 
     def quarantine_object(
         self, key: str, dry_run: bool, timeout: float
     ) -> Literal["restored", "quarantined", "skipped"]:
         """Move the damaged bytes of an object to the quarantine; see :func:`~objrepo.disk.repair.quarantine_object`."""
-        with self._sessions.lease() as session:
+        with self._sessions.check_out() as session:
             if dry_run:
                 return quarantine_object(session, key, dry_run=True)
             with maintenance_lock(session.layout, timeout):
@@ -281,7 +281,7 @@ class DiskBackend(Backend):
 
     def drop_damaged(self, key: str, timeout: float) -> None:
         """Remove the rows of damaged copies of an object from the index."""
-        with self._sessions.lease() as session, maintenance_lock(session.layout, timeout):
+        with self._sessions.check_out() as session, maintenance_lock(session.layout, timeout):
             drop_damaged(session, key)
 
 

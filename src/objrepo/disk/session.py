@@ -120,7 +120,7 @@ class SessionPool:
         """The number of idle sessions."""
         return len(self._idle)
 
-    def lease(self, checked: bool = True) -> ContainerSession:
+    def check_out(self, checked: bool = True) -> ContainerSession:
         """Check out a session; leaving it as a context manager checks it in.
 
         :param checked: whether to check that the session belongs to the container that is at the path now.
