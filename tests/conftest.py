@@ -1,9 +1,16 @@
-"""What all tests share."""
+"""Fixtures and options of all tests."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from helpers import OBJREPO, ROOT
 from objrepo import DiskRepository
 from objrepo.testing.fixtures import LOOPS
 
@@ -15,8 +22,8 @@ def anyio_backend(request):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--engines", action="store_true", help="run what needs real engines, in tests/engines, too")
-    parser.addoption("--keys", type=int, default=2000, help="how many keys are generated to lead out of a repository")
+    parser.addoption("--engines", action="store_true", help="run tests/engines too, which need real servers")
+    parser.addoption("--keys", type=int, default=2000, help="number of malformed keys that are generated")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -24,28 +31,59 @@ def pytest_ignore_collect(collection_path, config):
 
 
 @pytest.fixture
-def keys_at_most(request):
-    """How many keys to try."""
+def number_of_keys(request):
+    """The number of malformed keys to generate."""
     return request.config.getoption("keys")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Where `repo` is."""
+    """The path of `repo`, not created."""
     return tmp_path / "repository"
 
 
 @pytest.fixture
 async def repo(folder):
-    """A repository on disk, entered and initialised."""
+    """An initialised repository on disk."""
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         yield repo
 
 
 @pytest.fixture
+def workdir(tmp_path):
+    """The working directory of commands."""
+    workdir = tmp_path / "work"
+    workdir.mkdir()
+    return workdir
+
+
+@pytest.fixture
+def run_objrepo(workdir):
+    """Run `objrepo` with arguments; returns its exit status, its output, and what it writes to standard error."""
+
+    def run(*arguments, stdin=b"", env=()):
+        environment = {**os.environ, **dict(env)}
+        command = [*OBJREPO, *map(os.fspath, arguments)]
+        done = subprocess.run(command, input=stdin, capture_output=True, cwd=workdir, env=environment, check=False)
+        assert b"Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr.decode()
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the README and the docs, in which code of the pages is run."""
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.fixture
 def memory_bucket(monkeypatch):
-    """Have every S3 repository of the test be in one bucket, which obstore keeps in memory."""
+    """Replace the bucket of every S3 repository by one in memory."""
     from obstore.store import MemoryStore
 
     store = MemoryStore()

@@ -10,6 +10,7 @@ import zipfile
 import anyio
 import pytest
 
+from helpers import flip, loose_file, open_files
 from objrepo import (
     ArchiveRepository,
     CorruptObjectError,
@@ -23,8 +24,6 @@ from objrepo import (
     export,
 )
 from objrepo.testing.fixtures import content_of
-from test_lanes import open_files
-from test_repair import flip, loose_file
 from web import serving
 
 CONTENTS = [b"", b"small", b"zeros" * 1000, content_of(200_000), content_of(3_000_000)]

@@ -23,10 +23,10 @@ import httpx
 import hypercorn.config
 import hypercorn.trio
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from helpers import under_uvicorn
 from objrepo import (
     ArchiveRepository,
     DiskRepository,
@@ -492,25 +492,6 @@ async def test_a_read_only_repository_is_403(tmp_path):
 
 
 # -- real servers ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def under_uvicorn(app):
-    """Run an application under uvicorn, on asyncio; gives its URL."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
 
 
 @contextmanager

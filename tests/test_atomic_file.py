@@ -14,7 +14,6 @@ import pytest
 from objrepo import MemoryRepository, export
 from objrepo.atomic_file import AtomicFile
 from objrepo.testing.fixtures import content_of
-from test_cli import folder, objrepo_  # noqa: F401  (fixtures)
 
 
 @contextmanager
@@ -146,9 +145,9 @@ class TestAtomicFile:
         assert (tmp_path / "file").read_bytes() == b"another program's"
         assert sorted(os.listdir(tmp_path)) == ["file", "new"]
 
-    def test_a_device_or_a_pipe_is_not_replaced(self, folder, objrepo_):  # noqa: F811
-        key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
-        os.mkfifo(folder / "pipe")
-        status, _, err = objrepo_("get", key, "-o", "pipe")
+    def test_a_device_or_a_pipe_is_not_replaced(self, workdir, run_objrepo):
+        key = run_objrepo("put", "-", stdin=b"content")[1].split()[0].decode()
+        os.mkfifo(workdir / "pipe")
+        status, _, err = run_objrepo("get", key, "-o", "pipe")
         assert (status, "not a regular file" in err) == (1, True)
-        assert (folder / "pipe").is_fifo()
+        assert (workdir / "pipe").is_fifo()

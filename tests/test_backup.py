@@ -17,6 +17,7 @@ import zipfile
 import anyio
 import pytest
 
+from helpers import OBJREPO
 from objrepo import (
     ArchiveRepository,
     CorruptObjectError,
@@ -31,7 +32,6 @@ from objrepo.export.writers import ZipWriter
 from objrepo.memory import MemoryBackend
 from objrepo.repository import Repository
 from objrepo.testing.fixtures import content_of
-from test_cli import OBJREPO, folder, objrepo_  # noqa: F401  (fixtures)
 
 CONTENTS = [b"", b"small", b"zeros" * 1000, content_of(200_000), content_of(3_000_000)]
 
@@ -241,71 +241,71 @@ class TestCopyWithCheck:
 
 
 class TestCommands:
-    def test_backup_and_restore(self, folder, objrepo_):  # noqa: F811
-        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
+    def test_backup_and_restore(self, workdir, run_objrepo):
+        keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
         for target in ("backup", "backup.zip", "disk:other%20backup"):
-            assert objrepo_("backup", target)[:2] == (0, b"3 objects, 3 new (3 bytes), read back, 0 damaged\n")
-            report = json.loads(objrepo_("backup", target, "--json")[1])
+            assert run_objrepo("backup", target)[:2] == (0, b"3 objects, 3 new (3 bytes), read back, 0 damaged\n")
+            report = json.loads(run_objrepo("backup", target, "--json")[1])
             assert (report["objects"], report["copied"]) == (3, 0)
-        shutil.rmtree(folder / ".objrepo")
-        status, out, _ = objrepo_("restore", "backup.zip", keys[0])
+        shutil.rmtree(workdir / ".objrepo")
+        status, out, _ = run_objrepo("restore", "backup.zip", keys[0])
         assert (status, out) == (0, b"1 objects, 1 restored (1 byte), 0 damaged\n")
         for source, restored in (("backup.zip", 2), ("backup", 0), ("other backup", 0)):
-            report = json.loads(objrepo_("restore", source, "--json")[1])
+            report = json.loads(run_objrepo("restore", source, "--json")[1])
             assert (report["copied"], report["damaged"]) == (restored, [])
-        assert sorted(objrepo_("ls")[1].decode().split()) == sorted(keys)
+        assert sorted(run_objrepo("ls")[1].decode().split()) == sorted(keys)
 
-    def test_damaged_objects_are_reported_and_not_in_the_backup(self, folder, objrepo_):  # noqa: F811
-        good, bad = (objrepo_("put", "-", stdin=content)[1].split()[0].decode() for content in (b"good", b"bad"))
-        path = folder / ".objrepo" / "loose" / bad[:2] / bad[2:]
+    def test_damaged_objects_are_reported_and_not_in_the_backup(self, workdir, run_objrepo):
+        good, bad = (run_objrepo("put", "-", stdin=content)[1].split()[0].decode() for content in (b"good", b"bad"))
+        path = workdir / ".objrepo" / "loose" / bad[:2] / bad[2:]
         path.chmod(0o600)
         path.write_bytes(b"damaged")
         for target in ("backup", "backup.zip"):
-            status, out, _ = objrepo_("backup", target)
+            status, out, _ = run_objrepo("backup", target)
             assert (status, out.decode().split("  ")[0]) == (1, bad)
-            assert objrepo_("ls", "--repo", target)[1].decode().split() == [good]
+            assert run_objrepo("ls", "--repo", target)[1].decode().split() == [good]
 
-    def test_misuse_is_explained_and_creates_nothing(self, folder, objrepo_):  # noqa: F811
-        objrepo_("init")
+    def test_misuse_is_explained_and_creates_nothing(self, workdir, run_objrepo):
+        run_objrepo("init")
         for arguments, reason in (
             (("backup", "https://host/some.zip"), "not on this machine"),
             (("backup", "backup", "--compress"), "--compress is for archives"),
             (("backup", "backup.tar.gz"), "could not grow"),
             (("sync", ".objrepo", "sandbox:"), "has other keys in"),
         ):
-            status, _, err = objrepo_(*arguments)
+            status, _, err = run_objrepo(*arguments)
             assert (status, reason in err) == (2, True)
         for arguments in (("backup", "backup"), ("restore", "nothing"), ("sync", "nothing", "backup")):
-            status, _, err = objrepo_(*arguments, env={"OBJREPO": "nowhere"}.items())
+            status, _, err = run_objrepo(*arguments, env={"OBJREPO": "nowhere"}.items())
             assert (status, len(err.splitlines())) == (1, 1)
-            assert not (folder / "backup").exists(), "without a source nothing is made"
-            assert not (folder / "nowhere").exists()
+            assert not (workdir / "backup").exists(), "without a source nothing is made"
+            assert not (workdir / "nowhere").exists()
 
-    def test_backups_keep_the_key_format(self, folder, objrepo_):  # noqa: F811
-        objrepo_("init", "--hash-type", "sha1")
-        key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
-        assert objrepo_("backup", "backup")[0] == 0
-        assert objrepo_("restore", "backup", "--repo", "again")[0] == 0
-        assert objrepo_("sync", "again", "third")[0] == 0
-        assert objrepo_("copy", "again", "fourth")[0] == 0
+    def test_backups_keep_the_key_format(self, workdir, run_objrepo):
+        run_objrepo("init", "--hash-type", "sha1")
+        key = run_objrepo("put", "-", stdin=b"content")[1].split()[0].decode()
+        assert run_objrepo("backup", "backup")[0] == 0
+        assert run_objrepo("restore", "backup", "--repo", "again")[0] == 0
+        assert run_objrepo("sync", "again", "third")[0] == 0
+        assert run_objrepo("copy", "again", "fourth")[0] == 0
         for repo in ("backup", "again", "third", "fourth"):
-            assert objrepo_("cat", key, "--repo", repo)[1] == b"content"
-        assert objrepo_("init", "--repo", "other")[0] == 0
+            assert run_objrepo("cat", key, "--repo", repo)[1] == b"content"
+        assert run_objrepo("init", "--repo", "other")[0] == 0
         for arguments in (("backup", "backup.zip"), ("backup", "other"), ("backup", "sandbox:")):
-            status, _, err = objrepo_(*arguments)
+            status, _, err = run_objrepo(*arguments)
             assert (status, "sha1" in err) == (2, True)
-        status, _, err = objrepo_("restore", "other")
+        status, _, err = run_objrepo("restore", "other")
         assert (status, "sha256" in err) == (2, True)
-        assert not (folder / "backup.zip").exists()
+        assert not (workdir / "backup.zip").exists()
 
-    def test_sync_copies_both_ways(self, objrepo_):  # noqa: F811
-        one = objrepo_("put", "-", stdin=b"1")[1].split()[0].decode()
-        two = objrepo_("put", "-", "--repo", "other", stdin=b"22")[1].split()[0].decode()
+    def test_sync_copies_both_ways(self, run_objrepo):
+        one = run_objrepo("put", "-", stdin=b"1")[1].split()[0].decode()
+        two = run_objrepo("put", "-", "--repo", "other", stdin=b"22")[1].split()[0].decode()
         lines = ["1 objects to other (1 byte)", "1 objects to .objrepo (2 bytes)"]
-        assert objrepo_("sync", ".objrepo", "other")[1].decode().splitlines() == lines
+        assert run_objrepo("sync", ".objrepo", "other")[1].decode().splitlines() == lines
         for repo in (".objrepo", "other"):
-            assert sorted(objrepo_("ls", "--repo", repo)[1].decode().split()) == sorted([one, two])
-        done = json.loads(objrepo_("sync", ".objrepo", "other", "--json")[1])
+            assert sorted(run_objrepo("ls", "--repo", repo)[1].decode().split()) == sorted([one, two])
+        done = json.loads(run_objrepo("sync", ".objrepo", "other", "--json")[1])
         assert (done["there"]["copied"], done["back"]["copied"]) == (0, 0)
 
     @pytest.mark.parametrize("target", ["backup", "backup.zip"])

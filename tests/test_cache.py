@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, closing
 import anyio
 import pytest
 
+from helpers import flip, loose_file
 from objrepo import (
     CachedRepository,
     CorruptObjectError,
@@ -26,7 +27,6 @@ from objrepo import (
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
-from test_repair import flip, loose_file
 
 SMALL = content_of(1000)
 LARGE = content_of(3_000_000)

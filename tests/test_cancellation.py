@@ -11,11 +11,11 @@ import anyio
 import pytest
 from disk_objectstore import Container
 
+from helpers import open_files
 from objrepo import DiskRepository
 from objrepo.offload import WorkItem
 from objrepo.offload.batcher import Batcher
 from objrepo.testing.fixtures import content_of
-from test_lanes import open_files
 
 LARGE = content_of(3_000_000)
 

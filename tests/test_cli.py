@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pty
@@ -15,247 +14,227 @@ import zipfile
 import pytest
 
 import objrepo
+from helpers import OBJREPO, sha256
 from objrepo.testing.fixtures import BAD_KEYS, content_of
-
-OBJREPO = (sys.executable, "-m", "objrepo")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """The folder in which the commands are run."""
-    folder = tmp_path / "work"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def objrepo_(folder):
-    """Run `objrepo` with arguments; return its exit status, its output and what it says of errors."""
-
-    def run(*arguments, stdin=b"", env=()):
-        environment = {**os.environ, **dict(env)}
-        command = [*OBJREPO, *map(os.fspath, arguments)]
-        done = subprocess.run(command, input=stdin, capture_output=True, cwd=folder, env=environment, check=False)
-        assert b"Traceback" not in done.stderr
-        return done.returncode, done.stdout, done.stderr.decode()
-
-    return run
-
-
-def sha(content):
-    return hashlib.sha256(content).hexdigest()
 
 
 class TestPutAndGet:
-    def test_put_prints_keys_as_sha256sum_does(self, folder, objrepo_):
-        (folder / "b").mkdir()
-        (folder / "b" / "two").write_bytes(b"2")
-        (folder / "b" / "a").mkdir()
-        (folder / "b" / "a" / "three").write_bytes(b"3")
-        (folder / "one").write_bytes(b"1")
-        status, out, err = objrepo_("put", "one", "b", "-", stdin=b"input")
-        lines = [f"{sha(b'1')}  one", f"{sha(b'2')}  b/two", f"{sha(b'3')}  b/a/three", f"{sha(b'input')}  -"]
+    def test_put_prints_keys_as_sha256sum_does(self, workdir, run_objrepo):
+        (workdir / "b").mkdir()
+        (workdir / "b" / "two").write_bytes(b"2")
+        (workdir / "b" / "a").mkdir()
+        (workdir / "b" / "a" / "three").write_bytes(b"3")
+        (workdir / "one").write_bytes(b"1")
+        status, out, err = run_objrepo("put", "one", "b", "-", stdin=b"input")
+        lines = [
+            f"{sha256(b'1')}  one",
+            f"{sha256(b'2')}  b/two",
+            f"{sha256(b'3')}  b/a/three",
+            f"{sha256(b'input')}  -",
+        ]
         assert (status, out.decode().splitlines(), err) == (0, lines, "")
-        sums = subprocess.run(["sha256sum", "one", "b/two"], capture_output=True, cwd=folder, check=True)
+        sums = subprocess.run(["sha256sum", "one", "b/two"], capture_output=True, cwd=workdir, check=True)
         assert out.startswith(sums.stdout)
-        assert (folder / ".objrepo" / "config.json").exists()
+        assert (workdir / ".objrepo" / "config.json").exists()
         for line in lines:
-            assert objrepo_("cat", line.split()[0])[:2][0] == 0
-        assert objrepo_("cat", sha(b"input")) == (0, b"input", "")
+            assert run_objrepo("cat", line.split()[0])[:2][0] == 0
+        assert run_objrepo("cat", sha256(b"input")) == (0, b"input", "")
 
-    def test_the_repository_is_an_option_a_variable_or_the_folder(self, folder, objrepo_):
-        (folder / "file").write_bytes(b"content")
-        key = sha(b"content")
-        assert objrepo_("put", "file", "--repo", "here")[0] == 0
-        assert objrepo_("has", key, env={"OBJREPO": "here"}.items())[0] == 0
-        assert objrepo_("has", key, "--repo", "here", env={"OBJREPO": "there"}.items())[0] == 0
-        status, out, err = objrepo_("has", key)
+    def test_the_repository_is_an_option_a_variable_or_the_folder(self, workdir, run_objrepo):
+        (workdir / "file").write_bytes(b"content")
+        key = sha256(b"content")
+        assert run_objrepo("put", "file", "--repo", "here")[0] == 0
+        assert run_objrepo("has", key, env={"OBJREPO": "here"}.items())[0] == 0
+        assert run_objrepo("has", key, "--repo", "here", env={"OBJREPO": "there"}.items())[0] == 0
+        status, out, err = run_objrepo("has", key)
         assert (status, out) == (1, b"")
         assert ".objrepo, which does not exist" in err
         assert "objrepo init" in err
         assert len(err.splitlines()) == 1
 
-    def test_the_repository_is_not_put_into_itself(self, folder, objrepo_):
-        (folder / "file").write_bytes(b"content")
-        for path in (".", folder, "../work", ".objrepo", "."):
-            assert objrepo_("put", path)[0] == 0
-        assert objrepo_("ls")[1].decode().split() == [sha(b"content")]
+    def test_the_repository_is_not_put_into_itself(self, workdir, run_objrepo):
+        (workdir / "file").write_bytes(b"content")
+        for path in (".", workdir, "../work", ".objrepo", "."):
+            assert run_objrepo("put", path)[0] == 0
+        assert run_objrepo("ls")[1].decode().split() == [sha256(b"content")]
 
-    def test_what_cannot_be_read_is_reported_and_the_rest_is_stored(self, folder, objrepo_):
-        (folder / "good").write_bytes(b"good")
-        (folder / "in").mkdir()
-        os.mkfifo(folder / "in" / "fifo")
-        (folder / "in" / "dangling").symlink_to("nowhere")
-        (folder / "in" / "also good").write_bytes(b"also good")
-        status, out, err = objrepo_("put", "missing", "in", "good")
+    def test_what_cannot_be_read_is_reported_and_the_rest_is_stored(self, workdir, run_objrepo):
+        (workdir / "good").write_bytes(b"good")
+        (workdir / "in").mkdir()
+        os.mkfifo(workdir / "in" / "fifo")
+        (workdir / "in" / "dangling").symlink_to("nowhere")
+        (workdir / "in" / "also good").write_bytes(b"also good")
+        status, out, err = run_objrepo("put", "missing", "in", "good")
         assert status == 1
         assert [line.split("  ")[1] for line in out.decode().splitlines()] == ["in/also good", "good"]
         assert [word in err for word in ("missing", "in/fifo", "in/dangling")] == [True] * 3
         assert len(err.splitlines()) == 3
 
-    def test_names_that_are_no_text(self, folder, objrepo_):
+    def test_names_that_are_no_text(self, workdir, run_objrepo):
         name = b"caf\xe9"
-        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+        with open(os.path.join(os.fsencode(workdir), name), "wb") as file:
             file.write(b"content")
-        status, out, _ = objrepo_("put", os.fsdecode(name))
-        assert (status, out) == (0, sha(b"content").encode() + b"  " + name + b"\n")
-        listed = json.loads(objrepo_("put", "--json", os.fsdecode(name))[1])
+        status, out, _ = run_objrepo("put", os.fsdecode(name))
+        assert (status, out) == (0, sha256(b"content").encode() + b"  " + name + b"\n")
+        listed = json.loads(run_objrepo("put", "--json", os.fsdecode(name))[1])
         assert os.fsencode(listed["path"]) == name
 
-    def test_cat_of_a_range(self, folder, objrepo_):
+    def test_cat_of_a_range(self, workdir, run_objrepo):
         content = content_of(1_000_000)
-        key = objrepo_("put", "-", stdin=content)[1].split()[0].decode()
-        assert objrepo_("cat", key)[1] == content
-        assert objrepo_("cat", key, "--offset", "999990")[1] == content[-10:]
-        assert objrepo_("cat", key, "--offset", "10", "--length", "300000")[1] == content[10:300_010]
-        assert objrepo_("cat", key, "--offset", "2000000")[1] == b""
-        assert objrepo_("cat", key, "--offset", "-1")[0] == 2
-        assert objrepo_("cat", key, "--length", "x")[0] == 2
+        key = run_objrepo("put", "-", stdin=content)[1].split()[0].decode()
+        assert run_objrepo("cat", key)[1] == content
+        assert run_objrepo("cat", key, "--offset", "999990")[1] == content[-10:]
+        assert run_objrepo("cat", key, "--offset", "10", "--length", "300000")[1] == content[10:300_010]
+        assert run_objrepo("cat", key, "--offset", "2000000")[1] == b""
+        assert run_objrepo("cat", key, "--offset", "-1")[0] == 2
+        assert run_objrepo("cat", key, "--length", "x")[0] == 2
 
-    def test_get(self, folder, objrepo_):
-        one, two = objrepo_("put", "-", stdin=b"1")[1].split()[0].decode(), None
-        two = objrepo_("put", "-", stdin=b"2")[1].split()[0].decode()
-        assert objrepo_("get", one, "-o", "file")[0] == 0
-        assert (folder / "file").read_bytes() == b"1"
-        assert objrepo_("get", two, "-o", "file")[0] == 0
-        assert (folder / "file").read_bytes() == b"2"
-        (folder / "plain").write_bytes(b"")
-        assert (folder / "file").stat().st_mode == (folder / "plain").stat().st_mode
-        assert objrepo_("get", one, two, "-o", "some/folder")[0] == 0
-        assert (folder / "some" / "folder" / one).read_bytes() == b"1"
-        assert objrepo_("get", one)[0] == 0
-        assert (folder / one).read_bytes() == b"1"
-        status, _, err = objrepo_("get", one, "0" * 64, "-o", "nothing")
+    def test_get(self, workdir, run_objrepo):
+        one, two = run_objrepo("put", "-", stdin=b"1")[1].split()[0].decode(), None
+        two = run_objrepo("put", "-", stdin=b"2")[1].split()[0].decode()
+        assert run_objrepo("get", one, "-o", "file")[0] == 0
+        assert (workdir / "file").read_bytes() == b"1"
+        assert run_objrepo("get", two, "-o", "file")[0] == 0
+        assert (workdir / "file").read_bytes() == b"2"
+        (workdir / "plain").write_bytes(b"")
+        assert (workdir / "file").stat().st_mode == (workdir / "plain").stat().st_mode
+        assert run_objrepo("get", one, two, "-o", "some/folder")[0] == 0
+        assert (workdir / "some" / "folder" / one).read_bytes() == b"1"
+        assert run_objrepo("get", one)[0] == 0
+        assert (workdir / one).read_bytes() == b"1"
+        status, _, err = run_objrepo("get", one, "0" * 64, "-o", "nothing")
         assert status == 1
         assert "0" * 64 in err
-        assert not (folder / "nothing").exists()
-        assert objrepo_("get", one, "-o", "missing/folder/file")[0] == 1
-        assert not [name for name in os.listdir(folder) if name.startswith(".objrepo-")]
+        assert not (workdir / "nothing").exists()
+        assert run_objrepo("get", one, "-o", "missing/folder/file")[0] == 1
+        assert not [name for name in os.listdir(workdir) if name.startswith(".objrepo-")]
 
 
 class TestTheRest:
-    def test_has_ls_and_rm(self, folder, objrepo_):
-        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
-        status, out, _ = objrepo_("has", keys[0], "0" * 64)
+    def test_has_ls_and_rm(self, workdir, run_objrepo):
+        keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
+        status, out, _ = run_objrepo("has", keys[0], "0" * 64)
         assert (status, out.decode().splitlines()) == (1, [f"{keys[0]}  yes", f"{'0' * 64}  no"])
-        assert objrepo_("has", *keys)[0] == 0
-        rows = [json.loads(line) for line in objrepo_("has", keys[0], "no key", "--json")[1].splitlines()]
+        assert run_objrepo("has", *keys)[0] == 0
+        rows = [json.loads(line) for line in run_objrepo("has", keys[0], "no key", "--json")[1].splitlines()]
         assert rows == [{"key": keys[0], "present": True}, {"key": "no key", "present": False}]
-        assert objrepo_("ls")[1].decode().split() == sorted(keys)
-        assert sorted(objrepo_("ls", "-l")[1].decode().splitlines()) == sorted(f"{key}  1" for key in keys)
-        rows = [json.loads(line) for line in objrepo_("ls", "--json", "--long")[1].splitlines()]
+        assert run_objrepo("ls")[1].decode().split() == sorted(keys)
+        assert sorted(run_objrepo("ls", "-l")[1].decode().splitlines()) == sorted(f"{key}  1" for key in keys)
+        rows = [json.loads(line) for line in run_objrepo("ls", "--json", "--long")[1].splitlines()]
         assert sorted(row["key"] for row in rows) == sorted(keys)
         assert {row["size"] for row in rows} == {1}
-        assert objrepo_("rm", keys[0], "0" * 64)[0] == 1
-        assert objrepo_("has", keys[0])[0] == 0
-        assert objrepo_("rm", keys[0], keys[1]) == (0, b"", "")
-        assert objrepo_("ls")[1].decode().split() == [keys[2]]
+        assert run_objrepo("rm", keys[0], "0" * 64)[0] == 1
+        assert run_objrepo("has", keys[0])[0] == 0
+        assert run_objrepo("rm", keys[0], keys[1]) == (0, b"", "")
+        assert run_objrepo("ls")[1].decode().split() == [keys[2]]
 
-    def test_init_and_info(self, folder, objrepo_):
-        status, out, _ = objrepo_("init", "--hash-type", "sha1", "--loose-prefix-len", "3", "--pack-size-target", "9")
+    def test_init_and_info(self, workdir, run_objrepo):
+        status, out, _ = run_objrepo(
+            "init", "--hash-type", "sha1", "--loose-prefix-len", "3", "--pack-size-target", "9"
+        )
         assert status == 0
         uuid = out.split()[1].decode()
-        assert objrepo_("init")[1] == out
-        status, _, err = objrepo_("init", "--hash-type", "sha256")
+        assert run_objrepo("init")[1] == out
+        status, _, err = run_objrepo("init", "--hash-type", "sha256")
         assert status == 1
         assert "hash_type='sha1'" in err
-        objrepo_("put", "-", stdin=b"x" * 2_000_000)
-        out = objrepo_("info", "--detailed")[1].decode()
+        run_objrepo("put", "-", stdin=b"x" * 2_000_000)
+        out = run_objrepo("info", "--detailed")[1].decode()
         assert uuid in out
         assert "2.0 MB" in out
-        state = json.loads(objrepo_("info", "--json")[1])
+        state = json.loads(run_objrepo("info", "--json")[1])
         assert (state["uuid"], state["objects"], state["key_format"], state["size"]) == (uuid, 1, "sha1", None)
 
-    def test_maintain(self, folder, objrepo_):
+    def test_maintain(self, workdir, run_objrepo):
         for number in range(3):
-            objrepo_("put", "-", stdin=b"%d" % number)
-        planned = json.loads(objrepo_("maintain", "--dry-run", "--json")[1])
+            run_objrepo("put", "-", stdin=b"%d" % number)
+        planned = json.loads(run_objrepo("maintain", "--dry-run", "--json")[1])
         assert planned["dry_run"]
         assert planned["steps"][0] == {"name": "pack_loose", "objects": 3, "size": 3}
-        status, out, err = objrepo_("maintain", "--compress")
+        status, out, err = run_objrepo("maintain", "--compress")
         assert status == 0
         assert out.decode().splitlines()[0].split() == ["pack_loose", "3", "objects", "3", "bytes"]
         assert err.splitlines()[-1] == "pack_loose: 3 bytes of 3 bytes"
-        assert objrepo_("maintain", "--do-vacuum")[0] == 1
-        done = json.loads(objrepo_("maintain", "--not-live", "--no-do-repack", "--json")[1])
+        assert run_objrepo("maintain", "--do-vacuum")[0] == 1
+        done = json.loads(run_objrepo("maintain", "--not-live", "--no-do-repack", "--json")[1])
         assert [step["name"] for step in done["steps"]] == ["pack_loose", "clean_storage", "do_vacuum"]
 
-    def test_verify(self, folder, objrepo_):
-        key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
-        status, out, _ = objrepo_("verify")
+    def test_verify(self, workdir, run_objrepo):
+        key = run_objrepo("put", "-", stdin=b"content")[1].split()[0].decode()
+        status, out, _ = run_objrepo("verify")
         assert (status, out) == (0, b"1 objects, 7 bytes: 0 damaged\n")
-        path = folder / ".objrepo" / "loose" / key[:2] / key[2:]
+        path = workdir / ".objrepo" / "loose" / key[:2] / key[2:]
         path.chmod(0o600)
         path.write_bytes(b"CONTENT")
-        status, out, _ = objrepo_("verify")
+        status, out, _ = run_objrepo("verify")
         assert status == 1
-        assert out.decode().startswith(f"{key}  its content in {path} hashes to {sha(b'CONTENT')}\n")
-        assert objrepo_("verify", "--quick")[0] == 0
-        report = json.loads(objrepo_("verify", "--json")[1])
+        assert out.decode().startswith(f"{key}  its content in {path} hashes to {sha256(b'CONTENT')}\n")
+        assert run_objrepo("verify", "--quick")[0] == 0
+        report = json.loads(run_objrepo("verify", "--json")[1])
         assert report["damaged"][0]["key"] == key
 
-    def test_repair(self, folder, objrepo_):
-        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(2)]
-        assert objrepo_("repair")[:2] == (0, b"0 steps, 0 objects lost\n")
-        assert objrepo_("put", "-", "--repo", "other", stdin=b"0")[0] == 0
+    def test_repair(self, workdir, run_objrepo):
+        keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(2)]
+        assert run_objrepo("repair")[:2] == (0, b"0 steps, 0 objects lost\n")
+        assert run_objrepo("put", "-", "--repo", "other", stdin=b"0")[0] == 0
         for number, key in enumerate(keys):
-            path = folder / ".objrepo" / "loose" / key[:2] / key[2:]
+            path = workdir / ".objrepo" / "loose" / key[:2] / key[2:]
             path.chmod(0o600)
             path.write_bytes(b"damaged %d" % number)
-        (folder / ".objrepo" / "packs" / "0.lock").touch()
-        status, _, err = objrepo_("repair", "--from", "other")
+        (workdir / ".objrepo" / "packs" / "0.lock").touch()
+        status, _, err = run_objrepo("repair", "--from", "other")
         assert (status, "objrepo repair --exclusive" in err) == (1, True)
         for options in (["--dry-run"], []):
-            status, out, _ = objrepo_("repair", "--exclusive", "--from", "other", *options)
+            status, out, _ = run_objrepo("repair", "--exclusive", "--from", "other", *options)
             assert status == 1
             lines = out.decode().splitlines()
             assert lines[0].startswith("removed ")
             assert {line.split(":")[0] for line in lines[1:-1]} == {f"refilled {keys[0]}", f"quarantined {keys[1]}"}
             assert lines[-1] == "3 steps, 1 objects lost"
-        assert objrepo_("cat", keys[0])[1] == b"0"
-        assert objrepo_("verify")[0] == 0
-        assert json.loads(objrepo_("repair", "--json")[1]) == {"dry_run": False, "steps": []}
+        assert run_objrepo("cat", keys[0])[1] == b"0"
+        assert run_objrepo("verify")[0] == 0
+        assert json.loads(run_objrepo("repair", "--json")[1]) == {"dry_run": False, "steps": []}
 
-    def test_copy(self, folder, objrepo_):
-        keys = [objrepo_("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
-        status, out, _ = objrepo_("copy", ".objrepo", "backup", "--dry-run")
+    def test_copy(self, workdir, run_objrepo):
+        keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
+        status, out, _ = run_objrepo("copy", ".objrepo", "backup", "--dry-run")
         assert (status, out) == (0, b"3 objects, 3 copied (3 bytes), 0 deleted, 0 damaged\n")
-        assert objrepo_("copy", ".objrepo", "disk:backup")[:2] == (status, out)
-        assert objrepo_("cat", keys[1], "--repo", "backup")[1] == b"1"
-        report = json.loads(objrepo_("copy", ".objrepo", "backup", "--json")[1])
+        assert run_objrepo("copy", ".objrepo", "disk:backup")[:2] == (status, out)
+        assert run_objrepo("cat", keys[1], "--repo", "backup")[1] == b"1"
+        report = json.loads(run_objrepo("copy", ".objrepo", "backup", "--json")[1])
         assert (report["objects"], report["copied"]) == (3, 0)
-        assert objrepo_("rm", keys[0])[0] == 0
-        status, _, err = objrepo_("copy", ".objrepo", "backup", "--delete")
+        assert run_objrepo("rm", keys[0])[0] == 0
+        status, _, err = run_objrepo("copy", ".objrepo", "backup", "--delete")
         assert (status, "deletions=1" in err) == (1, True)
-        assert b"1 deleted" in objrepo_("copy", ".objrepo", "backup", "--delete", "--deletions", "1")[1]
-        assert objrepo_("copy", ".objrepo", "third", keys[1])[0] == 0
-        assert objrepo_("ls", "--repo", "third")[1].decode() == f"{keys[1]}\n"
-        path = folder / ".objrepo" / "loose" / keys[2][:2] / keys[2][2:]
+        assert b"1 deleted" in run_objrepo("copy", ".objrepo", "backup", "--delete", "--deletions", "1")[1]
+        assert run_objrepo("copy", ".objrepo", "third", keys[1])[0] == 0
+        assert run_objrepo("ls", "--repo", "third")[1].decode() == f"{keys[1]}\n"
+        path = workdir / ".objrepo" / "loose" / keys[2][:2] / keys[2][2:]
         path.chmod(0o600)
         path.write_bytes(b"damaged")
-        status, out, _ = objrepo_("copy", ".objrepo", "fourth")
+        status, out, _ = run_objrepo("copy", ".objrepo", "fourth")
         assert status == 1
         assert out.decode().startswith(f"{keys[2]}  its content hashes to")
 
-    def test_urls(self, folder, objrepo_):
-        with zipfile.ZipFile(folder / "some.aiida", "w") as archive:
-            archive.writestr(f"repo/{sha(b'content')}", b"content")
+    def test_urls(self, workdir, run_objrepo):
+        with zipfile.ZipFile(workdir / "some.aiida", "w") as archive:
+            archive.writestr(f"repo/{sha256(b'content')}", b"content")
         for repo in ("some.aiida", "zip:some.aiida"):
-            assert objrepo_("ls", "--repo", repo)[1].decode() == f"{sha(b'content')}\n"
-            assert objrepo_("cat", sha(b"content"), "--repo", repo)[1] == b"content"
-            assert objrepo_("info", "--repo", repo)[0] == 0
-            assert objrepo_("verify", "--repo", repo)[0] == 0
-            assert objrepo_("maintain", "--repo", repo)[0] == 0
-            status, _, err = objrepo_("put", "-", "--repo", repo, stdin=b"new")
+            assert run_objrepo("ls", "--repo", repo)[1].decode() == f"{sha256(b'content')}\n"
+            assert run_objrepo("cat", sha256(b"content"), "--repo", repo)[1] == b"content"
+            assert run_objrepo("info", "--repo", repo)[0] == 0
+            assert run_objrepo("verify", "--repo", repo)[0] == 0
+            assert run_objrepo("maintain", "--repo", repo)[0] == 0
+            status, _, err = run_objrepo("put", "-", "--repo", repo, stdin=b"new")
             assert (status, "is read-only" in err) == (1, True)
-            status, _, err = objrepo_("repair", "--repo", repo)
+            status, _, err = run_objrepo("repair", "--repo", repo)
             assert (status, "only a repository on disk" in err) == (2, True)
-        status, _, err = objrepo_("ls", "--repo", "ftp://host")
+        status, _, err = run_objrepo("ls", "--repo", "ftp://host")
         assert (status, "unknown scheme 'ftp'" in err) == (1, True)
-        assert objrepo_("copy", "some.aiida", "imported")[0] == 0
+        assert run_objrepo("copy", "some.aiida", "imported")[0] == 0
 
-    def test_ten_thousand_small_files(self, folder, objrepo_):
-        files = folder / "files"
+    def test_ten_thousand_small_files(self, workdir, run_objrepo):
+        files = workdir / "files"
         contents = {}
         for number in range(10_000):
             if number % 1000 == 0:
@@ -264,86 +243,86 @@ class TestTheRest:
             content = number.to_bytes(4, "big") * 256
             (inside / f"{number}.bin").write_bytes(content)
             contents[f"files/{inside.name}/{number}.bin"] = content
-        status, out, _ = objrepo_("put", "files")
+        status, out, _ = run_objrepo("put", "files")
         assert status == 0
         keys = {path: key for key, path in (line.split("  ") for line in out.decode().splitlines())}
-        assert keys == {path: sha(content) for path, content in contents.items()}
-        assert objrepo_("maintain")[0] == 0
-        state = json.loads(objrepo_("info", "--json")[1])
+        assert keys == {path: sha256(content) for path, content in contents.items()}
+        assert run_objrepo("maintain")[0] == 0
+        state = json.loads(run_objrepo("info", "--json")[1])
         assert (state["packed"], state["loose"]) == (10_000, 0)
         some = list(contents.items())
         for start in range(0, 10_000, 1000):  # a command line is limited in length
             here = dict(some[start : start + 1000])
-            assert objrepo_("get", "-o", "back", *(keys[path] for path in here))[0] == 0
-            assert all((folder / "back" / keys[path]).read_bytes() == content for path, content in here.items())
-        assert objrepo_("verify")[:2] == (0, b"10,000 objects, 10.2 MB: 0 damaged\n")
+            assert run_objrepo("get", "-o", "back", *(keys[path] for path in here))[0] == 0
+            assert all((workdir / "back" / keys[path]).read_bytes() == content for path, content in here.items())
+        assert run_objrepo("verify")[:2] == (0, b"10,000 objects, 10.2 MB: 0 damaged\n")
 
 
 class TestManners:
-    def test_help_and_version(self, objrepo_):
-        assert objrepo_("--version")[1].decode().strip() == f"objrepo, version {objrepo.__version__}"
-        assert objrepo_("--help")[0] == objrepo_("-h")[0] == 0
+    def test_help_and_version(self, run_objrepo):
+        assert run_objrepo("--version")[1].decode().strip() == f"objrepo, version {objrepo.__version__}"
+        assert run_objrepo("--help")[0] == run_objrepo("-h")[0] == 0
         for name in ("init", "put", "cat", "get", "has", "ls", "rm", "info", "maintain", "verify", "repair", "copy"):
-            status, out, _ = objrepo_(name, "--help")
+            status, out, _ = run_objrepo(name, "--help")
             assert status == 0
             assert name == "copy" or b"--repo" in out
 
-    def test_misuse(self, objrepo_):
+    def test_misuse(self, run_objrepo):
         for arguments in ((), ("no-such-command",), ("put",), ("cat",), ("cat", "a", "b"), ("ls", "--no-such-option")):
-            status, _, err = objrepo_(*arguments)
+            status, _, err = run_objrepo(*arguments)
             assert status == 2, arguments
             assert "Usage" in err
 
-    def test_bad_keys(self, objrepo_):
-        objrepo_("put", "-", stdin=b"content")
+    def test_bad_keys(self, run_objrepo):
+        run_objrepo("put", "-", stdin=b"content")
         bad = [key for key in BAD_KEYS if "\0" not in key and key.isascii() and not key.startswith("-")]
         for command in ("cat", "get", "rm", "has"):
             for key in bad[::3]:
-                status, _, err = objrepo_(command, "--", key)
+                status, _, err = run_objrepo(command, "--", key)
                 assert status == 1
                 assert len(err.splitlines()) <= 1
 
-    def test_what_is_no_repository(self, folder, objrepo_):
-        (folder / "other").mkdir()
-        (folder / "other" / "thesis.tex").write_text("all of it")
+    def test_what_is_no_repository(self, workdir, run_objrepo):
+        (workdir / "other").mkdir()
+        (workdir / "other" / "thesis.tex").write_text("all of it")
         for arguments in (("ls",), ("put", "other"), ("maintain",), ("init",)):
-            status, _, err = objrepo_(*arguments, "--repo", "other")
+            status, _, err = run_objrepo(*arguments, "--repo", "other")
             assert status == 1
             assert len(err.splitlines()) == 1
             assert "other" in err
-        assert os.listdir(folder / "other") == ["thesis.tex"]
+        assert os.listdir(workdir / "other") == ["thesis.tex"]
 
-    def test_a_pipe_that_is_closed(self, folder, objrepo_):
-        key = objrepo_("put", "-", stdin=content_of(10_000_000))[1].split()[0].decode()
+    def test_a_pipe_that_is_closed(self, workdir, run_objrepo):
+        key = run_objrepo("put", "-", stdin=content_of(10_000_000))[1].split()[0].decode()
         for command, reader, shown in ((f"cat {key}", "head -c 5", 5), ("ls", "exec 0<&-", 0)):
             script = f"set -o pipefail; {sys.executable} -m objrepo {command} | ({reader})"
-            done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=folder, check=False)
+            done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=workdir, check=False)
             assert (len(done.stdout), done.stderr, done.returncode) == (shown, b"", 1)
 
-    def test_an_error_that_nobody_thought_of_is_one_line_too(self, folder):
+    def test_an_error_that_nobody_thought_of_is_one_line_too(self, workdir):
         script = (
             "import sys, objrepo.cli\nfrom objrepo.disk.backend import DiskBackend\n"
             "DiskBackend.list_keys = None\nobjrepo.cli.run(['ls'])"
         )
-        subprocess.run([*OBJREPO, "init"], cwd=folder, check=True, capture_output=True)
-        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+        subprocess.run([*OBJREPO, "init"], cwd=workdir, check=True, capture_output=True)
+        done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert done.stderr.startswith("objrepo: TypeError: ")
         assert len(done.stderr.splitlines()) == 1
         environment = {**os.environ, "OBJREPO_TRACEBACK": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False, env=environment
+            [sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False, env=environment
         )
         assert "Traceback" in done.stderr
 
     @pytest.mark.parametrize("missing", ["click", "rich"])
-    def test_without_its_extra(self, folder, missing):
+    def test_without_its_extra(self, workdir, missing):
         script = (
             f"import sys; sys.modules[{missing!r}] = None; import objrepo.__main__ as main\n"
             "sys.argv = ['objrepo', 'info']; main.main()"
         )
-        subprocess.run([*OBJREPO, "init"], cwd=folder, check=True, capture_output=True)
-        done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+        subprocess.run([*OBJREPO, "init"], cwd=workdir, check=True, capture_output=True)
+        done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
         assert done.returncode == (1 if missing == "click" else 0), "rich is for bars and sizes only"
         if missing == "click":
             assert done.stderr == "objrepo: the command line needs click: pip install 'objrepo[cli]'\n"
@@ -363,49 +342,49 @@ class TestInterrupted:
         process.send_signal(signal.SIGINT)
         return process.wait(30)
 
-    def test_put_of_standard_input(self, folder):
-        with self.start("put", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as process:
+    def test_put_of_standard_input(self, workdir):
+        with self.start("put", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=workdir) as process:
             process.stdin.write(content_of(5_000_000))
             process.stdin.flush()
-            sandbox = folder / ".objrepo" / "sandbox"
+            sandbox = workdir / ".objrepo" / "sandbox"
             while not sandbox.exists() or not os.listdir(sandbox):
                 time.sleep(0.01)
             assert self.interrupt(process) == 130
             assert process.stderr.read().strip() == b""
         assert os.listdir(sandbox) == []
-        assert [files for _, _, files in os.walk(folder / ".objrepo" / "loose") if files] == []
+        assert [files for _, _, files in os.walk(workdir / ".objrepo" / "loose") if files] == []
 
-    def test_get_that_is_stuck(self, folder, objrepo_):
-        key = objrepo_("put", "-", stdin=content_of(5_000_000))[1].split()[0].decode()
-        with self.start("cat", key, stdout=subprocess.PIPE, cwd=folder) as process:
+    def test_get_that_is_stuck(self, workdir, run_objrepo):
+        key = run_objrepo("put", "-", stdin=content_of(5_000_000))[1].split()[0].decode()
+        with self.start("cat", key, stdout=subprocess.PIPE, cwd=workdir) as process:
             process.stdout.read(1)
             assert self.interrupt(process) == 130
 
-    def test_maintain(self, folder, objrepo_):
-        (folder / "files").mkdir()
+    def test_maintain(self, workdir, run_objrepo):
+        (workdir / "files").mkdir()
         for number in range(1000, 2000):
-            (folder / "files" / str(number)).write_bytes(b"%d" % number * 20_000)  # too large to be packed at once
-        assert objrepo_("put", "files")[0] == 0
+            (workdir / "files" / str(number)).write_bytes(b"%d" % number * 20_000)  # too large to be packed at once
+        assert run_objrepo("put", "files")[0] == 0
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with self.start("maintain", "--not-live", cwd=folder, **pipes) as process:
-            packs = folder / ".objrepo" / "packs"
+        with self.start("maintain", "--not-live", cwd=workdir, **pipes) as process:
+            packs = workdir / ".objrepo" / "packs"
             while not os.listdir(packs):
                 time.sleep(0.001)
             assert self.interrupt(process) == 130
             assert process.stderr.read().strip() == b""
-        assert objrepo_("verify")[1].startswith(b"1,000 objects")
-        assert objrepo_("maintain", "--not-live")[0] == 0, "no lock and no half-written pack stands in the way"
-        assert objrepo_("verify")[1].startswith(b"1,000 objects")
+        assert run_objrepo("verify")[1].startswith(b"1,000 objects")
+        assert run_objrepo("maintain", "--not-live")[0] == 0, "no lock and no half-written pack stands in the way"
+        assert run_objrepo("verify")[1].startswith(b"1,000 objects")
 
 
 class TestTerminal:
     @staticmethod
-    def at_a_terminal(arguments, folder):
+    def at_a_terminal(arguments, workdir):
         """Run a command whose standard error is a terminal; return its output and what the terminal got."""
         ours, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
         with subprocess.Popen(
-            [*OBJREPO, *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=theirs, env=environment
+            [*OBJREPO, *arguments], cwd=workdir, stdout=subprocess.PIPE, stderr=theirs, env=environment
         ) as process:
             os.close(theirs)
             shown = b""
@@ -422,14 +401,14 @@ class TestTerminal:
         os.close(ours)
         return out, shown.decode()
 
-    def test_bars(self, folder):
+    def test_bars(self, workdir):
         for number in range(30):
-            (folder / f"{number}.txt").write_bytes(b"%2d" % number * 50_000)  # too large to be packed at once
-        out, shown = self.at_a_terminal(["put", "."], folder)
+            (workdir / f"{number}.txt").write_bytes(b"%2d" % number * 50_000)  # too large to be packed at once
+        out, shown = self.at_a_terminal(["put", "."], workdir)
         assert len(out.splitlines()) == 30
         assert "30 of 30 objects" in shown
-        out, shown = self.at_a_terminal(["maintain"], folder)
+        out, shown = self.at_a_terminal(["maintain"], workdir)
         assert out.startswith(b"pack_loose")
         assert "pack_loose" in shown
         assert "3.0 MB of 3.0 MB" in shown
-        assert "verify" in self.at_a_terminal(["verify"], folder)[1]
+        assert "verify" in self.at_a_terminal(["verify"], workdir)[1]

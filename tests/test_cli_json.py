@@ -12,7 +12,6 @@ import click
 import pytest
 
 from objrepo.cli import command
-from test_cli import folder, objrepo_  # noqa: F401  (fixtures)
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 ROW = re.compile(r"^\| `(\w+)` \|[^|]*\| (.*) \|$", re.MULTILINE)
@@ -34,23 +33,23 @@ def documented():
 
 
 @pytest.fixture
-def damaged(folder, objrepo_):  # noqa: F811
+def damaged(workdir, run_objrepo):
     """The key of a damaged object, in a repository that has another one, packed."""
-    objrepo_("put", "-", stdin=b"packed")
-    objrepo_("maintain")
-    key = objrepo_("put", "-", stdin=b"content")[1].split()[0].decode()
-    path = folder / ".objrepo" / "loose" / key[:2] / key[2:]
+    run_objrepo("put", "-", stdin=b"packed")
+    run_objrepo("maintain")
+    key = run_objrepo("put", "-", stdin=b"content")[1].split()[0].decode()
+    path = workdir / ".objrepo" / "loose" / key[:2] / key[2:]
     path.chmod(0o600)
     path.write_bytes(b"damaged")
-    (folder / ".objrepo" / "sandbox" / "left over").write_bytes(b"")
+    (workdir / ".objrepo" / "sandbox" / "left over").write_bytes(b"")
     return key
 
 
-def test_the_fields_are_those_of_the_page(folder, objrepo_, damaged):  # noqa: F811
+def test_the_fields_are_those_of_the_page(workdir, run_objrepo, damaged):
     fields = documented()
     commands = {name for name, each in command.commands.items() if any(p.name == "json_wanted" for p in each.params)}
     assert set(fields) == commands
-    (folder / "file").write_bytes(b"content of a file")
+    (workdir / "file").write_bytes(b"content of a file")
     for arguments in (
         ("put", "file"),
         ("has", damaged),
@@ -70,7 +69,7 @@ def test_the_fields_are_those_of_the_page(folder, objrepo_, damaged):  # noqa: F
     ):
         name = arguments[0]
         top, inside = fields.pop(name)
-        status, out, err = objrepo_(*arguments, "--json")
+        status, out, err = run_objrepo(*arguments, "--json")
         finds_damage = name in {"verify", "repair", "copy", "backup", "export", "sync"}
         assert status == finds_damage, (name, err)
         rows = [json.loads(line) for line in out.splitlines()]
@@ -92,15 +91,15 @@ def test_each_help_shows_an_example_and_fits(name):
     assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is cut off"
 
 
-def test_du_adds_up(folder, objrepo_):  # noqa: F811
+def test_du_adds_up(workdir, run_objrepo):
     for number in range(3):
-        objrepo_("put", "-", stdin=b"%d" % number * 100_000)
-    objrepo_("maintain")
-    key = objrepo_("put", "-", stdin=b"x" * 5000)[1].split()[0].decode()
-    objrepo_("rm", objrepo_("ls")[1].split()[0].decode())
-    state = json.loads(objrepo_("du", "--json")[1])
+        run_objrepo("put", "-", stdin=b"%d" % number * 100_000)
+    run_objrepo("maintain")
+    key = run_objrepo("put", "-", stdin=b"x" * 5000)[1].split()[0].decode()
+    run_objrepo("rm", run_objrepo("ls")[1].split()[0].decode())
+    state = json.loads(run_objrepo("du", "--json")[1])
     sizes = {place["name"]: place["size"] for place in state["places"]}
-    files = [os.path.join(path, name) for path, _, names in os.walk(folder / ".objrepo") for name in names]
+    files = [os.path.join(path, name) for path, _, names in os.walk(workdir / ".objrepo") for name in names]
     holes = sizes.pop("deleted, still in packs")
     beside_the_index = 40_000  # SQLite has files there while it is open
     assert 0 <= sum(sizes.values()) - sum(os.path.getsize(file) for file in files) < beside_the_index
@@ -108,72 +107,72 @@ def test_du_adds_up(folder, objrepo_):  # noqa: F811
     assert holes + state["size"] == 305_000
     assert sizes["packs"] == 300_000
     assert state["on_disk"] >= 304_000
-    out = objrepo_("du")[1].decode()
+    out = run_objrepo("du")[1].decode()
     assert "300.0 kB" in out or "200.0 kB" in out
-    assert objrepo_("stat", key)[0] == 0
-    objrepo_("export", "some.zip")
-    assert json.loads(objrepo_("du", "--json", "--repo", "some.zip")[1])["places"] == []
+    assert run_objrepo("stat", key)[0] == 0
+    run_objrepo("export", "some.zip")
+    assert json.loads(run_objrepo("du", "--json", "--repo", "some.zip")[1])["places"] == []
 
 
-def test_stat_of_what_is_loose_and_what_is_packed(objrepo_):  # noqa: F811
-    key = objrepo_("put", "-", stdin=b"zeros" * 1000)[1].split()[0].decode()
-    loose = json.loads(objrepo_("stat", key, "--json")[1])
+def test_stat_of_what_is_loose_and_what_is_packed(run_objrepo):
+    key = run_objrepo("put", "-", stdin=b"zeros" * 1000)[1].split()[0].decode()
+    loose = json.loads(run_objrepo("stat", key, "--json")[1])
     assert (loose["size"], loose["sha256"], loose["loose"], loose["pack"]) == (5000, key, True, None)
-    objrepo_("maintain", "--compress")
-    packed = json.loads(objrepo_("stat", key, "--json")[1])
+    run_objrepo("maintain", "--compress")
+    packed = json.loads(run_objrepo("stat", key, "--json")[1])
     assert (packed["size"], packed["loose"], packed["pack"], packed["offset"], packed["compressed"]) == (
         *(5000, False, 0, 0),
         True,
     )
     assert packed["length"] < 1000
-    out = objrepo_("stat", key, key)[1].decode()
+    out = run_objrepo("stat", key, key)[1].decode()
     assert out.count("compressed            yes\n") == 2
-    status, _, err = objrepo_("stat", "0" * 64)
+    status, _, err = run_objrepo("stat", "0" * 64)
     assert (status, "0" * 64 in err) == (1, True)
-    objrepo_("export", "some.zip")
-    assert set(json.loads(objrepo_("stat", key, "--json", "--repo", "some.zip")[1])) == {"key", "size", "sha256"}
+    run_objrepo("export", "some.zip")
+    assert set(json.loads(run_objrepo("stat", key, "--json", "--repo", "some.zip")[1])) == {"key", "size", "sha256"}
 
 
-def test_bench_leaves_nothing(folder, objrepo_):  # noqa: F811
-    status, out, _ = objrepo_("bench", "--seconds", "0.5")
-    assert (status, os.listdir(folder)) == (0, [])
+def test_bench_leaves_nothing(workdir, run_objrepo):
+    status, out, _ = run_objrepo("bench", "--seconds", "0.5")
+    assert (status, os.listdir(workdir)) == (0, [])
     assert [line for line in out.decode().splitlines() if line.startswith("put 1 KiB, 100 at once")]
-    assert objrepo_("bench", "--folder", "nowhere")[0] == 2
+    assert run_objrepo("bench", "--folder", "nowhere")[0] == 2
 
 
 class TestCompletion:
     @staticmethod
-    def completed(objrepo_, *words):  # noqa: F811
+    def completed(run_objrepo, *words):
         variables = {
             "_OBJREPO_COMPLETE": "bash_complete",
             "COMP_WORDS": " ".join(["objrepo", *words]),
             "COMP_CWORD": str(len(words)),
         }
-        out = objrepo_(env=variables.items())[1].decode()
+        out = run_objrepo(env=variables.items())[1].decode()
         return [line.split(",", 1)[1] for line in out.splitlines() if line]
 
-    def test_commands_options_and_keys(self, folder, objrepo_):  # noqa: F811
-        (folder / "files").mkdir()
+    def test_commands_options_and_keys(self, workdir, run_objrepo):
+        (workdir / "files").mkdir()
         for number in range(100):
-            (folder / "files" / str(number)).write_bytes(b"%d" % number)
-        keys = [line.split("  ")[0] for line in objrepo_("put", "files")[1].decode().splitlines()]
-        assert self.completed(objrepo_, "sta") == ["stat"]
-        assert self.completed(objrepo_, "cat", "--len") == ["--length"]
-        assert self.completed(objrepo_, "cat", keys[0][:10]) == [keys[0]]
-        assert self.completed(objrepo_, "rm", keys[1], keys[2][:20]) == [keys[2]]
-        assert len(self.completed(objrepo_, "cat", "")) == 50
-        assert self.completed(objrepo_, "cat", "nokey") == []
-        assert self.completed(objrepo_, "cat", "--repo", "nowhere", keys[0][:3]) == []
-        assert self.completed(objrepo_, "cat", "--repo", "s3://bucket", "a") == [], "no network for a completion"
-        assert self.completed(objrepo_, "cat", "--repo", "no-scheme:", "a") == []
+            (workdir / "files" / str(number)).write_bytes(b"%d" % number)
+        keys = [line.split("  ")[0] for line in run_objrepo("put", "files")[1].decode().splitlines()]
+        assert self.completed(run_objrepo, "sta") == ["stat"]
+        assert self.completed(run_objrepo, "cat", "--len") == ["--length"]
+        assert self.completed(run_objrepo, "cat", keys[0][:10]) == [keys[0]]
+        assert self.completed(run_objrepo, "rm", keys[1], keys[2][:20]) == [keys[2]]
+        assert len(self.completed(run_objrepo, "cat", "")) == 50
+        assert self.completed(run_objrepo, "cat", "nokey") == []
+        assert self.completed(run_objrepo, "cat", "--repo", "nowhere", keys[0][:3]) == []
+        assert self.completed(run_objrepo, "cat", "--repo", "s3://bucket", "a") == [], "no network for a completion"
+        assert self.completed(run_objrepo, "cat", "--repo", "no-scheme:", "a") == []
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_the_scripts(self, objrepo_, shell):  # noqa: F811
-        status, out, _ = objrepo_("completion", shell)
+    def test_the_scripts(self, run_objrepo, shell):
+        status, out, _ = run_objrepo("completion", shell)
         assert status == 0
         assert b"_OBJREPO_COMPLETE" in out
 
-    def test_in_bash(self, folder, objrepo_):  # noqa: F811
+    def test_in_bash(self, workdir, run_objrepo):
         script = 'eval "$(objrepo completion bash)"; complete -p objrepo'
-        done = subprocess.run(["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(["bash", "-c", script], cwd=workdir, capture_output=True, text=True, check=True)
         assert "_objrepo_completion" in done.stdout

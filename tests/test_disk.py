@@ -18,6 +18,7 @@ import pytest
 from disk_objectstore import CompressMode, Container
 from filelock import FileLock
 
+from helpers import put_loose
 from objrepo import (
     CorruptObjectError,
     DiskRepository,
@@ -42,11 +43,6 @@ CONTENT = content_of(1_000_000)
 
 async def listed(repo):
     return sorted([key async for key in repo.keys()])
-
-
-async def put_loose(repo, contents):
-    """Put objects one by one: each is a file of its own then."""
-    return [await repo.put(content) for content in contents]
 
 
 def flip_a_bit(path, position=-1):

@@ -9,9 +9,9 @@ import sqlite3
 import pytest
 from disk_objectstore import Container
 
+from helpers import own_pack
 from objrepo import CorruptObjectError, DiskRepository, RepositoryBusyError, RepositoryError
 from objrepo.disk import group_commit, index
-from test_lanes import own_pack
 
 
 async def test_a_failed_index_commit_leaves_the_pack_as_it_was(repo, folder, monkeypatch):

@@ -12,12 +12,10 @@ import textwrap
 import pytest
 from disk_objectstore import Container
 
+from helpers import flip, loose_file, put_loose, run_on_small_file_system
 from objrepo import CorruptObjectError, DiskRepository
 from objrepo.disk import index
 from objrepo.testing.fixtures import content_of
-from test_disk import put_loose
-from test_faults import on_a_file_system_of_its_own
-from test_repair import flip, loose_file
 
 PREPARE = """
     import errno, os, sys
@@ -65,7 +63,7 @@ class TestFullDisk:
     assert list(packs().values()) == [2_100_000]
     assert all(call(repo.get, key, True) for key in [first, *keys])
         """
-        on_a_file_system_of_its_own(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
+        run_on_small_file_system(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
 
     @pytest.mark.parametrize("leave", [150_000, 250_000])
     def test_a_repack_frees_space_with_little_of_it(self, tmp_path, leave):
@@ -81,7 +79,7 @@ class TestFullDisk:
     assert all(call(repo.get, key, True) for key in kept)
     assert call(repo.verify).ok
         """
-        on_a_file_system_of_its_own(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
+        run_on_small_file_system(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
 
     def test_packing_succeeds_after_the_steps_that_free_space(self, tmp_path):
         script = """
@@ -94,7 +92,7 @@ class TestFullDisk:
     assert list(packs().values()) == [900_000]
     assert all(call(repo.get, key, True) for key in keys)
         """
-        on_a_file_system_of_its_own(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
+        run_on_small_file_system(tmp_path, textwrap.dedent(PREPARE) + textwrap.dedent(script))
 
 
 KILLED = """

@@ -12,10 +12,9 @@ from contextlib import closing, suppress
 import pytest
 from disk_objectstore import Container
 
+from helpers import flip, flip_packed, loose_file, own_pack
 from objrepo import CorruptObjectError, DiskRepository
 from processes import drop_capabilities
-from test_lanes import own_pack
-from test_repair import flip, flip_packed, loose_file
 
 
 def spoil_rows(folder, keys, column="offset"):

@@ -11,70 +11,24 @@ import subprocess
 import sys
 import tomllib
 import venv
-from pathlib import Path
 
 import pytest
 
 import objrepo
+from helpers import PAGES_THAT_NEED_AN_OBJECT_STORE, ROOT, SETUP_COMMAND, TEST_COMMAND, code_blocks, run, run_code_block
 from objrepo.testing import RepositoryContract
 
-ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples"
-TEST_COMMAND = "pip install nox && nox -s tests"
-SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
-
-
-NEED_ENGINES = {ROOT / "docs" / name for name in ("aiida.md", "buckets.md", "web.md")}
-"""Pages whose code is run where there is an object store: by `tests/engines/test_pages.py`."""
 
 
 def blocks():
     """Find the blocks of code that run anywhere, and name each by its file and line."""
-    return blocks_of({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - NEED_ENGINES)
-
-
-def blocks_of(paths):
-    for path in sorted(paths):
-        text = path.read_text()
-        for match in re.finditer(r"^```([^\n]*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-            line = text[: match.start()].count("\n") + 1
-            yield pytest.param(*match.groups(), id=f"{path.relative_to(ROOT)}:{line}")
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder that has what the project has, to run things in."""
-    shutil.copy(ROOT / "README.md", tmp_path)
-    (tmp_path / "docs").symlink_to(ROOT / "docs")
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    return tmp_path
-
-
-def run(command, place, **options):
-    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return code_blocks({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE)
 
 
 @pytest.mark.parametrize(("language", "code"), list(blocks()))
-def test_every_block_of_code(language, code, place):
-    run_block(language, code, place)
-
-
-def run_block(language, code, place):
-    if language.startswith("{"):  # a directive of the pages, which building them runs
-        return
-    assert language in {"python", "sh", "text"}, "a block says what it is"
-    if language == "text" or code.strip() in (TEST_COMMAND, SETUP_COMMAND):
-        return  # the one runs this very test, the other has a test of its own
-    if language == "sh":
-        run(["bash", "-eu", "-c", code], place)  # without pipefail: `| head` ends a program that writes on
-    elif "RepositoryContract" in code:
-        (place / "test_block.py").write_text(code)
-        (place / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
-        assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_what_is_put_is_got"], place)
-    else:
-        run([sys.executable, "-W", "error", "-c", code], place)
+def test_every_block_of_code(language, code, project):
+    run_code_block(language, code, project)
 
 
 NOTEBOOK = """
@@ -86,8 +40,8 @@ assert "b'a photo'" in outputs and outputs.count("<table>") >= 4, outputs
 """
 
 
-def test_the_notebook(place):
-    run([sys.executable, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb"], place)
+def test_the_notebook(project):
+    run([sys.executable, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb"], project)
 
 
 def test_there_are_blocks_of_code():
@@ -140,41 +94,41 @@ def test_links_lead_somewhere():
 
 
 class TestExamples:
-    def test_store_folder(self, place):
-        (place / "files").mkdir()
+    def test_store_folder(self, project):
+        (project / "files").mkdir()
         for number in range(100):
-            (place / "files" / f"{number}.txt").write_bytes(b"%d" % number)
-        out = run([sys.executable, EXAMPLES / "store_folder.py", "files", "repository"], place)
+            (project / "files" / f"{number}.txt").write_bytes(b"%d" % number)
+        out = run([sys.executable, EXAMPLES / "store_folder.py", "files", "repository"], project)
         assert len(out.splitlines()) == 100
-        assert "100 objects" in run(["objrepo", "verify", "--repo", "repository"], place)
+        assert "100 objects" in run(["objrepo", "verify", "--repo", "repository"], project)
 
-    def test_stream_through_pipes(self, place):
+    def test_stream_through_pipes(self, project):
         """A gibibyte, in less memory than 64 MiB."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         command = [sys.executable, ROOT / "tests" / "processes.py", EXAMPLES / "stream_through_pipes.py", "repository"]
-        out, peak = run(command, place, env=environment).splitlines()
+        out, peak = run(command, project, env=environment).splitlines()
         assert out.startswith(f"{1024**3} bytes through two pipes: ")
         assert int(peak) < 64 * 1024**2
 
     @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-    def test_snapshots(self, place, loop):
+    def test_snapshots(self, project, loop):
         """The program of the tutorial."""
         program = [sys.executable, "-W", "error", EXAMPLES / f"snapshots_{loop}.py"]
-        (place / "photos" / "sea").mkdir(parents=True)
+        (project / "photos" / "sea").mkdir(parents=True)
         for number in range(50):
-            (place / "photos" / "sea" / f"{number}.txt").write_bytes(b"%d" % number * 20_000)
-        first = run([*program, "take", "photos"], place).strip()
-        (place / "photos" / "new.txt").write_text("new")
-        second = run([*program, "take", "photos"], place).strip()
-        assert len(run([*program, "show", first], place).splitlines()) == 50
-        assert "3 new.txt" in run([*program, "show", second], place)
-        run([*program, "restore", second, "back"], place)
-        run(["diff", "-r", "photos", "back"], place)
-        failed = subprocess.run([*program, "restore", "0" * 64, "x"], cwd=place, capture_output=True, text=True)
+            (project / "photos" / "sea" / f"{number}.txt").write_bytes(b"%d" % number * 20_000)
+        first = run([*program, "take", "photos"], project).strip()
+        (project / "photos" / "new.txt").write_text("new")
+        second = run([*program, "take", "photos"], project).strip()
+        assert len(run([*program, "show", first], project).splitlines()) == 50
+        assert "3 new.txt" in run([*program, "show", second], project)
+        run([*program, "restore", second, "back"], project)
+        run(["diff", "-r", "photos", "back"], project)
+        failed = subprocess.run([*program, "restore", "0" * 64, "x"], cwd=project, capture_output=True, text=True)
         assert (failed.returncode, failed.stderr.startswith("the snapshot does not exist")) == (1, True)
 
-    def test_backup_script(self, place):
-        out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], place)
+    def test_backup_script(self, project):
+        out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], project)
         assert out.splitlines()[-1].endswith("bytes in 1 objects")
 
 

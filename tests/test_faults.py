@@ -14,6 +14,7 @@ import textwrap
 
 import pytest
 
+from helpers import flip_packed, loose_file, run_on_small_file_system, sha256
 from objrepo import CorruptObjectError, DiskRepository, RepositoryError
 from objrepo.disk import pack_files
 from objrepo.disk.index import Index
@@ -21,7 +22,6 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.testing.fixtures import content_of
 from processes import drop_capabilities
-from test_repair import flip_packed, loose_file
 
 call = InPlace().call
 
@@ -96,20 +96,6 @@ WRITES = {
 }
 
 
-def on_a_file_system_of_its_own(tmp_path, script, first=""):
-    """Run a script, which is given the folder, on a small file system that is there for it only."""
-    (tmp_path / "script.py").write_text(textwrap.dedent(script))
-    (tmp_path / "disk").mkdir()
-    shell = f"""
-        mount -t tmpfs -o size=6m tmpfs {tmp_path}/disk && cd {tmp_path}/disk && {first} cd / &&
-        {sys.executable} {tmp_path}/script.py {tmp_path}/disk
-    """
-    done = subprocess.run(["unshare", "-Urm", "sh", "-c", shell], capture_output=True, text=True, check=False)
-    if "unshare" in done.stderr or "mount:" in done.stderr:
-        pytest.skip(f"no file systems to be had here: {done.stderr}")  # other tests do with simulated ones
-    assert done.returncode == 0, done.stderr
-
-
 class TestWriting:
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("name", WRITES)
@@ -166,7 +152,7 @@ class TestWriting:
         contents = [b"new %d" % number for number in range(1000)]
         with pytest.raises(RepositoryError, match=r"packs\.idx.*full"):
             call(place.put_many, contents)
-        assert not any(call(place.has_many, [call_key(content) for content in contents]))
+        assert not any(call(place.has_many, [sha256(content) for content in contents]))
         assert all(call(place.has_many, old))
         monkeypatch.undo()
         call(place.__aexit__, None, None, None)
@@ -221,7 +207,7 @@ class TestWriting:
             assert call(repo.verify).damaged == ()
             print(len(stored), refused)
         """
-        on_a_file_system_of_its_own(tmp_path, script, "dd if=/dev/zero of=ballast bs=1M count=2 2>&1 &&")
+        run_on_small_file_system(tmp_path, script, "dd if=/dev/zero of=ballast bs=1M count=2 2>&1 &&")
 
     def test_a_file_system_that_becomes_read_only(self, tmp_path):
         script = """
@@ -251,7 +237,7 @@ class TestWriting:
             assert call(repo.verify).damaged == ()
             assert call(repo.info).objects == 3
         """
-        on_a_file_system_of_its_own(tmp_path, script)
+        run_on_small_file_system(tmp_path, script)
 
     def test_a_permission_that_is_lost(self, tmp_path):
         script = """
@@ -346,12 +332,6 @@ class TestWriting:
             check=False,
         )
         assert done.stdout == "True\n", done.stderr
-
-
-def call_key(content):
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
 
 
 class TestReading:

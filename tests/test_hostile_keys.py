@@ -83,7 +83,7 @@ PARTS = st.sampled_from(
 KEYS = st.text(max_size=80) | HEX | st.lists(PARTS, max_size=8).map("".join)
 
 
-def test_generated_keys(tmp_path, victim, keys_at_most):
+def test_generated_keys(tmp_path, victim, number_of_keys):
     """Whatever a key is, nothing outside is touched, and what is no key is simply not there."""
     call = InPlace().call
     repo = DiskRepository(tmp_path / "repository", Inline())
@@ -96,7 +96,7 @@ def test_generated_keys(tmp_path, victim, keys_at_most):
         async with repo.stream(keys):
             pass
 
-    @settings(max_examples=keys_at_most // 20, deadline=None)
+    @settings(max_examples=number_of_keys // 20, deadline=None)
     @given(st.lists(KEYS, min_size=20, max_size=20))
     def tried(keys):
         global watching

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from helpers import Blocked
 from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError, RepositoryClosedError
 from objrepo.instrumentation import InstrumentedRepository, log_operations
 from objrepo.offload import Inline, Threads
@@ -189,8 +190,6 @@ class TestStatistics:
         assert 1 <= batches < 100
 
     async def test_busy_workers_and_waiting_calls_are_counted(self):
-        from test_offload import Blocked
-
         offload, blocked = Threads(1), Blocked()
         async with anyio.create_task_group() as group:
             group.start_soon(offload.run, blocked)

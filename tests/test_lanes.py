@@ -15,6 +15,7 @@ import pytest
 from disk_objectstore import CompressMode, Container
 from filelock import FileLock
 
+from helpers import open_files, own_pack
 from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryBusyError, RepositoryError
 from objrepo.disk import bulk_reader, cpu_limiter, group_commit, index, pack_files
 from objrepo.disk.group_commit import FIRST_OWN_PACK
@@ -32,16 +33,6 @@ async def put_together(repo, contents):
         for content in contents:
             tasks.start_soon(put, content)
     return [keys[content] for content in contents]
-
-
-def open_files(folder):
-    """Name the files below a folder that this process has open."""
-    links = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
-    return [path for path in map(os.path.realpath, links) if path.startswith(f"{folder}{os.sep}")]
-
-
-def own_pack(folder, number=0):
-    return folder / "packs" / str(FIRST_OWN_PACK + number)
 
 
 class TestReading:

@@ -12,6 +12,7 @@ import weakref
 import anyio
 import pytest
 
+from helpers import Blocked
 from objrepo.offload import BlockingPool, Inline, Threads, WorkCancelled, call_soon, cancel_requested
 
 
@@ -19,24 +20,6 @@ from objrepo.offload import BlockingPool, Inline, Threads, WorkCancelled, call_s
 def make():
     """Make an offload with four threads, or as many as are given."""
     return lambda limit=4: Threads(limit)
-
-
-class Blocked:
-    """A blocking function that tells when it runs, and ends when it is let go."""
-
-    def __init__(self):
-        self.running = threading.Event()
-        self.let_go = threading.Event()
-        self.ended = threading.Event()
-
-    def __call__(self):
-        self.running.set()
-        assert self.let_go.wait(30)
-        self.ended.set()
-        return "result"
-
-    async def is_running(self):
-        await anyio.to_thread.run_sync(self.running.wait)
 
 
 async def test_threads_run_elsewhere_and_inline_runs_here(make):

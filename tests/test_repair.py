@@ -11,42 +11,17 @@ import anyio
 import pytest
 from disk_objectstore import Container
 
+from helpers import flip, flip_packed, loose_file, own_pack, put_loose
 from objrepo import CorruptObjectError, DiskRepository, MemoryRepository, RepositoryBusyError, SandboxRepository
 from objrepo.disk import bulk_reader
 from objrepo.testing.fixtures import content_of
-from test_disk import put_loose
-from test_lanes import own_pack
 
 SIZES = (10, 70_000, 400_000, 3_000_000)
-
-
-def loose_file(folder, key):
-    return folder / "loose" / key[:2] / key[2:]
-
-
-def flip(path, position):
-    """Turn over one bit of a file."""
-    with path.open("r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 1]))
 
 
 def quarantined(folder):
     """Return the files in the quarantine, without the marks of lost objects."""
     return [name for name in os.listdir(folder / "quarantine") if not name.endswith(".lost")]
-
-
-def row_of(folder, key):
-    """Return in which pack an object is, from where on, and how long it is there."""
-    with closing(sqlite3.connect(folder / "packs.idx")) as connection:
-        return connection.execute("SELECT pack_id, offset, length FROM db_object WHERE hashkey = ?", (key,)).fetchone()
-
-
-def flip_packed(folder, key):
-    pack_id, offset, length = row_of(folder, key)
-    flip(folder / "packs" / str(pack_id), offset + length // 2)
 
 
 async def damaged_in_all_ways(repo, folder):

@@ -11,6 +11,7 @@ import zipfile
 import anyio
 import pytest
 
+from helpers import flip, flip_packed, loose_file
 from objrepo import (
     ArchiveRepository,
     CorruptObjectError,
@@ -22,7 +23,6 @@ from objrepo import (
     export,
 )
 from objrepo.testing.fixtures import content_of
-from test_repair import flip, flip_packed, loose_file
 
 CONTENTS = [b"", b"small", *(b"%d" % number * 40 for number in range(50)), content_of(300_000), content_of(2_000_000)]
 

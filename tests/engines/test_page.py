@@ -11,9 +11,11 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from helpers import under_uvicorn
 from objrepo import DiskRepository
 from objrepo.asgi import ObjectApp
-from test_asgi import TOKEN, under_uvicorn
+
+TOKEN = "s3cret"
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d494844520000000100000001080600000"
