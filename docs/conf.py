@@ -29,7 +29,10 @@ autodoc_default_options = {"members": True}
 # References to other packages are not resolved; those to this one must be.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!objrepo\.).*"),
-    (r"py:.*", r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|OffloadStatistics|RangeHandle|Submitted|SandboxFolder)"),
+    (
+        r"py:.*",
+        r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|OffloadStatistics|RangeHandle|Submitted|SandboxFolder)",
+    ),
 ]
 
 

@@ -75,7 +75,10 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
             raise RepositoryError(f"{options.url} does not support this request: {error}") from None
         return answer
 
+    def send(operation: str, **parameters: Any) -> Any:
+        return retry(lambda: send_once(operation, parameters), options.retry_timeout)
+
     try:
-        yield lambda operation, **parameters: retry(lambda: send_once(operation, parameters), options.retry_timeout)
+        yield send
     finally:
         client.close()

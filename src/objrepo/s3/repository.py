@@ -133,12 +133,10 @@ class S3Repository(Repository["S3Backend"]):
 class S3Backend(Backend):
     """See :class:`S3Repository`."""
 
-    pool: BlockingPool
-
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._bucket = BucketClient(options)
-        self.pool = BlockingPool(options.concurrency)
+        self.pool = self._threads = BlockingPool(options.concurrency)
         self._marker: dict[str, Any] | None = None
 
     def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
@@ -319,7 +317,7 @@ class S3Backend(Backend):
                 end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
                 position = bisect_right(keys, end)
         undecided = keys[position:]
-        sizes = self.pool.map(self._bucket.size, map(_name, undecided))
+        sizes = self._threads.map(self._bucket.size, map(_name, undecided))
         found = {key for key, size in zip(undecided, sizes, strict=True) if size is not None}
         return found | present.intersection(keys)
 
@@ -354,7 +352,7 @@ class S3Backend(Backend):
             reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
             hasher = hashlib.sha256()
             whole = io.BytesIO()  # returns what was written to it without a copy
-            for part in self.pool.map(operator.call, reads):
+            for part in self._threads.map(operator.call, reads):
                 hasher.update(part)
                 whole.write(part)
         if hasher.hexdigest() != key:
