@@ -368,7 +368,7 @@ class S3Backend(Backend):
         if len(head) >= size:
             return OpenedObject(key, size, head[:size], None)
         file = RangeRequestFile(
-            f"{self.location} {key}", whole, lambda start, end: bytes(self._buffer(key, start, end)), self.pool
+            f"{self.location} {key}", whole, lambda start, end: bytes(self._buffer(key, start, end)), self._threads
         )
         return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
 
