@@ -18,8 +18,10 @@ from pathlib import Path
 import anyio
 import pytest
 import uvicorn
+from disk_objectstore import Container
 
 from objrepo.disk.group_commit import FIRST_OWN_PACK
+from objrepo.testing.fixtures import content_of
 
 ROOT = Path(__file__).parent.parent
 OBJREPO = (sys.executable, "-m", "objrepo")
@@ -156,6 +158,25 @@ def run_code_block(language, code, folder):
     elif "RepositoryContract" in code:
         (folder / "test_block.py").write_text(code)
         (folder / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
-        assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_what_is_put_is_got"], folder)
+        assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_put_stores_the_content"], folder)
     else:
         run([sys.executable, "-W", "error", "-c", code], folder)
+
+
+DAMAGED_SIZES = (10, 70_000, 400_000, 3_000_000)
+
+
+async def damaged_in_all_ways(repo, folder):
+    """Damage loose, packed and compressed objects; return their keys, and the contents of intact objects by key."""
+    intact = {await repo.put(content_of(size, 1)): content_of(size, 1) for size in DAMAGED_SIZES}
+    loose = [await repo.put(content_of(size, 2)) for size in DAMAGED_SIZES]
+    with Container(folder) as container:
+        packed = container.add_objects_to_pack([content_of(size, 3) for size in DAMAGED_SIZES], compress=False)
+        compressed = container.add_objects_to_pack([content_of(size, 4) for size in DAMAGED_SIZES], compress=True)
+        more = [content_of(size, 5) for size in DAMAGED_SIZES]
+        intact |= dict(zip(container.add_objects_to_pack(more, compress=True), more, strict=True))
+    for key in loose:
+        flip(loose_file(folder, key), 5)
+    for key in packed + compressed:
+        flip_packed(folder, key)
+    return loose + packed + compressed, intact

@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 
@@ -247,27 +246,3 @@ async def test_a_folder_that_holds_other_files_is_not_erased(tmp_path):
                 await use()
     assert (tmp_path / "repository" / "thesis.tex").read_text() == "all of it"
     assert os.listdir(tmp_path) == ["repository"]
-
-
-UNDER_UMASK = """
-import os, sys, anyio, objrepo
-os.umask(int(sys.argv[2], 8))
-async def main():
-    async with objrepo.DiskRepository(sys.argv[1]) as repo:
-        await repo.initialise()
-        await repo.put(b"loose")
-        await repo.put_many([b"one", b"two"])
-        await repo.maintain()
-        await repo.put(b"again")
-        os._exit(0)  # SQLite removes its -wal and -shm files when the index is closed
-anyio.run(main)
-"""
-
-
-@pytest.mark.parametrize("umask", ["002", "022", "077", "007"])
-def test_every_file_has_the_mode_that_the_umask_allows(tmp_path, umask):
-    folder = tmp_path / "repository"
-    subprocess.run([sys.executable, "-c", UNDER_UMASK, str(folder), umask], check=True)
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
-    assert {"config.json", "packs.idx", "packs.idx-wal", "packs.idx-shm", "maintain.lock", "1000000"} <= set(modes)
-    assert set(modes.values()) == {0o666 & ~int(umask, 8)}, modes

@@ -11,9 +11,8 @@ import tempfile
 
 import pytest
 
-from objrepo import DiskRepository
+from objrepo import DiskRepository, RepositoryBusyError, RepositoryError
 from objrepo.disk.index import index_error
-from objrepo.errors import RepositoryBusyError, RepositoryError
 from processes import drop_capabilities
 
 WRITE = """
@@ -225,3 +224,13 @@ class TestErrors:
         with pytest.raises(sqlite3.OperationalError) as caught:
             sqlite3.connect(f"{missing.as_uri()}?mode=rw", uri=True).execute("SELECT 1")
         assert isinstance(index_error(missing, caught.value), FileNotFoundError)
+
+
+async def test_an_index_with_another_schema_raises_repository_error(repo, folder):
+    key = await repo.put(b"content")
+    connection = sqlite3.connect(folder / "packs.idx")
+    connection.execute("ALTER TABLE db_object RENAME COLUMN offset TO place")
+    connection.close()
+    async with DiskRepository(folder) as other:
+        with pytest.raises(RepositoryError, match="no such column"):
+            await other.get(key)

@@ -1,7 +1,8 @@
-"""Repair and verification that go on: invalid rows, unreadable files, sources that fail."""
+"""Repair of a repository on disk: quarantine, sources of intact copies, invalid rows, unreadable files."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -12,8 +13,9 @@ from contextlib import closing, suppress
 import pytest
 from disk_objectstore import Container
 
-from helpers import flip, flip_packed, loose_file, own_pack
-from objrepo import CorruptObjectError, DiskRepository
+from helpers import DAMAGED_SIZES, damaged_in_all_ways, flip, flip_packed, loose_file, own_pack, put_loose
+from objrepo import CorruptObjectError, DiskRepository, RepositoryBusyError, SandboxRepository
+from objrepo.testing.fixtures import content_of
 from processes import drop_capabilities
 
 
@@ -195,3 +197,148 @@ async def test_a_quarantined_copy_is_whole_or_the_damaged_one_stays(repo, folder
     assert [(step.action, step.subject) for step in report.steps] == [("skipped", keys[0])]
     assert await repo.has(keys[0])
     assert [damaged.key for damaged in (await repo.verify()).damaged] == [keys[0]]
+
+
+class TestRepair:
+    async def test_repair_of_an_intact_repository_does_nothing(self, repo):
+        await repo.put(b"content")
+        report = await repo.repair()
+        assert (report.steps, report.lost) == ((), ())
+
+    @pytest.mark.parametrize("live", [True, False])
+    async def test_damaged_objects_are_quarantined(self, repo, folder, live):
+        damaged, intact = await damaged_in_all_ways(repo, folder)
+        dry = await repo.repair(dry_run=True, live=live)
+        assert not (folder / "quarantine").exists()
+        assert not (await repo.verify()).ok
+        report = await repo.repair(live=live)
+        assert report.steps == dry.steps
+        assert sorted(report.lost) == sorted(damaged)
+        assert await repo.has_many(damaged) == [False] * len(damaged)
+        assert len(quarantined(folder)) == len(damaged)
+        assert (await repo.verify()).ok
+        for key, content in intact.items():
+            assert await repo.get(key, check=True) == content
+        await repo.maintain(live=False)
+        assert (await repo.verify()).objects == len(intact)
+
+    async def test_damaged_objects_are_restored_from_another_repository(self, repo, folder, tmp_path):
+        async with DiskRepository(tmp_path / "other") as other:
+            await other.initialise()
+            sources = [content_of(size, seed) for size in DAMAGED_SIZES for seed in (2, 3)]
+            keys = await other.put_many(sources)
+            broken = await other.put(content_of(DAMAGED_SIZES[1], 4))
+            flip(loose_file(tmp_path / "other", broken), 9)
+            damaged, _ = await damaged_in_all_ways(repo, folder)
+            report = await repo.repair(source=other)
+        refilled = {step.subject for step in report.steps if step.action == "refilled"}
+        assert refilled == set(keys) & set(damaged)
+        assert set(report.lost) == set(damaged) - refilled
+        for key, content in zip(keys, sources, strict=True):
+            assert await repo.get(key, check=True) == content
+        assert (await repo.verify()).ok
+
+    async def test_damaged_copies_are_restored_from_an_intact_copy(self, repo, folder):
+        first, second = await put_loose(repo, [b"first", b"second"])
+        with Container(folder) as container:
+            container.pack_all_loose()
+        flip(loose_file(folder, first), 2)
+        flip_packed(folder, second)
+        report = await repo.repair()
+        assert {(step.action, step.subject) for step in report.steps} == {("restored", first), ("restored", second)}
+        assert [await repo.get(key, check=True) for key in (first, second)] == [b"first", b"second"]
+        assert (await repo.verify()).ok
+        names = sorted(os.listdir(folder / "quarantine"))
+        assert names == sorted([first, f"{second}.packed"])
+
+    async def test_temporary_errors_are_not_damage(self, repo, folder, monkeypatch):
+        keys = [await repo.put(b"loose"), *await repo.put_many([b"one", b"two"])]
+
+        def failing(error):
+            def fail(*_):
+                raise error
+
+            return fail
+
+        for error in (OSError(errno.EMFILE, "Too many open files"), RepositoryBusyError("the index is locked")):
+            with monkeypatch.context() as patched:
+                for name in ("open_loose", "open_packed"):
+                    patched.setattr(f"objrepo.disk.verify.{name}", failing(error))
+                for use in (repo.verify, repo.repair):
+                    with pytest.raises(type(error), match=r"Too many|locked"):
+                        await use()
+        assert not (folder / "quarantine").exists()
+        assert all(await repo.has_many(keys))
+
+    async def test_an_object_is_quarantined_each_time_it_is_damaged(self, repo, folder):
+        for number in range(3):
+            key = await repo.put(b"content")
+            flip(loose_file(folder, key), 2)
+            assert (await repo.repair()).lost == (key,)
+            assert len(quarantined(folder)) == number + 1
+
+    async def test_a_source_with_another_key_format_raises_value_error(self, repo):
+        async with SandboxRepository() as other:
+            with pytest.raises(ValueError, match="uuid4"):
+                await repo.repair(source=other)
+
+    async def test_exclusive_repair_removes_leftovers(self, repo, folder):
+        key = await repo.put(b"content")
+        (folder / "sandbox" / "half").write_bytes(b"..")
+        (folder / "packs" / "7.lock").touch()
+        with pytest.raises(RepositoryBusyError, match="repair --exclusive"):
+            await repo.repair()
+        dry = await repo.repair(dry_run=True, live=False)
+        assert len(dry.steps) == 2
+        assert (folder / "packs" / "7.lock").exists()
+        report = await repo.repair(live=False)
+        assert report.steps == dry.steps
+        assert os.listdir(folder / "sandbox") == os.listdir(folder / "packs") == []
+        await repo.maintain()
+        assert await repo.get(key) == b"content"
+
+    @pytest.mark.parametrize("point", range(1, 6))
+    @pytest.mark.parametrize("by", ["repair", "maintain"])
+    async def test_a_killed_repack_of_disk_objectstore_is_finished(self, repo, folder, monkeypatch, point, by):
+        contents = [b"%d" % number * 9 for number in range(50)]
+        with Container(folder) as container:
+            keys = container.add_objects_to_pack(contents)
+            container.delete_objects(keys[:3])
+            del keys[:3], contents[:3]
+            steps = iter(range(1, 100))
+
+            def stopping(function):
+                def stopped(*arguments, **options):
+                    if next(steps) >= point:
+                        raise KeyboardInterrupt
+                    return function(*arguments, **options)
+
+                return stopped
+
+            session = container._get_operation_session()
+            monkeypatch.setattr(session, "commit", stopping(session.commit))
+            with monkeypatch.context() as patched:
+                for name in ("remove", "link", "unlink"):
+                    patched.setattr(os, name, stopping(getattr(os, name)))
+                with pytest.raises(KeyboardInterrupt):
+                    container.repack_pack("0")
+            session.rollback()
+        assert [await repo.get(key) for key in keys] == contents
+        if by == "repair":
+            report = await repo.repair(live=False)
+            assert {step.action for step in report.steps} <= {"recovered", "removed"}
+            assert report.steps
+        else:
+            (folder / "packs" / "-1.lock").unlink(missing_ok=True)
+            await repo.maintain(live=False)
+        assert not (folder / "packs" / "-1").exists()
+        assert [await repo.get(key) for key in keys] == contents
+        assert (await repo.verify()).ok
+        with Container(folder) as container:
+            container.repack()
+            assert not any(vars(container.validate()).values())
+
+
+def quarantined(folder):
+    """Return the files in the quarantine, without the marks of lost objects."""
+    return [name for name in os.listdir(folder / "quarantine") if not name.endswith(".lost")]

@@ -1,4 +1,4 @@
-"""Keys that would lead out of the repository, if paths were made of them: nothing outside is even opened."""
+"""Malformed keys cause no path traversal: no file outside the repository is opened."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def watch(event, arguments):
         touched.extend(os.fsdecode(path) for path in paths if isinstance(path, str | bytes | os.PathLike))
 
 
-sys.addaudithook(watch)  # it cannot be taken away again
+sys.addaudithook(watch)  # audit hooks cannot be removed
 
 
 @pytest.fixture
 def victim(tmp_path):
-    """A file outside of the repository, and what it is called by those who are up to something."""
+    """A file outside the repository."""
     path = tmp_path / "victim.txt"
-    path.write_bytes(b"nobody else's business")
+    path.write_bytes(b"a secret")
     return path
 
 
@@ -44,7 +44,7 @@ def victim(tmp_path):
     ],
     ids=["disk", "sandbox", "memory"],
 )
-async def test_nothing_outside_is_touched(make, tmp_path, victim):
+async def test_malformed_keys_open_no_file_outside_the_repository(make, tmp_path, victim):
     global watching
     async with make(tmp_path) as repo:
         await repo.initialise()
@@ -68,12 +68,12 @@ async def test_nothing_outside_is_touched(make, tmp_path, victim):
                 for context in (repo.open(key), repo.stream([key])):
                     with pytest.raises(ObjectNotFoundError):
                         async with context:
-                            pytest.fail("it was opened")
+                            pytest.fail("the object was opened")
         finally:
             watching = False
         assert not [path for path in touched if not path.removeprefix("file://").startswith(str(tmp_path))]
         assert not [path for path in touched if victim.name in path]
-    assert victim.read_bytes() == b"nobody else's business"
+    assert victim.read_bytes() == b"a secret"
 
 
 HEX = st.text("0123456789abcdef", min_size=60, max_size=68)
@@ -83,13 +83,13 @@ PARTS = st.sampled_from(
 KEYS = st.text(max_size=80) | HEX | st.lists(PARTS, max_size=8).map("".join)
 
 
-def test_generated_keys(tmp_path, victim, number_of_keys):
-    """Whatever a key is, nothing outside is touched, and what is no key is simply not there."""
+def test_generated_keys_open_no_file_outside_the_repository(tmp_path, victim, number_of_keys):
+    """No file outside the repository is opened, and malformed keys do not exist."""
     call = InPlace().call
     repo = DiskRepository(tmp_path / "repository", Inline())
     call(repo.__aenter__)
     call(repo.initialise)
-    call(repo.delete, call(repo.put, b"to go"))  # what is imported on the first use is imported now
+    call(repo.delete, call(repo.put, b"to go"))  # imports modules before the calls are watched
     present = call(repo.put, b"content")
 
     async def stream(keys):
@@ -117,4 +117,4 @@ def test_generated_keys(tmp_path, victim, number_of_keys):
         assert not outside
 
     tried()
-    assert victim.read_bytes() == b"nobody else's business"
+    assert victim.read_bytes() == b"a secret"

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import textwrap
 
 import anyio
 import pytest
@@ -104,3 +105,20 @@ async def test_half_written_files_are_no_objects(tmp_path):
         (repo.folder / "00000000-0000-4000-8000-000000000000.partial").write_bytes(b"")
         assert [key async for key in repo.keys()] == [key]
         assert (await repo.info()).objects == 1
+
+
+def test_the_folder_has_mode_0700(tmp_path):
+    script = f"""
+        import os
+        os.umask(0)
+        from objrepo import SandboxRepository
+        from objrepo.offload import Inline
+        from objrepo.sync.runner import InPlace
+        call = InPlace().call
+        repo = SandboxRepository({str(tmp_path)!r}, Inline())
+        call(repo.__aenter__)
+        call(repo.put, b"content")
+        print(oct(os.stat(repo.folder).st_mode & 0o777))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"0o700\n"

@@ -272,7 +272,7 @@ class TestEveryBackend:
             backend.put_object_from_file(tmp_path / "missing")
         assert list(backend.list_objects()) == []
 
-    def test_keys_that_are_none(self, backend):
+    def test_malformed_keys_raise_not_found(self, backend):
         key = put(backend, b"content")
         for bad in BAD_KEYS:
             assert not backend.has_object(bad)

@@ -17,14 +17,14 @@ import pytest
 # Before they are imported: so that a failed assertion shows the values.
 pytest.register_assert_rewrite(*(f"{__name__}.{each}_contract" for each in ("admin", "read", "put", "cancellation")))
 
-from objrepo.testing.admin_contract import ManagingContract  # noqa: E402
-from objrepo.testing.cancellation_contract import StoppingContract  # noqa: E402
+from objrepo.testing.admin_contract import AdminContract  # noqa: E402
+from objrepo.testing.cancellation_contract import CancellationContract  # noqa: E402
 from objrepo.testing.fixtures import ContractFixtures  # noqa: E402
-from objrepo.testing.put_contract import StoringContract  # noqa: E402
-from objrepo.testing.read_contract import ReadingContract  # noqa: E402
+from objrepo.testing.put_contract import PutContract  # noqa: E402
+from objrepo.testing.read_contract import ReadContract  # noqa: E402
 
 __all__ = ("RepositoryContract",)
 
 
-class RepositoryContract(StoringContract, ReadingContract, ManagingContract, StoppingContract, ContractFixtures):
+class RepositoryContract(PutContract, ReadContract, AdminContract, CancellationContract, ContractFixtures):
     """Every promise of :class:`~objrepo.AsyncRepository`, as a class of tests to subclass."""

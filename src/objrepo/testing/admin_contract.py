@@ -14,7 +14,7 @@ from objrepo.protocol import AsyncRepository
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import content_of
 
-__all__ = ("ManagingContract",)
+__all__ = ("AdminContract",)
 
 KEY = "0" * 64
 
@@ -64,11 +64,13 @@ NEED_NONE: dict[str, Callable[[AsyncRepository], Any]] = {
 }
 
 
-class ManagingContract:
+class AdminContract:
     """What the operations promise that concern the repository as a whole."""
 
     @pytest.mark.parametrize("method", [*NEED_A_REPOSITORY, *NEED_NONE])
-    async def test_use_outside_of_async_with(self, repository: AsyncRepository, method: str) -> None:
+    async def test_use_outside_of_async_with_raises_repository_closed_error(
+        self, repository: AsyncRepository, method: str
+    ) -> None:
         use = (NEED_A_REPOSITORY | NEED_NONE)[method]
         with pytest.raises(RepositoryClosedError, match="async with"):
             await use(repository)
@@ -78,7 +80,7 @@ class ManagingContract:
             await use(repository)
 
     @pytest.mark.parametrize("method", NEED_A_REPOSITORY)
-    async def test_all_methods_agree_on_whether_a_repository_exists(
+    async def test_all_methods_agree_on_whether_the_repository_is_initialised(
         self, repository: AsyncRepository, method: str
     ) -> None:
         """Either all of them raise NotInitialisedError before ``initialise``, or none does."""
@@ -104,7 +106,7 @@ class ManagingContract:
         with pytest.raises(TypeError):
             await repo.initialise(no_such_option=1)
 
-    async def test_entered_several_times(self, repo: AsyncRepository) -> None:
+    async def test_leaving_an_inner_async_with_closes_nothing(self, repo: AsyncRepository) -> None:
         key = await repo.put(content_of(1_000_000))
         async with repo.open(key) as stream:
             await stream.receive()
@@ -113,7 +115,7 @@ class ManagingContract:
             assert len(await stream.read()) > 900_000, "an inner `async with` closes nothing of the outer one"
         assert await repo.get(key) == content_of(1_000_000)
 
-    async def test_two_loops_at_the_same_time(self, repo: AsyncRepository, anyio_backend: Any) -> None:
+    async def test_one_repository_serves_two_event_loops(self, repo: AsyncRepository, anyio_backend: Any) -> None:
         ours = await repo.put(b"ours")
         name, options = anyio_backend
 
@@ -125,13 +127,13 @@ class ManagingContract:
         theirs = await anyio.to_thread.run_sync(lambda: anyio.run(other, backend=name, backend_options=options))
         assert await repo.get(theirs) == b"theirs"
 
-    async def test_keys_gives_each_key_once(self, repo: AsyncRepository) -> None:
+    async def test_keys_lists_each_key_once(self, repo: AsyncRepository) -> None:
         assert [key async for key in repo.keys()] == []
         keys = await repo.put_many(b"%d" % number for number in range(1100))
         await repo.delete_many(keys[:50])
         assert sorted([key async for key in repo.keys()]) == sorted(keys[50:])
 
-    async def test_delete_all_or_none(self, repo: AsyncRepository, absent: str) -> None:
+    async def test_delete_many_deletes_all_or_none(self, repo: AsyncRepository, absent: str) -> None:
         keys = await repo.put_many([b"first", b"second", b"third"])
         with pytest.raises(ObjectNotFoundError) as caught:
             await repo.delete_many([keys[0], absent, "no key", keys[1]])
@@ -145,13 +147,13 @@ class ManagingContract:
         await repo.delete(keys[2])
         assert [key async for key in repo.keys()] == []
 
-    async def test_what_was_deleted_can_be_put_again(self, repo: AsyncRepository) -> None:
+    async def test_a_deleted_object_can_be_put_again(self, repo: AsyncRepository) -> None:
         key = await repo.put(b"content")
         await repo.maintain()
         await repo.delete(key)
         assert await repo.get(await repo.put(b"content")) == b"content"
 
-    async def test_a_list_of_keys_is_no_single_key(self, repo: AsyncRepository) -> None:
+    async def test_delete_many_of_a_single_key_deletes_nothing(self, repo: AsyncRepository) -> None:
         key = await repo.put(b"content")
         with pytest.raises(ObjectNotFoundError):
             await repo.delete_many(key)  # its characters are no keys
@@ -194,5 +196,5 @@ class ManagingContract:
         assert not await repo.has(key)
         assert await repo.get(await repo.put(b"content")) == b"content"
 
-    async def test_it_says_what_it_is(self, repo: AsyncRepository) -> None:
+    async def test_str_names_the_class(self, repo: AsyncRepository) -> None:
         assert type(repo).__name__ in str(repo)

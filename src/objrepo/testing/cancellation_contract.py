@@ -12,7 +12,7 @@ from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.testing.fixtures import content_of
 
-__all__ = ("StoppingContract",)
+__all__ = ("CancellationContract",)
 
 CONTENT = content_of(3 * 1024 * 1024)
 
@@ -35,10 +35,10 @@ class Gate:
         return b"chunk" if self._reads < 3 else b""
 
 
-class StoppingContract:
+class CancellationContract:
     """What is left, and what is not, when an operation is stopped."""
 
-    async def test_a_put_that_is_cancelled_in_its_source(self, repo: AsyncRepository) -> None:
+    async def test_put_cancelled_in_its_source_closes_the_source(self, repo: AsyncRepository) -> None:
         closed = False
 
         async def endless() -> AsyncIterator[bytes]:
@@ -57,7 +57,7 @@ class StoppingContract:
         assert [key async for key in repo.keys()] == []
         assert await repo.get(await repo.put(b"and on")) == b"and on"
 
-    async def test_a_put_that_is_cancelled_on_the_worker(self, repo: AsyncRepository) -> None:
+    async def test_put_cancelled_on_a_worker_thread_is_shielded(self, repo: AsyncRepository) -> None:
         gate = Gate()
         ended = False
 
@@ -79,7 +79,7 @@ class StoppingContract:
         assert [key async for key in repo.keys()] == [], "and it was given up where nothing was half-done"
         assert (await repo.verify()).ok
 
-    async def test_every_operation_is_cancelled_before_it_starts(self, repo: AsyncRepository) -> None:
+    async def test_a_cancelled_operation_does_not_start(self, repo: AsyncRepository) -> None:
         key = await repo.put(CONTENT)
         for operation in (
             lambda: repo.put(b"never"),
@@ -97,7 +97,7 @@ class StoppingContract:
             assert scope.cancelled_caught
         assert [key async for key in repo.keys()] == [key]
 
-    async def test_readers_that_come_and_go(self, repo: AsyncRepository) -> None:
+    async def test_cancelled_reads_leave_the_repository_usable(self, repo: AsyncRepository) -> None:
         key = await repo.put(CONTENT)
         for number in range(40):
             with anyio.move_on_after(number / 10_000):
@@ -108,7 +108,7 @@ class StoppingContract:
                 await repo.get(key)
         assert await repo.get(key) == CONTENT
 
-    async def test_a_stream_goes_on_after_a_cancelled_read(self, repo: AsyncRepository) -> None:
+    async def test_a_stream_keeps_its_position_after_a_cancelled_read(self, repo: AsyncRepository) -> None:
         async with repo.open(await repo.put(CONTENT)) as stream:
             await stream.seek(1_000_000)
             with anyio.CancelScope() as scope:
@@ -132,7 +132,7 @@ class StoppingContract:
             with pytest.raises(RepositoryClosedError):
                 await stream.read()
 
-    async def test_leaving_closes_what_is_still_open(self, repository: AsyncRepository) -> None:
+    async def test_leaving_closes_open_streams(self, repository: AsyncRepository) -> None:
         async with repository:
             await repository.initialise()
             context = repository.open(await repository.put(CONTENT))

@@ -20,7 +20,7 @@ from objrepo.protocol import AsyncRepository, ObjectWriter, Source
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import SIZES, content_of
 
-__all__ = ("StoringContract",)
+__all__ = ("PutContract",)
 
 CONTENT = content_of(2 * 1024 * 1024 + 3)
 """More than what an async source may have under way, so that it is piped."""
@@ -137,11 +137,11 @@ def expected(kind: str, content: bytes) -> bytes:
     return content[:1000] if kind.startswith("short") else content
 
 
-class StoringContract:
+class PutContract:
     """What ``put`` and ``put_many`` promise."""
 
     @pytest.mark.parametrize("size", SIZES)
-    async def test_what_is_put_is_got(self, repo: AsyncRepository, size: int) -> None:
+    async def test_put_stores_the_content(self, repo: AsyncRepository, size: int) -> None:
         key = await repo.put(content_of(size))
         assert is_key(key, await repo.key_format())
         assert await repo.get(key) == content_of(size)
@@ -149,7 +149,7 @@ class StoringContract:
         assert await repo.has(key)
 
     @pytest.mark.parametrize("kind", SOURCES)
-    async def test_every_kind_of_source(self, repo: AsyncRepository, tmp_path: Path, kind: str) -> None:
+    async def test_sources_of_every_kind_are_stored(self, repo: AsyncRepository, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "source"
         path.write_bytes(CONTENT)
         source = SOURCES[kind](path)
@@ -182,12 +182,12 @@ class StoringContract:
         ["text", "", io.StringIO("text"), ["text"], [1, 2], 7, None, 1.5, {"a": b"b"}, object()],
         ids=lambda source: repr(source)[:20],
     )
-    async def test_what_is_no_source(self, repo: AsyncRepository, source: Any) -> None:
+    async def test_values_that_are_no_sources_raise_type_error(self, repo: AsyncRepository, source: Any) -> None:
         with pytest.raises(TypeError, match=r"bytes|binary"):
             await repo.put(source)
         assert [key async for key in repo.keys()] == []
 
-    async def test_a_text_file_is_no_source(self, repo: AsyncRepository, tmp_path: Path) -> None:
+    async def test_a_text_file_raises_type_error(self, repo: AsyncRepository, tmp_path: Path) -> None:
         (tmp_path / "text").write_text("text")
         with (tmp_path / "text").open() as file:
             for source in (file, anyio.wrap_file(file), aiofiles_wrap(file, loop=None, executor=None)):
@@ -195,7 +195,7 @@ class StoringContract:
                     await repo.put(source)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("then", [None, "text", 7, OSError("the tape is torn")], ids=repr)
-    async def test_a_source_that_breaks(self, repo: AsyncRepository, then: Any) -> None:
+    async def test_a_source_that_fails_stores_nothing(self, repo: AsyncRepository, then: Any) -> None:
         async def later() -> AsyncIterator[Any]:
             yield CONTENT
             if isinstance(then, Exception):
@@ -209,7 +209,7 @@ class StoringContract:
         assert [key async for key in repo.keys()] == []
         assert (await repo.verify()).ok
 
-    async def test_a_file_that_is_closed_or_missing_or_a_folder(self, repo: AsyncRepository, tmp_path: Path) -> None:
+    async def test_closed_and_missing_files_and_folders_raise(self, repo: AsyncRepository, tmp_path: Path) -> None:
         file = (tmp_path / "empty").open("xb")
         file.close()
         for source, error in (
@@ -239,7 +239,7 @@ class StoringContract:
         contents = [*many, b"from a file", CONTENT, b"", b"from memory", CONTENT, b"in pieces", b"7"]
         assert [await repo.get(key) for key in keys] == contents
 
-    async def test_put_many_takes_iterators_of_any_kind(self, repo: AsyncRepository) -> None:
+    async def test_put_many_accepts_sync_and_async_iterators(self, repo: AsyncRepository) -> None:
         async def later() -> AsyncIterator[bytes]:
             for number in range(3):
                 await anyio.lowlevel.checkpoint()
@@ -250,7 +250,7 @@ class StoringContract:
         assert [await repo.get(key) for key in keys] == [await repo.get(key) for key in again] == [b"0", b"1", b"2"]
         assert await repo.put_many([]) == []
 
-    async def test_put_many_tells_how_far_it_is(self, repo: AsyncRepository) -> None:
+    async def test_put_many_reports_its_progress(self, repo: AsyncRepository) -> None:
         steps: list[Progress] = []
         sources = [b"%d" % number for number in range(1500)]
         await repo.put_many(sources, progress=steps.append)
@@ -258,7 +258,7 @@ class StoringContract:
         await repo.put_many(iter(sources), progress=steps.append)
         assert (steps[-1].done, steps[-1].total) == (1500, None)
 
-    async def test_put_many_keeps_what_came_before_an_iterator_that_raises(self, repo: AsyncRepository) -> None:
+    async def test_put_many_keeps_objects_before_an_iterator_raises(self, repo: AsyncRepository) -> None:
         def broken(name: bytes) -> Iterator[Source]:
             yield name
             yield [b"second of ", name]
@@ -274,12 +274,12 @@ class StoringContract:
                 await repo.put_many(sources)
             assert (await repo.info()).objects == before + 2
 
-    async def test_put_many_of_what_is_no_source(self, repo: AsyncRepository) -> None:
+    async def test_put_many_of_other_values_raises_type_error(self, repo: AsyncRepository) -> None:
         for sources in (b"bytes", "text", [b"good", "text"], [b"good", None], 7, None):
             with pytest.raises(TypeError):
                 await repo.put_many(sources)  # type: ignore[arg-type]
 
-    async def test_one_object_put_by_many_tasks(self, repo: AsyncRepository) -> None:
+    async def test_many_tasks_put_one_object(self, repo: AsyncRepository) -> None:
         keys = set[str]()
 
         async def put() -> None:
@@ -292,7 +292,7 @@ class StoringContract:
         assert (await repo.info()).objects == len(keys)
 
     @pytest.mark.parametrize("size", SIZES)
-    async def test_what_is_written_is_got(self, repo: AsyncRepository, size: int) -> None:
+    async def test_a_writer_stores_the_content(self, repo: AsyncRepository, size: int) -> None:
         content = content_of(size)
         async with repo.create() as writer:
             for start in range(0, size, 100_000):
@@ -340,7 +340,7 @@ class StoringContract:
                     await writer.write(b"more")
         assert [key async for key in repo.keys()] == []
 
-    async def test_what_is_written_is_bytes(self, repo: AsyncRepository) -> None:
+    async def test_a_writer_accepts_only_bytes_like_objects(self, repo: AsyncRepository) -> None:
         async with repo.create() as writer:
             for bad in ("text", None, 7, [b"bytes"]):
                 with pytest.raises(TypeError, match="an object is made of bytes"):

@@ -17,7 +17,7 @@ from objrepo.errors import ObjectNotFoundError, RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.testing.fixtures import BAD_KEYS, NOT_STRINGS, SIZES, content_of
 
-__all__ = ("ReadingContract",)
+__all__ = ("ReadContract",)
 
 CONTENT = content_of(3 * 1024 * 1024 + 7)
 
@@ -45,10 +45,10 @@ NEED_THE_OBJECT: dict[str, Callable[[AsyncRepository, Any], Any]] = {
 }
 
 
-class ReadingContract:
+class ReadContract:
     """What the operations promise that change nothing."""
 
-    async def test_the_protocols(self, repo: AsyncRepository) -> None:
+    async def test_repositories_and_streams_have_the_types_of_the_protocol(self, repo: AsyncRepository) -> None:
         assert isinstance(repo, AsyncRepository)
         key = await repo.put(b"content")
         async with repo.open(key) as stream:
@@ -56,7 +56,7 @@ class ReadingContract:
             assert isinstance(stream, ByteReceiveStream)
 
     @pytest.mark.parametrize("method", NEED_THE_OBJECT)
-    async def test_keys_that_are_none(self, repo: AsyncRepository, absent: str, method: str) -> None:
+    async def test_malformed_keys_raise_not_found(self, repo: AsyncRepository, absent: str, method: str) -> None:
         kept = await repo.put(b"kept")
         for key in (*BAD_KEYS, absent):
             with pytest.raises(ObjectNotFoundError) as caught:
@@ -78,12 +78,12 @@ class ReadingContract:
         assert await repo.has_many(iter([key])) == [True]
         assert await repo.has_many([]) == []
 
-    async def test_hash_is_the_sha256_whatever_the_key(self, repo: AsyncRepository) -> None:
+    async def test_hash_is_the_sha256_of_the_content(self, repo: AsyncRepository) -> None:
         for content in (b"", b"content", CONTENT):
             assert await repo.hash(await repo.put(content)) == hashlib.sha256(content).hexdigest()
 
     @pytest.mark.parametrize("size", SIZES)
-    async def test_a_stream_gives_the_content(self, repo: AsyncRepository, size: int) -> None:
+    async def test_a_stream_returns_the_content(self, repo: AsyncRepository, size: int) -> None:
         content = content_of(size)
         key = await repo.put(content)
         async with repo.open(key) as stream:
@@ -124,7 +124,7 @@ class ReadingContract:
                 assert await stream.readinto(buffer) == len(data)
                 assert buffer[: len(data)] == data
 
-    async def test_what_a_stream_refuses(self, repo: AsyncRepository) -> None:
+    async def test_invalid_arguments_of_a_stream_raise(self, repo: AsyncRepository) -> None:
         async with repo.open(await repo.put(b"content")) as stream:
             for offset, whence in ((-1, os.SEEK_SET), (-8, os.SEEK_END), (-1, os.SEEK_CUR)):
                 with pytest.raises(OSError, match="negative") as caught:
@@ -144,7 +144,7 @@ class ReadingContract:
             assert await stream.tell() == 0
             assert await stream.read(None) == b"content"
 
-    async def test_a_closed_stream(self, repo: AsyncRepository) -> None:
+    async def test_a_closed_stream_raises_repository_closed_error(self, repo: AsyncRepository) -> None:
         async with repo.open(await repo.put(CONTENT)) as stream:
             await stream.receive()
             await stream.aclose()
@@ -166,7 +166,7 @@ class ReadingContract:
                 assert await stream.seek(0) == 0
                 assert await stream.read(3) == wanted[:3]
 
-    async def test_bad_ranges(self, repo: AsyncRepository) -> None:
+    async def test_invalid_ranges_raise(self, repo: AsyncRepository) -> None:
         key = await repo.put(b"content")
         bad: Any
         for bad in (dict(offset=-1), dict(length=-1)):
@@ -178,7 +178,7 @@ class ReadingContract:
                 async with repo.open(key, **bad):
                     pytest.fail("a range that is none")
 
-    async def test_stream_gives_every_object_once(self, repo: AsyncRepository) -> None:
+    async def test_stream_yields_each_object_once(self, repo: AsyncRepository) -> None:
         contents = [b"%d" % number for number in range(300)] + [CONTENT, b"", CONTENT[:300_000]]
         keys = await repo.put_many(contents)
         seen = {}
@@ -198,7 +198,7 @@ class ReadingContract:
         async with repo.stream([]) as objects:
             assert [key async for key, _ in objects] == []
 
-    async def test_a_stream_of_many_lives_until_the_next_step(self, repo: AsyncRepository) -> None:
+    async def test_an_object_of_a_stream_is_closed_at_the_next_step(self, repo: AsyncRepository) -> None:
         keys = await repo.put_many([CONTENT, CONTENT[1:], b"content"])
         async with repo.stream(keys) as objects:
             _, first = await anext(objects)
@@ -211,7 +211,7 @@ class ReadingContract:
         with pytest.raises(RepositoryClosedError):
             await anext(objects)
 
-    async def test_many_tasks_read_at_once(self, repo: AsyncRepository) -> None:
+    async def test_many_tasks_read_concurrently(self, repo: AsyncRepository) -> None:
         contents = [content_of(1000 * seed, seed) for seed in range(20)]
         keys = await repo.put_many(contents)
 

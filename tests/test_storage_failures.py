@@ -1,4 +1,4 @@
-"""Disks that are full, fail or lie, a long list: one clear error, nothing acknowledged that is not there."""
+"""Failures of storage: full disks, I/O errors, lost permissions, too many open files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ call = InPlace().call
 
 
 class Faults:
-    """Counts the calls that change something in a folder, and has one of them fail."""
+    """Counts the system calls that change a folder, and makes one of them fail."""
 
     def __init__(self, folder, monkeypatch):
         self.folder = str(folder)
@@ -52,7 +52,7 @@ class Faults:
 
     def failing(self, function):
         def call_or_fail(*arguments, **options):
-            # The system's errors name the path that a call was given, and none for a descriptor.
+            # Errors of the system name the path that was passed, and none if a descriptor was passed.
             self.count(*(argument for argument in arguments[:1] if not isinstance(argument, int)))
             return function(*arguments, **options)
 
@@ -79,7 +79,7 @@ class FailingFile(io.FileIO):
 
 
 @pytest.fixture
-def place(tmp_path):
+def repo(tmp_path):
     repo = DiskRepository(tmp_path / "repository", Inline())
     call(repo.__aenter__)
     call(repo.initialise)
@@ -99,45 +99,45 @@ WRITES = {
 class TestWriting:
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("name", WRITES)
-    def test_each_call_fails_once(self, place, monkeypatch, name, number):
-        contents = {call(place.put, content_of(size, 3)): content_of(size, 3) for size in (10, 90_000)}
+    def test_each_failing_system_call_raises_and_loses_nothing(self, repo, monkeypatch, name, number):
+        contents = {call(repo.put, content_of(size, 3)): content_of(size, 3) for size in (10, 90_000)}
         small = [b"%d" % each for each in range(10)]
-        contents |= dict(zip(call(place.put_many, small), small, strict=True))
-        faults = Faults(place.path, monkeypatch)
+        contents |= dict(zip(call(repo.put_many, small), small, strict=True))
+        faults = Faults(repo.path, monkeypatch)
         faults.number = number
         failed = 0
         for fail_at in range(1, 200):
             if name.startswith("maintain"):
-                call(place.put_many, [b"hole %d" % fail_at, b"more %d" % fail_at])
-                call(place.delete_many, call(place.put_many, [b"hole %d" % fail_at]))
-                call(place.put, b"loose %d" % fail_at)
+                call(repo.put_many, [b"hole %d" % fail_at, b"more %d" % fail_at])
+                call(repo.delete_many, call(repo.put_many, [b"hole %d" % fail_at]))
+                call(repo.put, b"loose %d" % fail_at)
             with faults.at(fail_at):
                 try:
-                    keys = WRITES[name](place, fail_at)
+                    keys = WRITES[name](repo, fail_at)
                 except (OSError, RepositoryError) as error:
                     failed += 1
-                    assert str(place.path) in str(error), f"{error!r} does not say where"
+                    assert str(repo.path) in str(error), f"{error!r} does not name the path"
                     assert os.strerror(number) in str(error)
                     keys = []
                 reached = faults.calls >= fail_at
             for key in keys:
-                call(place.get, key, True)
-            assert os.listdir(place.path / "sandbox") == []
-            assert [entry for entry in os.listdir(place.path / "packs") if not entry.isdecimal()] == []
+                call(repo.get, key, True)
+            assert os.listdir(repo.path / "sandbox") == []
+            assert [entry for entry in os.listdir(repo.path / "packs") if not entry.isdecimal()] == []
             for key, content in contents.items():
-                assert call(place.get, key) == content
-            assert call(place.verify).damaged == ()
+                assert call(repo.get, key) == content
+            assert call(repo.verify).damaged == ()
             if not reached:
                 break
         if name.startswith("maintain") and number == errno.ENOSPC:
-            assert failed == 0, "a step that finds the disk full is taken again after the others"
+            assert failed == 0, "a step that fails with ENOSPC is repeated after the others"
         else:
             assert failed >= 3
-        for key in WRITES[name](place, 1000):
-            call(place.get, key, True)
+        for key in WRITES[name](repo, 1000):
+            call(repo.get, key, True)
 
-    def test_no_space_for_the_index(self, place, monkeypatch):
-        old = call(place.put_many, [b"%d" % number for number in range(10)])
+    def test_an_index_that_cannot_grow_raises_and_stores_nothing(self, repo, monkeypatch):
+        old = call(repo.put_many, [b"%d" % number for number in range(10)])
         real = Index._connect
 
         def full(self, *arguments):
@@ -147,21 +147,21 @@ class TestWriting:
             return connection
 
         monkeypatch.setattr(Index, "_connect", full)
-        call(place.__aexit__, None, None, None)
-        call(place.__aenter__)
+        call(repo.__aexit__, None, None, None)
+        call(repo.__aenter__)
         contents = [b"new %d" % number for number in range(1000)]
         with pytest.raises(RepositoryError, match=r"packs\.idx.*full"):
-            call(place.put_many, contents)
-        assert not any(call(place.has_many, [sha256(content) for content in contents]))
-        assert all(call(place.has_many, old))
+            call(repo.put_many, contents)
+        assert not any(call(repo.has_many, [sha256(content) for content in contents]))
+        assert all(call(repo.has_many, old))
         monkeypatch.undo()
-        call(place.__aexit__, None, None, None)
-        call(place.__aenter__)
-        assert len(call(place.put_many, contents)) == 1000
-        assert call(place.verify).damaged == ()
+        call(repo.__aexit__, None, None, None)
+        call(repo.__aenter__)
+        assert len(call(repo.put_many, contents)) == 1000
+        assert call(repo.verify).damaged == ()
 
-    def test_a_disk_that_is_really_full(self, tmp_path):
-        """On a small file system of its own, everything is tried until nothing more fits."""
+    def test_a_full_file_system_loses_nothing(self, tmp_path):
+        """A small file system is mounted and filled."""
         script = """
             import errno, os, sys
             from objrepo import DiskRepository, RepositoryError
@@ -209,7 +209,7 @@ class TestWriting:
         """
         run_on_small_file_system(tmp_path, script, "dd if=/dev/zero of=ballast bs=1M count=2 2>&1 &&")
 
-    def test_a_file_system_that_becomes_read_only(self, tmp_path):
+    def test_a_file_system_that_becomes_read_only_stays_readable(self, tmp_path):
         script = """
             import os, subprocess, sys
             from objrepo import DiskRepository, RepositoryError
@@ -232,14 +232,14 @@ class TestWriting:
                     assert "Read-only file system" in str(error) or "readonly" in str(error), repr(error)
                     assert sys.argv[1] in str(error), repr(error)
                 else:
-                    sys.exit("it was allowed")
+                    sys.exit("no error was raised")
             assert [call(repo.get, key, True) for key in keys] == [b"loose", b"one", b"two"]
             assert call(repo.verify).damaged == ()
             assert call(repo.info).objects == 3
         """
         run_on_small_file_system(tmp_path, script)
 
-    def test_a_permission_that_is_lost(self, tmp_path):
+    def test_lost_permissions_raise_and_objects_stay_readable(self, tmp_path):
         script = """
             import os, sys
             from objrepo import DiskRepository
@@ -264,7 +264,7 @@ class TestWriting:
                 except Exception as error:
                     assert "readonly" in str(error), repr(error)
                 else:
-                    sys.exit("it was allowed")
+                    sys.exit("no error was raised")
             assert [call(repo.get, key, True) for key in keys] == [b"loose", b"one", b"two"]
             os.chmod(sys.argv[1] + "/packs/1000000", 0)
             repo = DiskRepository(sys.argv[1], Inline())
@@ -274,7 +274,7 @@ class TestWriting:
             except PermissionError as error:
                 assert "packs/1000000" in str(error)
             else:
-                sys.exit("it was read")
+                sys.exit("no error was raised")
             assert call(repo.get, keys[0]) == b"loose"
             print("done")
         """
@@ -337,14 +337,14 @@ class TestWriting:
 class TestReading:
     @pytest.mark.parametrize("size", [10, 70_000, 400_000])
     @pytest.mark.parametrize("where", ["loose", "packed"])
-    def test_a_disk_that_cannot_read(self, place, monkeypatch, size, where):
+    def test_read_errors_name_object_and_file(self, repo, monkeypatch, size, where):
         content = content_of(size)
         if where == "loose":
-            key, fine = call(place.put, content), call(place.put, b"fine")
+            key, fine = call(repo.put, content), call(repo.put, b"fine")
         else:
-            key, fine = call(place.put_many, [content, b"fine"])
-            call(place.maintain)
-        call(place.get, fine)
+            key, fine = call(repo.put_many, [content, b"fine"])
+            call(repo.maintain)
+        call(repo.get, fine)
         broken = True
 
         def failing(*_):
@@ -359,7 +359,7 @@ class TestReading:
         real_open = builtins.open
 
         def opened(path, mode="r", *arguments, **options):
-            inside = isinstance(path, str) and path.startswith(str(place.path)) and mode == "rb" and broken
+            inside = isinstance(path, str) and path.startswith(str(repo.path)) and mode == "rb" and broken
             if not inside or path.endswith(".json"):
                 return real_open(path, mode, *arguments, **options)
             file = UnreadableFile(path, "r", opener=options.get("opener"))
@@ -368,52 +368,52 @@ class TestReading:
 
         monkeypatch.setattr(builtins, "open", opened)
         for use in (
-            lambda: call(place.get, key),
-            lambda: call(place.get, key, True),
-            lambda: read_all(place, key),
-            lambda: stream_all(place, [key]),
+            lambda: call(repo.get, key),
+            lambda: call(repo.get, key, True),
+            lambda: read_all(repo, key),
+            lambda: stream_all(repo, [key]),
         ):
             with pytest.raises(OSError, match="Input/output error") as caught:
                 use()
-            assert key in str(caught.value), "it says which object"
-            assert caught.value.filename, "it says which file"
-        damaged = {item.key: item.reason for item in call(place.verify).damaged}
+            assert key in str(caught.value), "the error names the object"
+            assert caught.value.filename, "the error names the file"
+        damaged = {item.key: item.reason for item in call(repo.verify).damaged}
         assert "Input/output error" in damaged[key]
         broken = False
-        assert call(place.get, key, True) == content
-        assert call(place.get, fine, True) == b"fine"
+        assert call(repo.get, key, True) == content
+        assert call(repo.get, fine, True) == b"fine"
 
-    def test_what_is_not_damaged_stays_readable(self, place):
+    def test_intact_objects_beside_damaged_ones_stay_readable(self, repo):
         contents = [b"%d" % number * 100 for number in range(50)]
-        keys = call(place.put_many, contents)
-        call(place.put, b"loose")
-        flip_packed(place.path, keys[20])
-        os.truncate(place.path / "packs" / "1000000", sum(map(len, contents[:40])) + 5)
+        keys = call(repo.put_many, contents)
+        call(repo.put, b"loose")
+        flip_packed(repo.path, keys[20])
+        os.truncate(repo.path / "packs" / "1000000", sum(map(len, contents[:40])) + 5)
         damaged = {keys[20], *keys[40:]}
-        assert {item.key for item in call(place.verify).damaged} == damaged
+        assert {item.key for item in call(repo.verify).damaged} == damaged
         for key, content in zip(keys, contents, strict=True):
             if key in damaged:
                 with pytest.raises(CorruptObjectError) as caught:
-                    call(place.get, key, True)
+                    call(repo.get, key, True)
                 assert caught.value.key == key
             else:
-                assert call(place.get, key, True) == content
+                assert call(repo.get, key, True) == content
         seen = {}
         with pytest.raises(CorruptObjectError):
-            stream_all(place, keys, seen)
-        assert list(seen) == keys[:40], "what comes before is given out"
+            stream_all(repo, keys, seen)
+        assert list(seen) == keys[:40], "objects before the damage are returned"
 
-    def test_a_loose_file_that_is_shorter_or_longer(self, place):
+    def test_a_loose_file_of_another_length_raises_corrupt_object_error(self, repo):
         content = content_of(400_000)
-        key = call(place.put, content)
-        path = loose_file(place.path, key)
+        key = call(repo.put, content)
+        path = loose_file(repo.path, key)
         for damaged in (content[:-1], content + b"!", b""):
             path.write_bytes(damaged)
-            for use in (lambda: call(place.get, key, True), lambda: read_all(place, key, check=True)):
+            for use in (lambda: call(repo.get, key, True), lambda: read_all(repo, key, check=True)):
                 with pytest.raises(CorruptObjectError, match="hashes to"):
                     use()
-        call(place.put, content)
-        assert call(place.get, key, True) == content, "who puts it again mends it"
+        call(repo.put, content)
+        assert call(repo.get, key, True) == content, "another put repairs it"
 
 
 class UnreadableFile(io.FileIO):

@@ -1,4 +1,4 @@
-"""Who may read and write what is created: no more than the umask lets, and a group where that is wanted."""
+"""Permissions of the files and folders of a repository on disk: the umask, and repositories that a group shares."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ USE = """
 
     folder, umask, name, *user = sys.argv[1:]
     with tempfile.TemporaryDirectory() as place:
-        use(place + "/warm", b"")  # what is imported on the first use is imported before the powers are gone
+        use(place + "/warm", b"")  # imports modules before the privileges are dropped
     if user:
         uid, gid, *groups = map(int, user)
         os.setgroups(groups)
@@ -48,7 +48,7 @@ USE = """
 
 
 def use(folder, umask, name, *user):
-    """Have another process use a repository; return how many objects there are then."""
+    """Use a repository in another process; return the number of its objects."""
     command = [sys.executable, "-c", textwrap.dedent(USE), str(folder), umask, name, *map(str, user)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -57,7 +57,7 @@ def use(folder, umask, name, *user):
 
 
 @pytest.mark.parametrize("umask", ["077", "027", "022"])
-def test_nothing_is_more_open_than_the_umask(tmp_path, umask):
+def test_no_file_or_folder_exceeds_the_umask(tmp_path, umask):
     use(tmp_path / "repository", umask, "me")
     paths = [tmp_path / "repository", *(tmp_path / "repository").rglob("*")]
     assert len(paths) > 10
@@ -65,26 +65,9 @@ def test_nothing_is_more_open_than_the_umask(tmp_path, umask):
         assert not stat.S_IMODE(path.stat().st_mode) & int(umask, 8), path
 
 
-def test_a_sandbox_is_its_users_own(tmp_path):
-    script = f"""
-        import os
-        os.umask(0)
-        from objrepo import SandboxRepository
-        from objrepo.offload import Inline
-        from objrepo.sync.runner import InPlace
-        call = InPlace().call
-        repo = SandboxRepository({str(tmp_path)!r}, Inline())
-        call(repo.__aenter__)
-        call(repo.put, b"content")
-        print(oct(os.stat(repo.folder).st_mode & 0o777))
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, check=True)
-    assert done.stdout == b"0o700\n"
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two other users")
-def test_a_group_shares_a_repository():
-    """What the README says about it."""
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can run processes of other users")
+def test_a_group_can_share_a_repository():
+    """With umask 002 and a setgid directory."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         team = Path(place) / "team"
@@ -97,3 +80,27 @@ def test_a_group_shares_a_repository():
         assert use(repository, "002", "third", 4000, 5000) == 20
         with pytest.raises(PermissionError, match=r"readonly database|Permission denied"):
             use(repository, "022", "stranger", 4002, 5002)
+
+
+UNDER_UMASK = """
+import os, sys, anyio, objrepo
+os.umask(int(sys.argv[2], 8))
+async def main():
+    async with objrepo.DiskRepository(sys.argv[1]) as repo:
+        await repo.initialise()
+        await repo.put(b"loose")
+        await repo.put_many([b"one", b"two"])
+        await repo.maintain()
+        await repo.put(b"again")
+        os._exit(0)  # SQLite removes its -wal and -shm files when the index is closed
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("umask", ["002", "022", "077", "007"])
+def test_every_file_has_the_mode_that_the_umask_allows(tmp_path, umask):
+    folder = tmp_path / "repository"
+    subprocess.run([sys.executable, "-c", UNDER_UMASK, str(folder), umask], check=True)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
+    assert {"config.json", "packs.idx", "packs.idx-wal", "packs.idx-shm", "maintain.lock", "1000000"} <= set(modes)
+    assert set(modes.values()) == {0o666 & ~int(umask, 8)}, modes
