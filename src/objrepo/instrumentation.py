@@ -11,16 +11,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import anyio
-from anyio.abc import ByteSendStream
 
 from objrepo.async_with import async_with_only
 from objrepo.errors import RepositoryClosedError
 from objrepo.forwarding import ForwardingRepository
 from objrepo.protocol import AsyncRepository, ObjectStream, Source
-from objrepo.reports import ProgressCallback, VerifyReport
 
 __all__ = ("Hook", "InstrumentedRepository", "OperationEvent", "log_operations")
 
@@ -54,14 +53,17 @@ Hook: TypeAlias = Callable[[OperationEvent], object]
 
 def _timed(
     method: Callable[Concatenate[ForwardingRepository, P], Coroutine[Any, Any, T]],
+    size: Callable[[T], int] | None = None,
 ) -> Callable[Concatenate[InstrumentedRepository, P], Coroutine[Any, Any, T]]:
-    """Return a forwarding method that also calls the hook."""
+    """Return a forwarding method that also calls the hook, with the size that its result has."""
 
+    @functools.wraps(method)
     async def timed(self: InstrumentedRepository, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with self._timing(method.__name__):
-            return await method(self, *args, **kwargs)
+        with self._timing(method.__name__) as operation:
+            result = await method(self, *args, **kwargs)
+            operation.size = None if size is None else size(result)
+            return result
 
-    functools.update_wrapper(timed, getattr(AsyncRepository, method.__name__))
     return timed
 
 
@@ -93,6 +95,8 @@ class InstrumentedRepository(ForwardingRepository):
 
     initialise = _timed(ForwardingRepository.initialise)
     put_many = _timed(ForwardingRepository.put_many)
+    get = _timed(ForwardingRepository.get, len)
+    send_object = _timed(ForwardingRepository.send_object, int)
     has = _timed(ForwardingRepository.has)
     has_many = _timed(ForwardingRepository.has_many)
     size = _timed(ForwardingRepository.size)
@@ -101,6 +105,7 @@ class InstrumentedRepository(ForwardingRepository):
     delete_many = _timed(ForwardingRepository.delete_many)
     info = _timed(ForwardingRepository.info)
     maintain = _timed(ForwardingRepository.maintain)
+    verify = _timed(ForwardingRepository.verify, attrgetter("size"))
     erase = _timed(ForwardingRepository.erase)
 
     async def put(self, source: Source) -> str:
@@ -109,12 +114,6 @@ class InstrumentedRepository(ForwardingRepository):
             if isinstance(source, bytes | bytearray | memoryview):
                 operation.size = memoryview(source).nbytes
             return key
-
-    async def get(self, key: str, check: bool = False) -> bytes:
-        with self._timing("get") as operation:
-            content = await super().get(key, check)
-            operation.size = len(content)
-            return content
 
     @async_with_only("repo.open(key) as stream")
     async def open(
@@ -126,22 +125,11 @@ class InstrumentedRepository(ForwardingRepository):
                 with suppress(RepositoryClosedError):
                     operation.size = await stream.tell()
 
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        with self._timing("send_object") as operation:
-            operation.size = await super().send_object(stream, key, offset, length)
-            return operation.size
-
     @async_with_only("repo.stream(keys) as objects")
     async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
         with self._timing("stream"):
             async with super().stream(keys) as objects:
                 yield objects
-
-    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
-        with self._timing("verify") as operation:
-            report = await super().verify(progress, quick)
-            operation.size = report.size
-            return report
 
     @contextmanager
     def _timing(self, name: str) -> Iterator[_Operation]:
