@@ -6,16 +6,13 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self, cast
+from typing import BinaryIO, Self, cast
 
 from objrepo.fsync import fsync_directory, fsync_file
 
 __all__ = ("AtomicFile",)
-
-_NEW: Final = os.O_CREAT | os.O_EXCL
 
 
 class AtomicFile:
@@ -42,8 +39,9 @@ class AtomicFile:
         with suppress(FileNotFoundError):
             mode &= self._permissions()
         self.temporary = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
-        create = os.O_CREAT if self._keep else _NEW
-        self.file = cast("BinaryIO", open(self.temporary, "r+b", opener=partial(_open, create, mode)))  # noqa: SIM115
+        create = os.O_CREAT if self._keep else os.O_CREAT | os.O_EXCL
+        opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))  # noqa: SIM115
+        self.file = cast("BinaryIO", opened)
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +97,3 @@ class AtomicFile:
 
     def _exists(self) -> FileExistsError:
         return FileExistsError(errno.EEXIST, "the file exists; remove it or choose another name", str(self._path))
-
-
-def _open(create: int, mode: int, path: str, flags: int) -> int:
-    return os.open(path, flags | create, mode)

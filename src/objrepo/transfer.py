@@ -110,9 +110,13 @@ async def _extraneous(source: AsyncRepository, target: AsyncRepository, same_key
     found = []
     async with aclosing(batched_keys(target.keys())) as pages:
         async for page in pages:
-            present = await source.has_many(page)
-            found += [key for key, is_present in zip(page, present, strict=True) if not is_present]
+            found += await _absent(source, page)
     return found
+
+
+async def _absent(repository: AsyncRepository, keys: list[str]) -> list[str]:
+    present = await repository.has_many(keys)
+    return [key for key, is_present in zip(keys, present, strict=True) if not is_present]
 
 
 class Destination(Protocol):
@@ -293,8 +297,7 @@ class _RepositoryDestination:
         """Return the keys that the target does not have; all, if it has different keys."""
         if not self._same_keys:
             return keys
-        present = await self._target.has_many(keys)
-        return [key for key, is_present in zip(keys, present, strict=True) if not is_present]
+        return await _absent(self._target, keys)
 
     async def put_batch(self, contents: dict[str, bytes]) -> None:
         """Store small objects; see :meth:`Destination.put_batch`."""
@@ -337,19 +340,18 @@ class _RepositoryDestination:
 
 async def batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
     """Yield keys in lists of up to 1,000, without duplicates if they come from a synchronous iterable."""
+    if not isinstance(keys, AsyncIterable):
+        unique = list(dict.fromkeys(keys))
+        for start in range(0, len(unique), _PAGE_KEYS):
+            if start:
+                await anyio.lowlevel.checkpoint()
+            yield unique[start : start + _PAGE_KEYS]
+        return
     page: list[str] = []
-    if isinstance(keys, AsyncIterable):
-        async with closing_generator(keys):
-            async for key in keys:
-                page.append(key)
-                if len(page) == _PAGE_KEYS:
-                    yield page
-                    page = []
-    else:
-        for key in dict.fromkeys(keys):
+    async with closing_generator(keys):
+        async for key in keys:
             page.append(key)
             if len(page) == _PAGE_KEYS:
-                await anyio.lowlevel.checkpoint()
                 yield page
                 page = []
     if page:

@@ -92,29 +92,21 @@ class CachedRepository(ForwardingRepository):
     # -- the repository as a whole ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await super().__aenter__()
-        try:
-            await self._store.repository.__aenter__()
-            try:
-                await self._lifetime.enter(self.offload)
-            except BaseException:
-                await self._store.repository.__aexit__(None, None, None)
-                raise
-        except BaseException:
-            await super().__aexit__(None, None, None)
-            raise
+        async with AsyncExitStack() as entered:
+            for repository in (self._repository, self._store.repository):
+                await entered.enter_async_context(repository)
+            await self._lifetime.enter(self.offload)
+            entered.pop_all()
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        try:
-            await self._lifetime.leave(self.offload, self._store.close)
-        finally:
-            try:
-                await self._store.repository.__aexit__(exc_type, exc, traceback)
-            finally:
-                await super().__aexit__(exc_type, exc, traceback)
+        leaving = AsyncExitStack()
+        for repository in (self._repository, self._store.repository):
+            leaving.push_async_exit(repository)
+        leaving.push_async_callback(self._lifetime.leave, self.offload, self._store.close)
+        await leaving.__aexit__(exc_type, exc, traceback)
 
     async def initialise(self, *args: Any, **options: Any) -> None:
         await super().initialise(*args, **options)
@@ -193,7 +185,7 @@ class CachedRepository(ForwardingRepository):
                 download.content = await self._store.get(key)
             if download.content is None:
                 download.content = await super().get(key, check=True)
-                download.complete()
+                download.ended.set()
                 await self._store.keep(key, download.content, len(download.content))
             return download.content
 
@@ -295,7 +287,7 @@ class CachedRepository(ForwardingRepository):
             size = stream.size
             if size <= CHUNK_BYTES:
                 content = download.content = await stream.read()
-                download.complete()
+                download.ended.set()
                 await self._store.keep(key, content, size)
                 return self._in_memory(key, content)
             if not await self._store.keep(key, stream, size):

@@ -18,23 +18,13 @@ class Download:
     :ivar recheck: whether another download has ended since the caller looked into the cache, which may have the object
         now.
     :ivar content: the downloaded bytes, once they are complete; None if the object went only into the cache.
+    :ivar ended: set when the download has succeeded, failed or been cancelled.
     """
 
     def __init__(self, recheck: bool, content: bytes | None = None) -> None:
         self.recheck = recheck
         self.content = content
-        self._completed: anyio.Event | None = None
-
-    async def wait(self) -> None:
-        """Wait until the download has succeeded, failed or been cancelled."""
-        if self._completed is None:
-            self._completed = anyio.Event()
-        await self._completed.wait()
-
-    def complete(self) -> None:
-        """Wake up the tasks that wait for the download."""
-        if self._completed is not None:
-            self._completed.set()
+        self.ended = anyio.Event()
 
 
 class SingleFlight:
@@ -59,7 +49,7 @@ class SingleFlight:
         loop = _current_loop()
         while loop is not None and (running := self._running.get((loop, key))) is not None:
             if running.content is None:
-                await running.wait()
+                await running.ended.wait()
             if running.content is not None:
                 yield Download(False, running.content)
                 return
@@ -70,7 +60,7 @@ class SingleFlight:
             self.completed += 1
             if self._running.get((loop, key)) is download:
                 del self._running[loop, key]
-            download.complete()
+            download.ended.set()
 
 
 def _current_loop() -> Any:

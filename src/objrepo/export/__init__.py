@@ -65,18 +65,19 @@ async def export(
     await source.key_format()  # raises before a file is created if the source does not exist
     opened = ExitStack()
     try:
-        staged = await offload.run(lambda: opened.enter_context(opening))
-        destination = _ArchiveDestination(source, staged.writer, path, offload)
+        writer, file = await offload.run(lambda: opened.enter_context(opening))
+        destination = _ArchiveDestination(source, writer, path, offload)
         copier = PageCopier(source, destination, offload, "export", keys is None, False, progress)
         await copier.prepare()
         async with aclosing(batched_keys(source.keys() if keys is None else keys)) as pages:
             async for page in pages:
                 await copier.copy_page(page)
         with with_path(path):
-            await offload.run(staged.finish)
+            await offload.run(writer.close)
+            await offload.run(file.finish)
         if check:
-            await _read_back(staged.path, progress, offload)
-        await offload.run(staged.publish)
+            await _read_back(file.temporary, progress, offload)
+        await offload.run(file.publish)
     finally:
         await offload.drain(opened.close)
     return copier.report()

@@ -17,7 +17,7 @@ from objrepo.export.writers import ATTRIBUTES, FOLDER, ArchiveWriter, TarWriter,
 from objrepo.keys import is_key
 from objrepo.offload import WorkCancelled, cancel_requested
 
-__all__ = ("StagedFile", "new_archive", "updated_archive")
+__all__ = ("new_archive", "updated_archive")
 
 _CHUNK_BYTES: Final = 1024 * 1024
 _LOCAL_HEADER: Final = struct.Struct("<4s2xHH4xIIIHH")
@@ -26,34 +26,9 @@ _SIZE_IN_ZIP64: Final = 0xFFFFFFFF
 _INVALID_MEMBER: Final = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
-class StagedFile:
-    """An archive under its temporary name.
-
-    :ivar writer: adds objects to it.
-    """
-
-    def __init__(self, writer: ArchiveWriter, file: AtomicFile) -> None:
-        self.writer = writer
-        self._file = file
-
-    @property
-    def path(self) -> Path:
-        """The temporary file."""
-        return self._file.temporary
-
-    def finish(self) -> None:
-        """Complete the archive and make its content durable."""
-        self.writer.close()
-        self._file.finish()
-
-    def publish(self) -> None:
-        """Give the archive its name."""
-        self._file.publish()
-
-
 @contextmanager
-def new_archive(path: Path, compress: bool) -> Iterator[StagedFile]:
-    """Create an archive. Unless it is published within the context, nothing of it remains.
+def new_archive(path: Path, compress: bool) -> Iterator[tuple[ArchiveWriter, AtomicFile]]:
+    """Create an archive, and return its writer and its file. Unless it is published, nothing of it remains.
 
     :raises FileExistsError: if there is a file of that name.
     """
@@ -61,15 +36,15 @@ def new_archive(path: Path, compress: bool) -> Iterator[StagedFile]:
     with AtomicFile(path) as file:
         writer = ZipWriter(file.file, compress) if mode is None else TarWriter(file.file, mode)
         with _closing(writer):
-            yield StagedFile(writer, file)
+            yield writer, file
 
 
 @contextmanager
-def updated_archive(path: Path, compress: bool) -> Iterator[StagedFile]:
+def updated_archive(path: Path, compress: bool) -> Iterator[tuple[ArchiveWriter, AtomicFile]]:
     """Continue a zip, which an interrupted export left or is a copy of ``path``, to replace ``path`` when published.
 
-    Unpublished, it is kept for the next call. The empty lock file always remains: to remove it could remove the lock
-    of another process.
+    Return its writer and its file. Unpublished, the file is kept for the next call. The empty lock file always remains:
+    to remove it could remove the lock of another process.
 
     :raises RepositoryBusyError: if another process or task is updating the archive.
     """
@@ -87,7 +62,7 @@ def updated_archive(path: Path, compress: bool) -> Iterator[StagedFile]:
             file.file.seek(end)
             writer = ZipWriter(file.file, compress, members)
             with _closing(writer):
-                yield StagedFile(writer, file)
+                yield writer, file
     except filelock.Timeout:
         raise RepositoryBusyError(
             f"another process or task is updating {path} (lock {partial}.lock): try again when it has ended"

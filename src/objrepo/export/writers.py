@@ -6,7 +6,9 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Collection
-from typing import BinaryIO, Final, Protocol
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, BinaryIO, Final, TypeAlias, cast
 
 from objrepo.protocol import BinaryReader
 from objrepo.sources import read_up_to
@@ -25,27 +27,14 @@ ATTRIBUTES: Final = _MODE << 16
 _TAR_MODES: Final = {".tar": "w:", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.xz": "w:xz", ".tar.bz2": "w:bz2"}
 
 
-class ArchiveWriter(Protocol):
-    """Adds objects to an archive.
-
-    :ivar keys: the keys of the objects in it.
-    """
-
-    keys: set[str]
-
-    def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object of ``size`` bytes."""
-
-    def close(self) -> None:
-        """Write the end of the archive. The file stays open."""
-
-
 class ZipWriter:
-    """Writes a zip.
+    """Adds objects to a zip.
 
     :param file: the file, which is written from its position on.
     :param compress: whether to deflate the objects that are added.
     :param members: the members that the file contains before its position.
+
+    :ivar keys: the keys of the objects in it.
     """
 
     def __init__(self, file: BinaryIO, compress: bool, members: Collection[zipfile.ZipInfo] = ()) -> None:
@@ -55,7 +44,7 @@ class ZipWriter:
         self.keys = {name.removeprefix(FOLDER) for name in names if name.startswith(FOLDER)}
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object; see :meth:`ArchiveWriter.add`."""
+        """Add an object of ``size`` bytes."""
         member = zipfile.ZipInfo(f"{FOLDER}{key}", _NO_DATE)
         member.compress_type = self._archive.compression
         member.external_attr = ATTRIBUTES
@@ -65,12 +54,12 @@ class ZipWriter:
         self.keys.add(key)
 
     def close(self) -> None:
-        """Write the central directory."""
+        """Write the central directory. The file stays open."""
         self._archive.close()
 
 
 class TarWriter:
-    """Writes a tar.
+    """Adds objects to a tar.
 
     :param file: the file.
     :param mode: the mode of ``tarfile``, which includes the compression; see :func:`tar_mode`.
@@ -81,26 +70,20 @@ class TarWriter:
         self.keys = set[str]()
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
-        """Add an object; see :meth:`ArchiveWriter.add`."""
+        """Add an object of ``size`` bytes."""
         member = tarfile.TarInfo(f"{FOLDER}{key}")
         member.size = size
         member.mode = _MODE
-        self._archive.addfile(member, _FullReader(reader))
+        # tarfile expects fewer bytes than it requests only at the end.
+        self._archive.addfile(member, cast("Any", SimpleNamespace(read=partial(read_up_to, reader))))
         self.keys.add(key)
 
     def close(self) -> None:
-        """Write the two empty blocks that end a tar."""
+        """Write the two empty blocks that end a tar. The file stays open."""
         self._archive.close()
 
 
-class _FullReader:
-    """A reader whose ``read`` returns fewer bytes than requested only at the end, as ``tarfile`` expects."""
-
-    def __init__(self, reader: BinaryReader) -> None:
-        self._reader = reader
-
-    def read(self, size: int) -> bytes:
-        return read_up_to(self._reader, size)
+ArchiveWriter: TypeAlias = ZipWriter | TarWriter
 
 
 def is_tar(name: str) -> bool:
