@@ -1,4 +1,4 @@
-"""The filesystem of fsspec, and libraries that read by it."""
+"""The filesystem for fsspec, and libraries that read through it."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_ranges(folder, files, start, end):
     assert files.cat_file(key, start, end) == b"content"[start:end]
 
 
-def test_what_is_not_there(files):
+def test_a_missing_object_raises_not_found(files):
     for call in (files.info, files.cat_file, files.ls, files.open):
         with pytest.raises(ObjectNotFoundError):
             call("0" * 64)
@@ -157,7 +157,7 @@ def test_the_error_names_the_target(files):
         files.put(lpath="source", rpath="target", recursive=True)
 
 
-def test_where_the_repository_is(folder, options, monkeypatch):
+def test_the_repository_is_an_option_or_in_the_environment(folder, options, monkeypatch):
     [key] = stored(folder, b"content")
     monkeypatch.setenv("OBJREPO", str(folder))
     assert ObjectFileSystem(skip_instance_cache=True).cat(key) == b"content"

@@ -1,4 +1,4 @@
-"""The facade, a long list: the documented interface, without a loop, in one, in threads and in children."""
+"""The sync facade: the documented interface, without an event loop, in one, in threads and in child processes."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ BACKENDS = {
     "packed": packed_backend,
     "sandbox": lambda tmp_path: SandboxRepositoryBackend(str(tmp_path)),
     "memory": lambda tmp_path: SyncRepository(MemoryRepository(Inline())),
-    "disk by a portal": lambda tmp_path: SyncRepository(DiskRepository(tmp_path / "container", Threads())),
-    "sandbox by a portal": lambda tmp_path: SyncRepository(SandboxRepository(tmp_path, Threads(2))),
+    "disk through a portal": lambda tmp_path: SyncRepository(DiskRepository(tmp_path / "container", Threads())),
+    "sandbox through a portal": lambda tmp_path: SyncRepository(SandboxRepository(tmp_path, Threads(2))),
 }
 
 
@@ -144,7 +144,7 @@ class TestDocumentedInterface:
         assert isinstance(inspect.getattr_static(cls, "is_readable_byte_stream"), staticmethod)
         assert all(getattr(cls, name).__doc__ for name in signatures if not name.startswith("_"))
 
-    def test_what_is_abstract(self):
+    def test_the_abstract_methods(self):
         assert AbstractRepositoryBackend.__abstractmethods__ == self.ABSTRACT
         for cls in (DiskObjectStoreRepositoryBackend, SandboxRepositoryBackend):
             assert issubclass(cls, AbstractRepositoryBackend)
@@ -163,7 +163,7 @@ class TestDocumentedInterface:
 
 
 class ThirdParty(AbstractRepositoryBackend):
-    """A backend of somebody else's: what is abstract, and nothing more."""
+    """A backend of a third party: the abstract methods only."""
 
     uuid = None
     key_format = "sha256"
@@ -206,7 +206,7 @@ class ThirdParty(AbstractRepositoryBackend):
             del self.objects[key]
 
 
-def test_third_parties_write_what_is_abstract_and_have_the_rest(tmp_path):
+def test_a_third_party_backend_inherits_the_other_methods(tmp_path):
     backend = ThirdParty()
     (tmp_path / "file").write_bytes(CONTENT)
     key = backend.put_object_from_file(tmp_path / "file")
@@ -262,7 +262,7 @@ class TestEveryBackend:
         backend.initialise()
         assert list(backend.list_objects()) == []
 
-    def test_what_is_no_byte_stream(self, backend, tmp_path):
+    def test_other_things_than_byte_streams_raise_type_error(self, backend, tmp_path):
         (tmp_path / "file").write_text("text")
         with (tmp_path / "file").open() as text:
             for handle in (text, tmp_path / "file", str(tmp_path / "file"), io.StringIO("text"), b"bytes", None, 7):
@@ -292,7 +292,7 @@ class TestEveryBackend:
                 backend.get_object_content(nothing)
         assert list(backend.list_objects()) == [key]
 
-    def test_an_iteration_that_is_broken_off(self, backend):
+    def test_iterations_may_be_left_early(self, backend):
         keys = [put(backend, CONTENT), put(backend, CONTENT[1:])]
         for key, stream in backend.iter_object_streams(keys):
             assert key in keys
@@ -303,7 +303,7 @@ class TestEveryBackend:
             break
         assert backend.has_objects(keys) == [True, True]
 
-    def test_use_after_close(self, backend):
+    def test_use_after_close_raises(self, backend):
         key = put(backend, CONTENT)
         with backend.open(key) as handle:
             pass
@@ -346,8 +346,8 @@ class TestEveryBackend:
         trio.run(work)
 
 
-class Strangers:
-    """A repository of somebody else's, with an iterator of its own over the objects of a stream."""
+class ThirdPartyRepository:
+    """An async repository of a third party, with its own iterator over a stream of objects."""
 
     def __init__(self, repository):
         self.repository = repository
@@ -373,8 +373,8 @@ class Strangers:
         yield objects()
 
 
-def test_a_repository_of_somebody_elses():
-    with SyncRepository(Strangers(MemoryRepository(Inline()))) as backend:
+def test_an_async_repository_of_a_third_party():
+    with SyncRepository(ThirdPartyRepository(MemoryRepository(Inline()))) as backend:
         contents = [b"%d" % number for number in range(300)] + [CONTENT, b"", CONTENT[1:]]
         keys = [put(backend, content) for content in contents]
         assert [stream.read() for _, stream in backend.iter_object_streams(keys)] == contents
@@ -382,7 +382,7 @@ def test_a_repository_of_somebody_elses():
         with pytest.raises(FileNotFoundError):
             for key, _ in backend.iter_object_streams([*keys[:3], "0" * 64]):
                 seen.append(key)
-        assert seen == keys[:3], "what comes before an error is given out"
+        assert seen == keys[:3], "the objects before an error are returned"
         assert list(backend.list_objects()) == keys
 
 
@@ -445,7 +445,7 @@ class TestHandles:
 
 
 class TestDiskObjectStore:
-    def test_it_takes_a_container_only(self, tmp_path):
+    def test_it_accepts_only_a_container(self, tmp_path):
         for nothing in (None, tmp_path, str(tmp_path)):
             with pytest.raises(TypeError, match=r"disk_objectstore\.Container"):
                 DiskObjectStoreRepositoryBackend(nothing)
@@ -467,7 +467,7 @@ class TestDiskObjectStore:
             assert backend.uuid == container.container_id
             assert container.pack_size_target == 1000
 
-    def test_get_info_is_the_dictionary_of_aiida(self, tmp_path):
+    def test_get_info_returns_the_dictionary_of_aiida(self, tmp_path):
         backend = disk_backend(tmp_path)
         put(backend, CONTENT)
         backend.maintain()
@@ -512,14 +512,14 @@ class TestDiskObjectStore:
         backend.maintain(clean_storage=False)
         assert backend.get_info()["Objects"] == {"packed": 2, "loose": 1, "pack_files": 1}
 
-    def test_nothing_is_logged_that_nobody_asked_for(self, tmp_path, caplog):
+    def test_maintenance_logs_nothing_at_warning(self, tmp_path, caplog):
         caplog.set_level(logging.WARNING, "aiida.storage")
         disk_backend(tmp_path).maintain()
         assert caplog.records == []
 
 
 class TestSandbox:
-    def test_the_folder_comes_with_the_first_use_and_goes_with_the_backend(self, tmp_path):
+    def test_the_folder_exists_from_first_use_until_the_backend_is_deleted(self, tmp_path):
         backend = SandboxRepositoryBackend(str(tmp_path / "sandboxes"))
         assert str(backend) == "SandboxRepository: <uninitialised>"
         assert not backend.is_initialised
@@ -540,12 +540,12 @@ class TestSandbox:
         del backend
         assert not folder.exists()
 
-    def test_a_constructor_that_fails(self):
+    def test_a_wrong_folder_raises_type_error(self):
         with pytest.raises(TypeError):
             SandboxRepositoryBackend(7)
 
 
-class TestDriving:
+class TestRunners:
     def test_inline_starts_no_thread_and_no_loop(self, tmp_path):
         script = f"""
 import sys, threading
@@ -567,7 +567,7 @@ print("done")
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         assert (done.stdout, done.stderr) == ("done\n", "")
 
-    def test_a_portal_of_ones_own_ends_with_the_with(self, tmp_path):
+    def test_a_started_portal_is_stopped_with_the_with(self, tmp_path):
         before = set(threading.enumerate())  # some of which may end meanwhile: trio keeps those of other tests a while
         repository = SyncRepository(DiskRepository(tmp_path / "repository"))
         with pytest.raises(objrepo.RepositoryClosedError):
@@ -581,13 +581,13 @@ print("done")
             time.sleep(0.01)
 
     @pytest.mark.parametrize("loop", ["asyncio", "trio"])
-    def test_a_portal_that_is_given(self, tmp_path, loop):
+    def test_a_given_portal_stays_open(self, tmp_path, loop):
         with start_blocking_portal(loop) as portal, SyncRepository(SandboxRepository(tmp_path), portal) as repository:
             key = put(repository, CONTENT)
             assert repository.get_object_content(key) == CONTENT
-            assert portal.call(anyio.sleep, 0) is None, "the portal is its owner's to close"
+            assert portal.call(anyio.sleep, 0) is None, "the caller closes the portal"
 
-    def test_the_same_errors_either_way(self, tmp_path):
+    def test_errors_are_the_same_with_both_runners(self, tmp_path):
         messages = set()
         for offload in (Inline(), Threads()):
             with SyncRepository(DiskRepository(tmp_path / "repository", offload)) as repository:
@@ -597,7 +597,7 @@ print("done")
                 messages.add(str(caught.value))
         assert len(messages) == 1
 
-    def test_what_would_have_to_wait_is_told_so(self):
+    def test_a_source_that_suspends_raises_runtime_error_in_place(self):
         class Upload:
             mode = "rb"
 
@@ -613,7 +613,7 @@ print("done")
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
     def test_in_a_child_after_fork(self, backend, request):
         if "portal" in request.node.name:
-            return  # a loop's thread does not survive a fork: that is what `Inline` is for
+            return  # it raises an error: see `test_sync_runner`
         key = put(backend, CONTENT)
         read_end, write_end = os.pipe()
         child = os.fork()
@@ -628,7 +628,7 @@ print("done")
             assert pipe.read() == b"fine"
         assert backend.get_object_content(key) == CONTENT
 
-    def test_a_forked_child_that_ends_leaves_the_sandbox_of_its_parent(self):
+    def test_the_end_of_a_forked_child_keeps_the_sandbox_of_its_parent(self):
         script = """
 import io, os, sys
 from objrepo.sync import SandboxRepositoryBackend
