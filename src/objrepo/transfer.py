@@ -17,7 +17,7 @@ from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallbac
 from objrepo.sources import closing_generator
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES
 
-__all__ = ("Destination", "PageCopier", "batched_keys", "copy")
+__all__ = ("Destination", "PageCopier", "copy")
 
 _PAGE_KEYS: Final = 1000
 _CONCURRENT_PAGES: Final = 2
@@ -62,9 +62,8 @@ async def copy(
     key_format = await source.key_format()
     same_keys = key_format != "uuid4" and key_format == await target.key_format()
     destination = _RepositoryDestination(source, target, same_keys, check)
-    copier = PageCopier(source, destination, Threads(_CONCURRENT_PAGES), "copy", keys is None, dry_run, progress)
-    await copier.prepare()
-    await _copy_pages(copier, source.keys() if keys is None else keys)
+    copier = PageCopier(source, destination, Threads(_CONCURRENT_PAGES), "copy", keys, dry_run, progress)
+    await _copy_pages(copier)
     extraneous = await _extraneous(source, target, same_keys) if delete else []
     if extraneous and not dry_run:
         if len(extraneous) != deletions:
@@ -77,7 +76,7 @@ async def copy(
     return copier.report(deleted=len(extraneous), renamed=destination.renamed)
 
 
-async def _copy_pages(copier: PageCopier, keys: Iterable[str] | AsyncIterable[str]) -> None:
+async def _copy_pages(copier: PageCopier) -> None:
     """Copy all pages, some of them concurrently. The first error is raised as it is, not in an exception group."""
     slots = anyio.Semaphore(_CONCURRENT_PAGES)
     errors: list[Exception | KeyboardInterrupt] = []
@@ -91,7 +90,7 @@ async def _copy_pages(copier: PageCopier, keys: Iterable[str] | AsyncIterable[st
         finally:
             slots.release()
 
-    async with aclosing(batched_keys(keys)) as pages, anyio.create_task_group() as group:
+    async with aclosing(copier.pages()) as pages, anyio.create_task_group() as group:
         try:
             async for page in pages:
                 await slots.acquire()
@@ -108,7 +107,7 @@ async def _extraneous(source: AsyncRepository, target: AsyncRepository, same_key
     if not same_keys:
         raise ValueError(f"{source} and {target} have different keys: delete=True needs the same keys in both")
     found = []
-    async with aclosing(batched_keys(target.keys())) as pages:
+    async with aclosing(_batched_keys(target.keys())) as pages:
         async for page in pages:
             found += await _absent(source, page)
     return found
@@ -145,7 +144,7 @@ class PageCopier:
     :param destination: where to write.
     :param offload: compares contents with keys.
     :param step: the name of the operation, for its progress.
-    :param listed: whether the keys are a listing of the source: a missing object was deleted since, and is left out.
+    :param keys: the objects to copy; None copies all, but for those that are deleted meanwhile.
     :param dry_run: whether only to count.
     """
 
@@ -155,7 +154,7 @@ class PageCopier:
         destination: Destination,
         offload: Offload,
         step: str,
-        listed: bool,
+        keys: Iterable[str] | AsyncIterable[str] | None,
         dry_run: bool,
         progress: ProgressCallback | None,
     ) -> None:
@@ -163,7 +162,7 @@ class PageCopier:
         self._destination = destination
         self._offload = offload
         self._step = step
-        self._listed = listed
+        self._keys = keys
         self._dry_run = dry_run
         self._progress = progress
         self._key_format = "uuid4"
@@ -171,14 +170,17 @@ class PageCopier:
         self._seen = self._copied = self._size = 0
         self._damaged: list[DamagedObject] = []
 
-    async def prepare(self) -> None:
-        """Get the key format of the source, and its number of objects.
+    async def pages(self) -> AsyncGenerator[list[str], None]:
+        """Yield the keys of the objects, a page at a time.
 
         :raises NotInitialisedError: if the source does not exist.
         """
         self._key_format = await self._source.key_format()
-        if self._listed:
+        if self._keys is None:
             self._total = (await self._source.info()).objects
+        async with aclosing(_batched_keys(self._source.keys() if self._keys is None else self._keys)) as pages:
+            async for page in pages:
+                yield page
 
     async def copy_page(self, page: list[str]) -> None:
         """Copy the objects of a page that the destination does not have."""
@@ -208,7 +210,7 @@ class PageCopier:
             try:
                 self._add(1, await self._source.size(key))
             except ObjectNotFoundError:
-                if not self._listed:
+                if self._keys is not None:
                     raise
 
     async def _copy_objects(self, left: dict[str, None]) -> None:
@@ -224,7 +226,7 @@ class PageCopier:
                 self._damaged.append(DamagedObject(error.key, error.reason))
                 del left[error.key]
             except ObjectNotFoundError as error:
-                if not self._listed or left.keys().isdisjoint(error.keys):
+                if self._keys is not None or left.keys().isdisjoint(error.keys):
                     raise
                 for key in error.keys:
                     left.pop(key, None)
@@ -338,7 +340,7 @@ class _RepositoryDestination:
             self.renamed.update(zip(keys, new_keys, strict=True))
 
 
-async def batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
+async def _batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
     """Yield keys in lists of up to 1,000, without duplicates if they come from a synchronous iterable."""
     if not isinstance(keys, AsyncIterable):
         unique = list(dict.fromkeys(keys))

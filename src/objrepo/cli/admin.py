@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import click
 
-from objrepo.cli.context import as_json, gracefully, on_repository, print_json
+from objrepo.cli.context import as_json, damaged_lines, gracefully, on_repository, print_report
 from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
@@ -62,11 +61,8 @@ async def maintain(
         if isinstance(repository, DiskRepository):
             options |= {"timeout": timeout, "progress": report}
         done = await repository.maintain(dry_run, live, **_given(options))
-    if json_wanted:
-        print_json(dataclasses.asdict(done))
-        return
-    for step in done.steps:
-        click.echo(f"{step.name:<16}{step.objects:>12,} objects {size_of(step.size):>12}")
+    lines = (f"{step.name:<16}{step.objects:>12,} objects {size_of(step.size):>12}" for step in done.steps)
+    print_report(done, json_wanted, lines)
 
 
 @click.command()
@@ -85,14 +81,10 @@ async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) ->
     """
     with reporter() as report:
         result = await repository.verify(report, quick)
-    if json_wanted:
-        print_json(dataclasses.asdict(result))
-    else:
-        for damaged in result.damaged:
-            click.echo(f"{damaged.key}  {damaged.reason}")
-        click.echo(f"{result.objects:,} objects, {size_of(result.size)}: {len(result.damaged):,} damaged")
-        for leftover in result.leftovers:
-            click.echo(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}")
+    lines = damaged_lines(result)
+    lines.append(f"{result.objects:,} objects, {size_of(result.size)}: {len(result.damaged):,} damaged")
+    lines += [f"{each.kind}, {size_of(each.size)}: {each.path}" for each in result.leftovers]
+    print_report(result, json_wanted, lines)
     return 0 if result.ok else 1
 
 
@@ -126,12 +118,8 @@ async def repair(
         other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
-    if json_wanted:
-        print_json(dataclasses.asdict(done))
-    else:
-        for step in done.steps:
-            click.echo(f"{step.action} {step.subject}: {step.reason}")
-        click.echo(f"{len(done.steps):,} steps, {len(done.lost):,} objects lost")
+    lines = [f"{step.action} {step.subject}: {step.reason}" for step in done.steps]
+    print_report(done, json_wanted, [*lines, f"{len(done.steps):,} steps, {len(done.lost):,} objects lost"])
     return 1 if done.lost else 0
 
 

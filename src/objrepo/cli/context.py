@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Concatenate, ParamSpec
 
 import anyio
@@ -12,10 +13,11 @@ import click
 
 from objrepo.offload import Inline, Offload, Threads
 from objrepo.protocol import AsyncRepository
+from objrepo.reports import CopyReport, VerifyReport
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("as_json", "gracefully", "on_repository", "print_json", "repo_option")
+__all__ = ("as_json", "damaged_lines", "gracefully", "on_repository", "print_json", "print_report", "repo_option")
 
 P = ParamSpec("P")
 CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
@@ -59,3 +61,17 @@ def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
     click.echo(json.dumps(value))
+
+
+def print_report(report: Any, json_wanted: bool, lines: Iterable[str]) -> None:
+    """Print the fields of a report as JSON, or the lines that describe it."""
+    if json_wanted:
+        print_json(dataclasses.asdict(report))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def damaged_lines(report: CopyReport | VerifyReport) -> list[str]:
+    """Return a line for each damaged object."""
+    return [f"{damaged.key}  {damaged.reason}" for damaged in report.damaged]

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from objrepo.cli.completion import KEY
-from objrepo.cli.context import as_json, on_repository, print_json
+from objrepo.cli.context import as_json, on_repository, print_json, print_report
 from objrepo.cli.progress import size_of
 from objrepo.disk import DiskInfo, DiskRepository
 from objrepo.protocol import AsyncRepository
@@ -86,7 +86,7 @@ async def stat(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: 
             click.echo()
         for name, value in facts.items():
             if value is not None:
-                _line(name, ("no", "yes")[value] if isinstance(value, bool) else value)
+                click.echo(_line(name, ("no", "yes")[value] if isinstance(value, bool) else value))
 
 
 @click.command()
@@ -99,13 +99,10 @@ async def info(repository: AsyncRepository, detailed: bool, json_wanted: bool) -
     \b
     objrepo info --detailed
     """
-    state = dataclasses.asdict(await repository.info(detailed))
-    if json_wanted:
-        print_json(state)
-        return
-    for name, value in state.items():
-        if value is not None:
-            _line(name, size_of(value) if "size" in name else value)
+    state = await repository.info(detailed)
+    known = {name: value for name, value in dataclasses.asdict(state).items() if value is not None}
+    lines = (_line(name, size_of(value) if "size" in name else value) for name, value in known.items())
+    print_report(state, json_wanted, lines)
 
 
 @click.command()
@@ -160,9 +157,9 @@ def _space_of(folder: Path) -> tuple[int, int]:
     return size, space
 
 
-def _line(name: str, value: Any) -> None:
+def _line(name: str, value: Any) -> str:
     shown = f"{value:,}" if isinstance(value, int) else value
-    click.echo(f"{name.replace('_', ' '):<22}{shown}")
+    return f"{name.replace('_', ' '):<22}{shown}"
 
 
 COMMANDS: Final = (has, ls, stat, info, du)

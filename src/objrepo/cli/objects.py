@@ -46,14 +46,14 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
     def fail(error: object) -> None:
         nonlocal failed
         failed = True
-        _tell(error)
+        click.echo(f"objrepo: {error}", err=True)
 
     own = repository.path if isinstance(repository, DiskRepository) else None
     done = 0
     with reporter() as report:
         total = None
         if sys.stderr.isatty():
-            total = sum(1 for _ in _files(paths, own, _ignore))
+            total = sum(1 for _ in _files(paths, own, lambda _: None))
         for batch in _batches(_files(paths, own, fail)):
             for path, key in await _store(repository, batch, fail):
                 report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
@@ -171,14 +171,6 @@ def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object
                     yield file
                 else:
                     fail(f"{file} is no regular file: it is left out")
-
-
-def _tell(problem: object) -> None:
-    click.echo(f"objrepo: {problem}", err=True)
-
-
-def _ignore(problem: object) -> None:
-    del problem
 
 
 async def _copy(stream: ObjectStream, file: BinaryIO) -> None:

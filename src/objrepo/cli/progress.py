@@ -76,12 +76,10 @@ def reporter() -> Iterator[Reporter]:
 
 def _amount(progress: Progress) -> str:
     show = size_of if progress.unit == "bytes" else "{:,}".format
-    done = show(progress.done)
-    return done if progress.total is None else f"{done} of {show(progress.total)}{_unit(progress)}"
-
-
-def _unit(progress: Progress) -> str:
-    return "" if progress.unit == "bytes" else f" {progress.unit}"
+    if progress.total is None:
+        return show(progress.done)
+    unit = "" if progress.unit == "bytes" else f" {progress.unit}"
+    return f"{show(progress.done)} of {show(progress.total)}{unit}"
 
 
 def size_of(size: int) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 import anyio
 import click
 
-from objrepo.cli.context import as_json, gracefully, print_json
+from objrepo.cli.context import as_json, damaged_lines, gracefully, print_json, print_report
 from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
@@ -82,14 +82,15 @@ def sync(first: str, second: str, json_wanted: bool) -> int:
             with reporter() as report:
                 there = await copy_objects(one, other, progress=report)
                 back = await copy_objects(other, one, progress=report)
-        status = 0 if there.ok and back.ok else 1
         if json_wanted:
             print_json({"there": dataclasses.asdict(there), "back": dataclasses.asdict(back)})
-            return status
-        _tell_damaged(there, back)
-        click.echo(f"{there.copied:,} objects to {second} ({size_of(there.size)})")
-        click.echo(f"{back.copied:,} objects to {first} ({size_of(back.size)})")
-        return status
+        else:
+            lines = [
+                f"{done.copied:,} objects to {to} ({size_of(done.size)})"
+                for done, to in ((there, second), (back, first))
+            ]
+            click.echo("\n".join([*damaged_lines(there), *damaged_lines(back), *lines]))
+        return 0 if there.ok and back.ok else 1
 
     return anyio.run(whole)
 
@@ -206,17 +207,8 @@ async def _require_the_same_keys(one: AsyncRepository, other: AsyncRepository) -
 
 def _tell(done: CopyReport, line: str, json_wanted: bool) -> int:
     """Print what was done, and return the exit status that goes with it."""
-    if json_wanted:
-        print_json(dataclasses.asdict(done))
-    else:
-        _tell_damaged(done)
-        click.echo(f"{line}, {len(done.damaged):,} damaged")
+    print_report(done, json_wanted, [*damaged_lines(done), f"{line}, {len(done.damaged):,} damaged"])
     return 0 if done.ok else 1
-
-
-def _tell_damaged(*reports: CopyReport) -> None:
-    for damaged in (each for report in reports for each in report.damaged):
-        click.echo(f"{damaged.key}  {damaged.reason}")
 
 
 COMMANDS: Final = (copy, sync, backup, restore, export)

@@ -17,7 +17,7 @@ from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository, BinaryReader
 from objrepo.reports import CopyReport, ProgressCallback
 from objrepo.sources import run_with_reader
-from objrepo.transfer import PageCopier, batched_keys
+from objrepo.transfer import PageCopier
 
 __all__ = ("export", "is_tar")
 
@@ -67,9 +67,8 @@ async def export(
     try:
         writer, file = await offload.run(lambda: opened.enter_context(opening))
         destination = _ArchiveDestination(source, writer, path, offload)
-        copier = PageCopier(source, destination, offload, "export", keys is None, False, progress)
-        await copier.prepare()
-        async with aclosing(batched_keys(source.keys() if keys is None else keys)) as pages:
+        copier = PageCopier(source, destination, offload, "export", keys, False, progress)
+        async with aclosing(copier.pages()) as pages:
             async for page in pages:
                 await copier.copy_page(page)
         with with_path(path):
