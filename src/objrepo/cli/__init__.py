@@ -30,8 +30,9 @@ def command() -> None:
 
 
 for module in (objects, inspect, admin, transfer, serve, bench, completion):
-    for each in module.COMMANDS:
-        command.add_command(each)
+    for each in vars(module).values():
+        if isinstance(each, click.Command):
+            command.add_command(each)
 
 
 def run(arguments: Sequence[str]) -> NoReturn:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
-from typing import Any, Final
+from contextlib import nullcontext
+from typing import Any
 
 import click
 
@@ -13,7 +13,7 @@ from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS",)
+__all__ = ("init", "maintain", "repair", "verify")
 
 
 @click.command()
@@ -114,8 +114,7 @@ async def repair(
     """
     if not isinstance(repository, DiskRepository):
         raise click.UsageError(f"{repository} cannot be repaired: only a repository on disk can")
-    async with AsyncExitStack() as stack:
-        other = None if source is None else await stack.enter_async_context(open_repository(source))
+    async with nullcontext() if source is None else open_repository(source) as other:
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
     lines = [f"{step.action} {step.subject}: {step.reason}" for step in done.steps]
@@ -126,6 +125,3 @@ async def repair(
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Leave out the options that were not given, which not every repository has."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-COMMANDS: Final = (init, maintain, verify, repair)

@@ -18,7 +18,7 @@ from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.reports import Progress, ProgressCallback
 
-__all__ = ("COMMANDS",)
+__all__ = ("bench",)
 
 _SMALL: Final = 1024
 _LARGE: Final = 16 * 1024 * 1024
@@ -132,6 +132,3 @@ async def _at_once(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async with anyio.create_task_group() as group:
         for _ in range(_AT_ONCE):
             group.start_soon(function)
-
-
-COMMANDS: Final = (bench,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -14,39 +14,25 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS", "KEY")
+__all__ = ("complete_key", "completion")
 
 _SHOWN: Final = 50
 _LOOKED_AT: Final = 100_000
 """After how many keys a completion gives up: nobody waits longer for one."""
 
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[str]
-else:
-    _ParamType = click.ParamType  # not generic in all releases
+def complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
+    from objrepo.archive import ArchiveRepository
 
-
-class _Key(_ParamType):
-    """A key, which a shell completes from those that there are."""
-
-    name = "key"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
-        from objrepo.archive import ArchiveRepository
-
-        del param
-        try:
-            repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
-            if not isinstance(repository, DiskRepository | ArchiveRepository):
-                return []
-            return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
-        except (RepositoryError, OSError, ValueError):
+    del parameter
+    try:
+        repository = open_repository(context.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
+        if not isinstance(repository, DiskRepository | ArchiveRepository):
             return []
-
-
-KEY: Final = _Key()
+        return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
+    except (RepositoryError, OSError, ValueError):
+        return []
 
 
 async def _keys(repository: Any, start: str) -> list[str]:
@@ -77,6 +63,3 @@ def completion(shell: str) -> None:
     assert made_by is not None, "click knows those three"
     root = click.get_current_context().find_root().command
     click.echo(made_by(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
-
-
-COMMANDS: Final = (completion,)

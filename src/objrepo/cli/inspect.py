@@ -9,19 +9,19 @@ from typing import Any, Final
 
 import click
 
-from objrepo.cli.completion import KEY
+from objrepo.cli.completion import complete_key
 from objrepo.cli.context import as_json, on_repository, print_json, print_report
 from objrepo.cli.progress import size_of
 from objrepo.disk import DiskInfo, DiskRepository
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("COMMANDS",)
+__all__ = ("du", "has", "info", "ls", "stat")
 
 _HAS_AT_ONCE: Final = 1000
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
 @as_json
 @on_repository
 async def has(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: bool) -> int:
@@ -64,7 +64,7 @@ async def ls(repository: AsyncRepository, sizes: bool, json_wanted: bool) -> Non
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
 @as_json
 @on_repository
 async def stat(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: bool) -> None:
@@ -160,6 +160,3 @@ def _space_of(folder: Path) -> tuple[int, int]:
 def _line(name: str, value: Any) -> str:
     shown = f"{value:,}" if isinstance(value, int) else value
     return f"{name.replace('_', ' '):<22}{shown}"
-
-
-COMMANDS: Final = (has, ls, stat, info, du)

@@ -13,14 +13,14 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.completion import KEY
+from objrepo.cli.completion import complete_key
 from objrepo.cli.context import as_json, on_repository
 from objrepo.cli.progress import reporter
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
-__all__ = ("COMMANDS",)
+__all__ = ("cat", "get", "put", "rm")
 
 _FILES_AT_ONCE: Final = 200
 """How many files are open together: systems allow a process 256 at least."""
@@ -100,7 +100,7 @@ async def _store(
 
 
 @click.command()
-@click.argument("key", type=KEY)
+@click.argument("key", shell_complete=complete_key)
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
 @click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
 @on_repository
@@ -116,7 +116,7 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
 )
@@ -140,7 +140,7 @@ async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) 
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
 @on_repository
 async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
     """Delete objects: all of them or, if one is not there, none.
@@ -149,9 +149,6 @@ async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
     objrepo rm KEY KEY
     """
     await repository.delete_many(keys)
-
-
-COMMANDS: Final = (put, cat, get, rm)
 
 
 def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:

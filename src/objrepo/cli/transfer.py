@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Final
 
 import anyio
 import click
@@ -17,7 +16,7 @@ from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS",)
+__all__ = ("backup", "copy", "export", "restore", "sync")
 
 
 @click.command()
@@ -209,6 +208,3 @@ def _tell(done: CopyReport, line: str, json_wanted: bool) -> int:
     """Print what was done, and return the exit status that goes with it."""
     print_report(done, json_wanted, [*damaged_lines(done), f"{line}, {len(done.damaged):,} damaged"])
     return 0 if done.ok else 1
-
-
-COMMANDS: Final = (copy, sync, backup, restore, export)
