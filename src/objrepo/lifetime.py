@@ -47,7 +47,7 @@ class Lifetime:
     def require_open(self, repository: object) -> None:
         """Raise an error outside of ``async with``.
 
-        :raises RepositoryClosedError: if nobody has entered.
+        :raises RepositoryClosedError: if no user has entered.
         """
         if self.users < 1:
             raise RepositoryClosedError(f"{repository} is not open: use it inside `async with`")
