@@ -50,7 +50,7 @@ async def archive(request, tmp_path):
 
 
 class TestReading:
-    async def test_everything(self, archive, tmp_path):
+    async def test_an_archive_is_read_as_any_repository(self, archive, tmp_path):
         keys = [key_of(content) for content in CONTENTS]
         for key, content in zip(keys, CONTENTS, strict=True):
             assert await archive.get(key) == await archive.get(key, check=True) == content
@@ -78,7 +78,7 @@ class TestReading:
             with pytest.raises(ObjectNotFoundError):
                 await archive.get(key)
 
-    async def test_nothing_can_be_written(self, archive):
+    async def test_writing_raises(self, archive):
         before = archive.path.read_bytes()
         uses = (
             lambda: archive.put(b"new"),
@@ -94,7 +94,7 @@ class TestReading:
             await archive.delete("0" * 64)
         assert archive.path.read_bytes() == before
 
-    async def test_many_readers_at_the_same_time(self, archive):
+    async def test_many_tasks_read_an_archive(self, archive):
         async def read(content):
             async with archive.open(key_of(content)) as stream:
                 assert b"".join([chunk async for chunk in stream]) == content
@@ -104,7 +104,7 @@ class TestReading:
                 for content in CONTENTS:
                     group.start_soon(read, content)
 
-    async def test_no_file_stays_open(self, archive, tmp_path):
+    async def test_leaving_closes_the_file(self, archive, tmp_path):
         async with archive.open(key_of(CONTENTS[-1])) as stream:
             await stream.receive()
             assert len(open_files(tmp_path)) == 1
@@ -116,7 +116,7 @@ class TestReading:
 
 
 class TestDamage:
-    async def test_no_archive(self, tmp_path):
+    async def test_other_files_raise_repository_error(self, tmp_path):
         async with ArchiveRepository(tmp_path / "missing.zip") as archive:
             assert not await archive.is_initialised()
             with pytest.raises(NotInitialisedError, match=r"missing\.zip"):
@@ -262,7 +262,7 @@ class TestRemote:
                     await archive.info()
                 assert "\n" not in str(caught.value)
 
-    async def test_a_large_list_of_members(self, tmp_path):
+    async def test_a_large_central_directory_is_read(self, tmp_path):
         contents = [b"%d" % number for number in range(5000)]
         content = make(tmp_path / "many.zip", contents).read_bytes()
         with serving({"/many.zip": content}) as (url, asked):
@@ -296,13 +296,13 @@ class TestExport:
             assert archive.testzip() is None
             assert archive.read(f"repo/{keys[0]}") == CONTENTS[0]
 
-    async def test_the_same_objects_make_the_same_file(self, repo, tmp_path):
+    async def test_equal_objects_make_equal_archives(self, repo, tmp_path):
         keys = await repo.put_many(CONTENTS)
         for name in ("a.zip", "b.zip"):
             await export(repo, tmp_path / name, sorted(keys[:3]))
         assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
-    async def test_what_is_damaged_is_left_out(self, repo, folder, tmp_path):
+    async def test_damaged_objects_are_left_out(self, repo, folder, tmp_path):
         keys = [await repo.put(content) for content in CONTENTS]
         flip(loose_file(folder, keys[1]), 2)
         flip(loose_file(folder, keys[-1]), 1_000_000)
@@ -312,7 +312,7 @@ class TestExport:
             assert sorted([key async for key in archive.keys()]) == sorted([keys[0], *keys[2:-1]])
             assert (await archive.verify()).ok
 
-    async def test_nothing_is_left_of_one_that_fails(self, repo, tmp_path):
+    async def test_a_failed_export_leaves_no_file(self, repo, tmp_path):
         keys = await repo.put_many(CONTENTS)
         (tmp_path / "zips").mkdir()
         with pytest.raises(ObjectNotFoundError):
@@ -331,7 +331,7 @@ class TestExport:
             await export(repo, tmp_path / "zips" / "some.zip")
         assert (tmp_path / "zips" / "some.zip").read_bytes() == b"mine"
 
-    async def test_an_empty_repository(self, repo, tmp_path):
+    async def test_an_empty_repository_is_exported(self, repo, tmp_path):
         assert (await export(repo, tmp_path / "empty.zip")).copied == 0
         async with ArchiveRepository(tmp_path / "empty.zip") as archive:
             assert (await archive.info()).objects == 0
@@ -349,7 +349,7 @@ class TestExport:
                     assert await archive.hash(key) == key_of(b"content")
                     assert (await archive.verify()).objects == 1
 
-    async def test_keys_that_are_no_hashes(self, tmp_path):
+    async def test_repositories_with_uuid_keys_are_exported(self, tmp_path):
         async with SandboxRepository() as repo:
             key = await repo.put(b"content")
             assert (await export(repo, tmp_path / "some.zip")).copied == 1

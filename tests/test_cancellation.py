@@ -203,7 +203,7 @@ async def test_cancelled_while_a_thread_runs(folder, name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_in_time_or_not(folder, name):
+async def test_a_timeout_at_any_moment_leaves_nothing(folder, name):
     async with DiskRepository(folder) as repo:
         await repo.initialise()
         keys = await filled(repo)
@@ -215,7 +215,7 @@ async def test_in_time_or_not(folder, name):
     assert open_files(folder) == []
 
 
-async def test_leaving_while_hundreds_are_waiting(folder):
+async def test_leaving_with_hundreds_of_waiting_operations_leaves_nothing(folder):
     threads = threading.active_count()
     for cancelled in (True, False):
         async with DiskRepository(folder) as repo:

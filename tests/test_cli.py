@@ -58,7 +58,7 @@ class TestPutAndGet:
             assert run_objrepo("put", path)[0] == 0
         assert run_objrepo("ls")[1].decode().split() == [sha256(b"content")]
 
-    def test_what_cannot_be_read_is_reported_and_the_rest_is_stored(self, workdir, run_objrepo):
+    def test_unreadable_files_are_reported_and_the_others_are_stored(self, workdir, run_objrepo):
         (workdir / "good").write_bytes(b"good")
         (workdir / "in").mkdir()
         os.mkfifo(workdir / "in" / "fifo")
@@ -70,7 +70,7 @@ class TestPutAndGet:
         assert [word in err for word in ("missing", "in/fifo", "in/dangling")] == [True] * 3
         assert len(err.splitlines()) == 3
 
-    def test_names_that_are_no_text(self, workdir, run_objrepo):
+    def test_file_names_that_are_not_utf8(self, workdir, run_objrepo):
         name = b"caf\xe9"
         with open(os.path.join(os.fsencode(workdir), name), "wb") as file:
             file.write(b"content")
@@ -282,7 +282,7 @@ class TestManners:
                 assert status == 1
                 assert len(err.splitlines()) <= 1
 
-    def test_what_is_no_repository(self, workdir, run_objrepo):
+    def test_a_folder_that_is_no_repository_is_one_error(self, workdir, run_objrepo):
         (workdir / "other").mkdir()
         (workdir / "other" / "thesis.tex").write_text("all of it")
         for arguments in (("ls",), ("put", "other"), ("maintain",), ("init",)):
@@ -292,14 +292,14 @@ class TestManners:
             assert "other" in err
         assert os.listdir(workdir / "other") == ["thesis.tex"]
 
-    def test_a_pipe_that_is_closed(self, workdir, run_objrepo):
+    def test_a_closed_pipe_ends_the_command_silently(self, workdir, run_objrepo):
         key = run_objrepo("put", "-", stdin=content_of(10_000_000))[1].split()[0].decode()
         for command, reader, shown in ((f"cat {key}", "head -c 5", 5), ("ls", "exec 0<&-", 0)):
             script = f"set -o pipefail; {sys.executable} -m objrepo {command} | ({reader})"
             done = subprocess.run(["bash", "-c", script], capture_output=True, cwd=workdir, check=False)
             assert (len(done.stdout), done.stderr, done.returncode) == (shown, b"", 1)
 
-    def test_an_error_that_nobody_thought_of_is_one_line_too(self, workdir):
+    def test_an_unexpected_error_is_one_line(self, workdir):
         script = (
             "import sys, objrepo.cli\nfrom objrepo.disk.backend import DiskBackend\n"
             "DiskBackend.list_keys = None\nobjrepo.cli.run(['ls'])"
@@ -342,7 +342,7 @@ class TestInterrupted:
         process.send_signal(signal.SIGINT)
         return process.wait(30)
 
-    def test_put_of_standard_input(self, workdir):
+    def test_ctrl_c_ends_a_put_of_standard_input(self, workdir):
         with self.start("put", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=workdir) as process:
             process.stdin.write(content_of(5_000_000))
             process.stdin.flush()
@@ -354,7 +354,7 @@ class TestInterrupted:
         assert os.listdir(sandbox) == []
         assert [files for _, _, files in os.walk(workdir / ".objrepo" / "loose") if files] == []
 
-    def test_get_that_is_stuck(self, workdir, run_objrepo):
+    def test_ctrl_c_ends_a_blocked_get(self, workdir, run_objrepo):
         key = run_objrepo("put", "-", stdin=content_of(5_000_000))[1].split()[0].decode()
         with self.start("cat", key, stdout=subprocess.PIPE, cwd=workdir) as process:
             process.stdout.read(1)
@@ -401,7 +401,7 @@ class TestTerminal:
         os.close(ours)
         return out, shown.decode()
 
-    def test_bars(self, workdir):
+    def test_progress_bars_are_shown_in_a_terminal(self, workdir):
         for number in range(30):
             (workdir / f"{number}.txt").write_bytes(b"%2d" % number * 50_000)  # too large to be packed at once
         out, shown = self.at_a_terminal(["put", "."], workdir)

@@ -45,7 +45,7 @@ def damaged(workdir, run_objrepo):
     return key
 
 
-def test_the_fields_are_those_of_the_page(workdir, run_objrepo, damaged):
+def test_json_has_the_documented_fields(workdir, run_objrepo, damaged):
     fields = documented()
     commands = {name for name, each in command.commands.items() if any(p.name == "json_wanted" for p in each.params)}
     assert set(fields) == commands
@@ -91,7 +91,7 @@ def test_each_help_shows_an_example_and_fits(name):
     assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is cut off"
 
 
-def test_du_adds_up(workdir, run_objrepo):
+def test_du_is_the_sum_of_the_files(workdir, run_objrepo):
     for number in range(3):
         run_objrepo("put", "-", stdin=b"%d" % number * 100_000)
     run_objrepo("maintain")
@@ -114,7 +114,7 @@ def test_du_adds_up(workdir, run_objrepo):
     assert json.loads(run_objrepo("du", "--json", "--repo", "some.zip")[1])["places"] == []
 
 
-def test_stat_of_what_is_loose_and_what_is_packed(run_objrepo):
+def test_stat_of_loose_and_packed_objects(run_objrepo):
     key = run_objrepo("put", "-", stdin=b"zeros" * 1000)[1].split()[0].decode()
     loose = json.loads(run_objrepo("stat", key, "--json")[1])
     assert (loose["size"], loose["sha256"], loose["loose"], loose["pack"]) == (5000, key, True, None)

@@ -140,7 +140,7 @@ class TestPower:
                     call(found.get, key, True)
                 assert call(found.verify).ok
 
-    def test_an_object_that_somebody_else_has_put_but_not_flushed(self, disk, opened, tmp_path, left):
+    def test_put_fsyncs_an_object_that_another_process_has_not(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             for content, folder in ((b"loose", "loose"), (b"packed", "packs")):
@@ -175,7 +175,7 @@ class TestPower:
                 call(repo.get, key, True)
             assert call(repo.verify).damaged == ()
 
-    def test_what_was_deleted_does_not_come_back(self, disk, opened, tmp_path, left):
+    def test_deleted_objects_stay_deleted(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             keys = call(opened.put_many, [b"one", b"two"])
@@ -186,7 +186,7 @@ class TestPower:
         assert call(found.has_many, keys) == [False] * 4
         assert call(found.verify).ok
 
-    def test_what_is_damaged_is_in_the_quarantine_before_it_is_dropped(self, disk, opened, tmp_path, left):
+    def test_damaged_objects_are_durable_in_the_quarantine_before_removal(self, disk, opened, tmp_path, left):
         with recording(disk, tmp_path / "moments"):
             call(opened.initialise)
             packed = call(opened.put_many, [b"packed", b"others"])[0]

@@ -1,4 +1,4 @@
-"""`DiskRepository`, a long list: a container that AiiDA, `dostore` and others read and write at the same time."""
+"""`DiskRepository` beside disk-objectstore, damaged, and on file systems that fail."""
 
 from __future__ import annotations
 
@@ -6,34 +6,25 @@ import json
 import os
 import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import anyio
 import pytest
 from disk_objectstore import CompressMode, Container
-from filelock import FileLock
 
 from helpers import put_loose
 from objrepo import (
     CorruptObjectError,
     DiskRepository,
-    NotInitialisedError,
     ObjectNotFoundError,
     RepositoryBusyError,
     RepositoryError,
 )
-from objrepo.disk import DiskInfo
-from objrepo.disk.container import PatchedContainer
 from objrepo.disk.index import Index
-from objrepo.disk.layout import Layout
-from objrepo.disk.session import SessionPool
 from objrepo.offload import Inline
-from objrepo.reports import Progress
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
 from processes import drop_capabilities
@@ -52,159 +43,8 @@ def flip_a_bit(path, position=-1):
     path.write_bytes(data)
 
 
-class TestInitialise:
-    async def test_options_are_those_of_the_container(self, folder):
-        options = dict(pack_size_target=1000, loose_prefix_len=3, hash_type="sha1", compression_algorithm="zlib+9")
-        async with DiskRepository(folder) as repo:
-            await repo.initialise(**options)
-            assert await repo.key_format() == "sha1"
-            key = await repo.put(b"content")
-            assert len(key) == 40
-            await repo.initialise(**options)
-            for name, other in (
-                ("pack_size_target", 2000), ("loose_prefix_len", 2), ("hash_type", "sha256"),
-                ("compression_algorithm", "zlib+1"),
-            ):  # fmt: skip
-                with pytest.raises(ValueError, match=f"{name}.*cannot be changed"):
-                    await repo.initialise(**{name: other})
-            assert await repo.get(key) == b"content"
-        with Container(folder) as container:
-            assert {name: getattr(container, name) for name in options} == options
-
-    @pytest.mark.parametrize(
-        ("options", "error"),
-        [
-            (dict(pack_size_target=0), ValueError),
-            (dict(pack_size_target="4 GiB"), TypeError),
-            (dict(loose_prefix_len=-1), ValueError),
-            (dict(loose_prefix_len=100), ValueError),
-            (dict(loose_prefix_len=True), TypeError),
-            (dict(hash_type="md5"), ValueError),
-            (dict(compression_algorithm="rar"), ValueError),
-            (dict(compression_algorithm="zlib+10"), ValueError),
-            (dict(colour="blue"), TypeError),
-        ],
-        ids=str,
-    )
-    async def test_bad_options(self, folder, options, error):
-        async with DiskRepository(folder) as repo:
-            with pytest.raises(error):
-                await repo.initialise(**options)
-            assert not await repo.is_initialised()
-        assert not folder.exists()
-        assert os.listdir(folder.parent) == []
-
-    async def test_clear(self, repo):
-        key = await repo.put(b"content")
-        uuid = await repo.uuid()
-        await repo.initialise(clear=True, hash_type="sha1")
-        assert not await repo.has(key)
-        assert await repo.uuid() != uuid
-        assert await repo.key_format() == "sha1"
-
-    async def test_places_that_are_taken(self, tmp_path):
-        (tmp_path / "file").write_text("mine")
-        (tmp_path / "full").mkdir()
-        (tmp_path / "full" / "thesis.tex").write_text("all of it")
-        (tmp_path / "empty").mkdir()
-        for name, error in (
-            ("file", NotADirectoryError),
-            ("full", FileExistsError),
-            ("file/below", NotADirectoryError),
-        ):
-            async with DiskRepository(tmp_path / name) as repo:
-                assert not await repo.is_initialised()
-                with pytest.raises(error, match=name):
-                    await repo.initialise()
-                with pytest.raises(NotInitialisedError, match=name):
-                    await repo.put(b"content")
-        async with DiskRepository(tmp_path / "full") as repo:
-            for use in (repo.erase, lambda: repo.initialise(clear=True)):
-                with pytest.raises((NotInitialisedError, FileExistsError)):
-                    await use()
-        assert (tmp_path / "full" / "thesis.tex").read_text() == "all of it"
-        async with DiskRepository(tmp_path / "empty") as repo, DiskRepository(tmp_path / "new" / "deep") as deep:
-            await repo.initialise()
-            await deep.initialise()
-            assert await repo.is_initialised()
-        assert await anyio.Path(tmp_path).glob("*").__anext__(), "and nothing is left beside"
-        assert sorted(os.listdir(tmp_path)) == ["empty", "file", "full", "new"]
-
-    async def test_many_make_it_at_the_same_time(self, folder):
-        repos = [DiskRepository(folder) for _ in range(8)]
-
-        async def make(repo):
-            async with repo:
-                await repo.initialise()
-                await repo.put(b"content")
-
-        async with anyio.create_task_group() as group:
-            for repo in repos:
-                group.start_soon(make, repo)
-        assert os.listdir(folder.parent) == [folder.name]
-
-    @pytest.mark.parametrize("others", [False, True])
-    async def test_where_folders_cannot_be_renamed_onto_empty_ones(self, folder, monkeypatch, others):
-        """As on Windows, and where a disk is mounted."""
-        folder.mkdir()
-        real = os.rename
-
-        def rename(source, target):
-            if target == folder:
-                if others:
-                    shutil.copytree(source, folder, dirs_exist_ok=True)
-                raise OSError(16, "Device or resource busy")
-            real(source, target)
-
-        monkeypatch.setattr(os, "rename", rename)
-        async with DiskRepository(folder) as repo:
-            await repo.initialise()
-            assert await repo.get(await repo.put(b"content")) == b"content"
-        assert os.listdir(folder.parent) == [folder.name]
-
-    async def test_where_nothing_can_be_renamed(self, folder, monkeypatch):
-        def rename(source, target):
-            (folder / "somebody").mkdir(parents=True)
-            raise OSError(18, "Invalid cross-device link")
-
-        monkeypatch.setattr(os, "rename", rename)
-        async with DiskRepository(folder) as repo:
-            with pytest.raises(RepositoryError, match="Invalid cross-device link"):
-                await repo.initialise()
-        assert os.listdir(folder.parent) == [folder.name]
-
-    @pytest.mark.parametrize(
-        ("text", "says"),
-        [("{", "damaged"), ("[]", "damaged"), ("{}", "damaged"), (None, "format 99"), (b"\xff\xfe", "damaged")],
-    )
-    async def test_a_configuration_that_is_damaged_or_newer(self, repo, folder, text, says):
-        key = await repo.put(b"content")
-        config = folder / "config.json"
-        if text is None:
-            text = json.dumps(json.loads(config.read_text()) | {"container_version": 99})
-        config.write_bytes(text if isinstance(text, bytes) else text.encode())
-        async with DiskRepository(folder) as other:
-            for use in (lambda: other.get(key), lambda: other.put(b"other"), other.info, other.initialise):
-                with pytest.raises(RepositoryError, match=says) as caught:
-                    await use()
-                assert str(folder) in str(caught.value)
-
-    async def test_a_path_must_be_a_path(self):
-        for nothing in (None, 7, b"bytes"):
-            with pytest.raises(TypeError):
-                DiskRepository(nothing)
-
-    async def test_erased_by_somebody_else(self, repo, folder):
-        key = await repo.put(b"content")
-        shutil.rmtree(folder)
-        with pytest.raises(NotInitialisedError):
-            await repo.get(key)
-        await repo.initialise()
-        assert not await repo.has(key)
-
-
-class TestTogetherWithOthers:
-    async def test_what_a_container_wrote_is_read(self, repo, folder):
+class TestInteroperability:
+    async def test_objects_of_a_container_are_read(self, repo, folder):
         with Container(folder) as container:
             loose = container.add_object(b"loose")
             plain, squeezed = (
@@ -224,7 +64,7 @@ class TestTogetherWithOthers:
         async with repo.stream(contents) as objects:
             assert {key: await stream.read() async for key, stream in objects} == contents
 
-    async def test_what_is_written_a_container_reads(self, repo, folder):
+    async def test_a_container_reads_objects_of_the_repository(self, repo, folder):
         keys = await put_loose(repo, [b"", b"content", CONTENT])
         for _ in range(2):
             with Container(folder) as container:
@@ -233,7 +73,7 @@ class TestTogetherWithOthers:
                 assert not any(vars(container.validate()).values())
             await repo.maintain(live=False)
 
-    async def test_dostore(self, repo, folder, tmp_path):
+    async def test_dostore_works_on_the_repository(self, repo, folder, tmp_path):
         (tmp_path / "files").mkdir()
         (tmp_path / "files" / "one").write_bytes(b"one")
         dostore = Path(sys.executable).with_name("dostore")
@@ -249,7 +89,7 @@ class TestTogetherWithOthers:
         assert await repo.get(key) == b"two"
         assert (await repo.info()).objects == 2
 
-    async def test_deletes_and_packs_of_others_are_seen_at_once(self, repo, folder):
+    async def test_changes_by_disk_objectstore_are_visible_at_once(self, repo, folder):
         key, other = await put_loose(repo, [CONTENT, b"other"])
         with Container(folder) as container:
             for step in (
@@ -301,7 +141,7 @@ with Container({str(folder)!r}) as container:
             assert other.returncode == 0
         assert reads >= len(contents)
 
-    async def test_an_open_repository_pins_nothing(self, repo, folder):
+    async def test_an_open_repository_does_not_block_wal_checkpoints(self, repo, folder):
         """A read transaction that was left open would keep others from ever shrinking the write-ahead log."""
         key = await repo.put(CONTENT)
         await repo.maintain()
@@ -312,232 +152,9 @@ with Container({str(folder)!r}) as container:
         assert busy == 0
 
 
-class TestLeases:
-    def test_a_lease_is_one_callers_at_a_time_and_warm_for_the_next(self, folder):
-        with Container(folder) as container:
-            container.init_container()
-        pool = SessionPool(Layout(folder))
-        with pool.check_out() as first, pool.check_out() as second:
-            assert first is not second
-            connections = {first.index, second.index}
-        with pool.check_out() as third:
-            assert third.index in connections
-            assert third.container is third.container
-        pool.close()
-        with pool.check_out() as fourth:
-            assert fourth.index not in connections
-        pool.close()
-
-    def test_an_unexpected_error_ends_a_lease(self, folder):
-        with Container(folder) as container:
-            container.init_container()
-        pool = SessionPool(Layout(folder))
-        with pytest.raises(ZeroDivisionError), pool.check_out() as broken:
-            raise ZeroDivisionError
-        with pytest.raises(FileNotFoundError), pool.check_out() as kept:
-            raise FileNotFoundError
-        assert kept is not broken
-        with pool.check_out() as again:
-            assert again is kept
-        pool.close()
-
-    async def test_leaving_closes_every_file(self, folder):
-        def open_files():
-            return {os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd.isdecimal() and
-                    os.path.islink(f"/proc/self/fd/{fd}")}  # fmt: skip
-
-        async with DiskRepository(folder) as repo:
-            await repo.initialise()
-            keys = await put_loose(repo, (b"%d" % number for number in range(50)))
-            async with anyio.create_task_group() as group:
-                for key in keys:
-                    group.start_soon(repo.get, key)
-            await repo.maintain()
-            assert any(str(folder) in path for path in open_files())
-        assert not [path for path in open_files() if str(folder) in path]
-
-
-class TestMaintain:
-    async def test_steps_and_their_numbers(self, repo, folder):
-        keys = await put_loose(repo, [CONTENT, b"content"])
-        plan = await repo.maintain(dry_run=True)
-        assert [(step.name, step.objects, step.size) for step in plan.steps] == [
-            ("pack_loose", 2, len(CONTENT) + 7),
-            ("clean_storage", 0, 0),
-        ]
-        assert (await repo.info()).packed == 0
-        done = await repo.maintain()
-        assert [(step.name, step.objects, step.size) for step in done.steps] == [
-            ("pack_loose", 2, len(CONTENT) + 7),
-            ("clean_storage", 0, 0),
-        ]
-        await repo.put(CONTENT)
-        await repo.delete(keys[1])
-        plan = await repo.maintain(dry_run=True, live=False)
-        steps = {step.name: (step.objects, step.size) for step in plan.steps}
-        assert list(steps) == ["pack_loose", "do_repack", "clean_storage", "do_vacuum"]
-        assert steps["pack_loose"] == (0, 0)
-        assert steps["do_repack"] == (1, 7)
-        assert steps["clean_storage"] == (1, len(CONTENT))
-        done = await repo.maintain(live=False)
-        assert {step.name: (step.objects, step.size) for step in done.steps if step.name != "do_vacuum"} == {
-            name: numbers for name, numbers in steps.items() if name != "do_vacuum"
-        }
-        info = await repo.info(detailed=True)
-        assert isinstance(info, DiskInfo)
-        assert (info.objects, info.loose, info.packed, info.pack_files) == (1, 0, 1, 1)
-        assert info.packed_size == info.packed_size_on_disk == info.pack_files_size == info.size == len(CONTENT)
-
-    async def test_switches(self, repo):
-        await repo.put(CONTENT)
-        report = await repo.maintain(pack_loose=False, clean_storage=False)
-        assert report.steps == ()
-        assert (await repo.info()).packed == 0
-        report = await repo.maintain(live=False, do_repack=False, do_vacuum=False)
-        assert [step.name for step in report.steps] == ["pack_loose", "clean_storage"]
-        for unsafe in ("do_repack", "clean_storage", "do_vacuum"):
-            with pytest.raises(ValueError, match=f"{unsafe}; pass live=False"):
-                await repo.maintain(**{unsafe: True})
-
-    async def test_compress(self, repo):
-        key = await repo.put(b"a" * 1_000_000)
-        await repo.maintain(compress=True)
-        info = await repo.info(detailed=True)
-        assert info.packed_size == 1_000_000
-        assert info.packed_size_on_disk < 10_000
-        assert await repo.get(key) == b"a" * 1_000_000
-
-    async def test_progress(self, repo):
-        await put_loose(repo, (b"%d" % number for number in range(100)))
-        seen: list[Progress] = []
-        await repo.maintain(live=False, progress=seen.append)
-        assert {progress.step for progress in seen} == {"pack_loose", "do_repack"}
-        assert seen[-1].done == seen[-1].total == 190
-        assert {progress.unit for progress in seen} == {"bytes"}
-
-    async def test_a_second_packer_is_told_so_at_once_or_after_a_while(self, repo, folder):
-        await put_loose(repo, [CONTENT, b"content"])
-        release = threading.Event()
-        packing = threading.Event()
-
-        def stop(progress):
-            packing.set()
-            assert release.wait(30)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: repo.maintain(progress=stop))
-            await anyio.to_thread.run_sync(packing.wait)
-            async with DiskRepository(folder) as other:
-                for timeout in (0, 0.05):
-                    with pytest.raises(RepositoryBusyError, match=str(folder)):
-                        await other.maintain(timeout=timeout)
-                assert (await other.maintain(dry_run=True)).dry_run
-                key = await other.put(b"meanwhile")
-                assert await other.get(key) == b"meanwhile"
-                group.start_soon(lambda: other.maintain(timeout=20))
-                await anyio.sleep(0.1)
-                release.set()
-                await anyio.sleep(0.1)
-                await other.maintain(timeout=20)
-        assert (await repo.info()).packed == 3
-
-    async def test_a_second_packer_in_another_process(self, repo, folder):
-        await repo.put(b"content")
-        with FileLock(folder / "maintain.lock"):
-            script = f"""
-import anyio, objrepo
-async def main():
-    async with objrepo.DiskRepository({str(folder)!r}) as repo:
-        await repo.maintain()
-try:
-    anyio.run(main)
-except objrepo.RepositoryBusyError as error:
-    print("busy")
-"""
-            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        assert done.stdout == "busy\n"
-
-    async def test_a_packer_of_aiida_is_respected(self, repo, folder, monkeypatch):
-        monkeypatch.setattr("objrepo.disk.backend._DELETE_PATIENCE", 0.1)
-        key = await repo.put(b"content")
-        with Container(folder) as container, container.lock_pack("0"):
-            for use in (repo.maintain, lambda: repo.delete(key)):
-                with pytest.raises(RepositoryBusyError, match=r"0\.lock"):
-                    await use()
-            assert (folder / "packs" / "0.lock").exists(), "somebody else's lock is not ours to remove"
-        await repo.maintain()
-
-    def test_a_packer_that_is_refused_leaves_the_lock_of_the_one_that_works(self, folder):
-        with PatchedContainer(folder) as container:
-            container.init_container()
-            with container.lock_pack("0"):
-                with pytest.raises(RepositoryBusyError), container.lock_pack("0"):
-                    pytest.fail("two packers in one pack")
-                assert (folder / "packs" / "0.lock").exists()
-            assert not (folder / "packs" / "0.lock").exists()
-
-    async def test_a_delete_waits_for_a_packer(self, repo, folder):
-        key = await repo.put(b"content")
-        order = []
-
-        async def delete():
-            await repo.delete(key)
-            order.append("deleted")
-
-        async with anyio.create_task_group() as group:
-            with FileLock(folder / "maintain.lock"):
-                group.start_soon(delete)
-                await anyio.sleep(0.1)
-                order.append("packed")
-        assert order == ["packed", "deleted"]
-
-    async def test_a_delete_that_waits_is_cancelled(self, repo, folder):
-        key = await repo.put(b"content")
-        with FileLock(folder / "maintain.lock"):
-            with anyio.fail_after(5), anyio.move_on_after(0.1) as scope:
-                await repo.delete(key)
-            assert scope.cancelled_caught
-        assert await repo.has(key)
-
-    @pytest.mark.parametrize("live", [True, False])
-    async def test_cancelled(self, repo, live):
-        contents = {key: b"%d" % number for number, key in
-                    enumerate(await put_loose(repo, (b"%d" % number for number in range(60))))}  # fmt: skip
-        packing = threading.Event()
-        with anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as group:
-                group.start_soon(lambda: repo.maintain(live=live, progress=lambda _: packing.set()))
-                await anyio.to_thread.run_sync(packing.wait)
-                scope.cancel()
-        for key, content in contents.items():
-            assert await repo.get(key) == content
-        assert (await repo.verify()).ok
-        assert (await repo.maintain(live=False)).steps[0].name == "pack_loose"
-        assert (await repo.info()).packed == 60
-
-    async def test_a_packer_killed_while_it_packed(self, repo, folder):
-        await put_loose(repo, (b"%d" % number for number in range(500)))
-        script = f"""
-import os, anyio, objrepo
-async def main():
-    async with objrepo.DiskRepository({str(folder)!r}) as repo:
-        await repo.maintain(progress=lambda progress: progress.done > 500 and os.kill(os.getpid(), {signal.SIGKILL}))
-anyio.run(main)
-"""
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL
-        assert (await repo.verify()).objects == 500
-        assert (await repo.verify()).ok
-        assert (folder / "packs" / "0.lock").exists()
-        await repo.maintain()  # whoever holds the lock on `maintain.lock` knows that the other's owner is gone
-        assert not (folder / "packs" / "0.lock").exists()
-        assert (await repo.info()).packed == 500
-        assert (await repo.verify()).ok
-
-
 class TestListing:
     @pytest.mark.parametrize("prefix", [0, 1, 2, 3, 8])
-    async def test_any_length_of_prefix_loose_and_packed(self, folder, prefix):
+    async def test_keys_are_listed_for_any_prefix_length(self, folder, prefix):
         async with DiskRepository(folder) as repo:
             await repo.initialise(loose_prefix_len=prefix)
             keys = await put_loose(repo, (b"%d" % number for number in range(300)))
@@ -548,7 +165,7 @@ class TestListing:
             assert (await repo.info()).objects == 400
             assert await repo.get(keys[-1]) == b"399"
 
-    async def test_strange_files_are_no_objects(self, repo, folder):
+    async def test_other_files_are_not_listed(self, repo, folder):
         key = await repo.put(b"content")
         (folder / "loose" / "stray").write_bytes(b"")
         (folder / "loose" / key[:2] / "stray").write_bytes(b"")
@@ -557,7 +174,7 @@ class TestListing:
         assert await listed(repo) == [key]
         assert (await repo.info()).objects == 1
 
-    async def test_many_at_a_time(self, repo, folder):
+    async def test_many_keys_are_listed_in_pages(self, repo, folder):
         with Container(folder) as container:
             keys = container.add_objects_to_pack([b"%d" % number for number in range(3000)], compress=False)
         assert await listed(repo) == sorted(keys)
@@ -587,7 +204,7 @@ class TestDamage:
             with pytest.raises(CorruptObjectError, match=key):
                 await repo.get(key)
 
-    async def test_a_truncated_pack(self, repo, folder):
+    async def test_a_truncated_pack_raises_corrupt_object_error(self, repo, folder):
         keys = await put_loose(repo, [CONTENT, CONTENT[1:], CONTENT[2:]])
         await repo.maintain()
         os.truncate(folder / "packs" / "0", 1_500_000)
@@ -600,7 +217,7 @@ class TestDamage:
             else:
                 assert len(await repo.get(key)) >= 999_998
 
-    async def test_a_missing_pack(self, repo, folder):
+    async def test_a_missing_pack_raises_corrupt_object_error(self, repo, folder):
         key = await repo.put(CONTENT)
         await repo.maintain()
         (folder / "packs" / "0").unlink()
@@ -616,7 +233,7 @@ class TestDamage:
         assert await repo.get(good) == b"good"
 
     @pytest.mark.parametrize("index", [b"", b"no database at all" * 100])
-    async def test_a_damaged_index(self, repo, folder, index):
+    async def test_a_damaged_index_raises_repository_error(self, repo, folder, index):
         key = await repo.put(b"content")
         (folder / "packs.idx").unlink()
         (folder / "packs.idx").write_bytes(index)
@@ -624,7 +241,7 @@ class TestDamage:
             with pytest.raises(RepositoryError, match=r"packs\.idx"):
                 await use()
 
-    async def test_an_index_that_somebody_keeps_locked(self, repo, folder, monkeypatch):
+    async def test_a_locked_index_raises_busy(self, repo, folder, monkeypatch):
         monkeypatch.setattr("objrepo.disk.index._BUSY_SECONDS", 0.05)
         key = await repo.put(b"content")
         connection = sqlite3.connect(folder / "packs.idx", isolation_level=None)
@@ -638,7 +255,7 @@ class TestDamage:
                 connection.close()
             assert await other.get(key) == b"content"
 
-    async def test_a_pack_that_changes_under_the_reader(self, repo, folder, monkeypatch):
+    async def test_a_pack_that_changes_during_a_read_is_read_again(self, repo, folder, monkeypatch):
         key = await repo.put(CONTENT)
         await repo.maintain()
         real = Index.row
@@ -662,7 +279,7 @@ class TestDamage:
             async with repo.open(key):
                 pass
 
-    async def test_what_is_deleted_while_it_is_verified_is_not_damaged(self, repo, folder):
+    async def test_objects_deleted_during_verify_are_not_damaged(self, repo, folder):
         await put_loose(repo, (b"%d" % number for number in range(400)))
         last = [key async for key in repo.keys()][-1]
         report = await repo.verify(progress=lambda _: (folder / "loose" / last[:2] / last[2:]).unlink(missing_ok=True))
@@ -696,8 +313,8 @@ def test_an_index_that_is_locked_for_writing(tmp_path, monkeypatch):
         repo.delete_object(key)
 
 
-class TestPlatforms:
-    async def test_a_read_only_folder(self, folder):
+class TestFileSystems:
+    async def test_a_read_only_folder_is_readable(self, folder):
         """In a process that root's powers do not help."""
         script = f"""
 import os, anyio, objrepo
@@ -732,7 +349,7 @@ anyio.run(main)
             path.chmod(0o755)
         assert (done.stdout, done.stderr) == ("done\n", "")
 
-    async def test_a_full_disk(self, repo, folder):
+    async def test_a_full_disk_raises_and_leaves_nothing(self, repo, folder):
         script = f"""
 import resource, anyio, objrepo
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
@@ -770,7 +387,7 @@ anyio.run(main)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert await repo.get(key) == CONTENT
 
-    async def test_a_pack_is_flushed_before_the_index_knows_it(self, repo, folder, monkeypatch):
+    async def test_maintain_fsyncs_a_pack_before_the_index_commit(self, repo, folder, monkeypatch):
         keys = await put_loose(repo, [b"one", b"two"])
         flushed = {}
 
@@ -786,7 +403,7 @@ anyio.run(main)
         assert flushed[str(folder / "packs" / "0")] == flushed[str(folder / "packs")] == 0
         assert all(await repo.has_many(keys))
 
-    async def test_the_folder_of_a_new_object_is_flushed(self, repo, folder, monkeypatch):
+    async def test_put_fsyncs_the_folders_of_a_new_object(self, repo, folder, monkeypatch):
         flushed = []
         real = os.fsync
         monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -9,10 +10,15 @@ import signal
 import subprocess
 import sys
 
+import anyio
 import pytest
+from disk_objectstore import Container
 
-from objrepo import DiskRepository
-from objrepo.errors import NotInitialisedError, RepositoryError
+from objrepo import (
+    DiskRepository,
+    NotInitialisedError,
+    RepositoryError,
+)
 
 SYNC = """\
 import sys, objrepo; from objrepo.offload import Inline; from objrepo.sync import SyncRepository
@@ -246,3 +252,154 @@ async def test_a_folder_that_holds_other_files_is_not_erased(tmp_path):
                 await use()
     assert (tmp_path / "repository" / "thesis.tex").read_text() == "all of it"
     assert os.listdir(tmp_path) == ["repository"]
+
+
+class TestInitialise:
+    async def test_initialise_takes_the_options_of_a_container(self, folder):
+        options = dict(pack_size_target=1000, loose_prefix_len=3, hash_type="sha1", compression_algorithm="zlib+9")
+        async with DiskRepository(folder) as repo:
+            await repo.initialise(**options)
+            assert await repo.key_format() == "sha1"
+            key = await repo.put(b"content")
+            assert len(key) == 40
+            await repo.initialise(**options)
+            for name, other in (
+                ("pack_size_target", 2000), ("loose_prefix_len", 2), ("hash_type", "sha256"),
+                ("compression_algorithm", "zlib+1"),
+            ):  # fmt: skip
+                with pytest.raises(ValueError, match=f"{name}.*cannot be changed"):
+                    await repo.initialise(**{name: other})
+            assert await repo.get(key) == b"content"
+        with Container(folder) as container:
+            assert {name: getattr(container, name) for name in options} == options
+
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [
+            (dict(pack_size_target=0), ValueError),
+            (dict(pack_size_target="4 GiB"), TypeError),
+            (dict(loose_prefix_len=-1), ValueError),
+            (dict(loose_prefix_len=100), ValueError),
+            (dict(loose_prefix_len=True), TypeError),
+            (dict(hash_type="md5"), ValueError),
+            (dict(compression_algorithm="rar"), ValueError),
+            (dict(compression_algorithm="zlib+10"), ValueError),
+            (dict(colour="blue"), TypeError),
+        ],
+        ids=str,
+    )
+    async def test_invalid_options_raise_and_create_nothing(self, folder, options, error):
+        async with DiskRepository(folder) as repo:
+            with pytest.raises(error):
+                await repo.initialise(**options)
+            assert not await repo.is_initialised()
+        assert not folder.exists()
+        assert os.listdir(folder.parent) == []
+
+    async def test_clear_replaces_the_repository(self, repo):
+        key = await repo.put(b"content")
+        uuid = await repo.uuid()
+        await repo.initialise(clear=True, hash_type="sha1")
+        assert not await repo.has(key)
+        assert await repo.uuid() != uuid
+        assert await repo.key_format() == "sha1"
+
+    async def test_files_and_other_folders_are_not_initialised(self, tmp_path):
+        (tmp_path / "file").write_text("mine")
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").write_text("all of it")
+        (tmp_path / "empty").mkdir()
+        for name, error in (
+            ("file", NotADirectoryError),
+            ("full", FileExistsError),
+            ("file/below", NotADirectoryError),
+        ):
+            async with DiskRepository(tmp_path / name) as repo:
+                assert not await repo.is_initialised()
+                with pytest.raises(error, match=name):
+                    await repo.initialise()
+                with pytest.raises(NotInitialisedError, match=name):
+                    await repo.put(b"content")
+        async with DiskRepository(tmp_path / "full") as repo:
+            for use in (repo.erase, lambda: repo.initialise(clear=True)):
+                with pytest.raises((NotInitialisedError, FileExistsError)):
+                    await use()
+        assert (tmp_path / "full" / "thesis.tex").read_text() == "all of it"
+        async with DiskRepository(tmp_path / "empty") as repo, DiskRepository(tmp_path / "new" / "deep") as deep:
+            await repo.initialise()
+            await deep.initialise()
+            assert await repo.is_initialised()
+        assert await anyio.Path(tmp_path).glob("*").__anext__(), "and nothing is left beside"
+        assert sorted(os.listdir(tmp_path)) == ["empty", "file", "full", "new"]
+
+    async def test_concurrent_initialise_creates_one_repository(self, folder):
+        repos = [DiskRepository(folder) for _ in range(8)]
+
+        async def make(repo):
+            async with repo:
+                await repo.initialise()
+                await repo.put(b"content")
+
+        async with anyio.create_task_group() as group:
+            for repo in repos:
+                group.start_soon(make, repo)
+        assert os.listdir(folder.parent) == [folder.name]
+
+    @pytest.mark.parametrize("others", [False, True])
+    async def test_initialise_where_rename_onto_a_folder_fails(self, folder, monkeypatch, others):
+        """As on Windows, and where a disk is mounted."""
+        folder.mkdir()
+        real = os.rename
+
+        def rename(source, target):
+            if target == folder:
+                if others:
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                raise OSError(16, "Device or resource busy")
+            real(source, target)
+
+        monkeypatch.setattr(os, "rename", rename)
+        async with DiskRepository(folder) as repo:
+            await repo.initialise()
+            assert await repo.get(await repo.put(b"content")) == b"content"
+        assert os.listdir(folder.parent) == [folder.name]
+
+    async def test_initialise_where_rename_fails_raises_repository_error(self, folder, monkeypatch):
+        def rename(source, target):
+            (folder / "somebody").mkdir(parents=True)
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "rename", rename)
+        async with DiskRepository(folder) as repo:
+            with pytest.raises(RepositoryError, match="Invalid cross-device link"):
+                await repo.initialise()
+        assert os.listdir(folder.parent) == [folder.name]
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [("{", "damaged"), ("[]", "damaged"), ("{}", "damaged"), (None, "format 99"), (b"\xff\xfe", "damaged")],
+    )
+    async def test_a_damaged_or_newer_configuration_raises_repository_error(self, repo, folder, text, says):
+        key = await repo.put(b"content")
+        config = folder / "config.json"
+        if text is None:
+            text = json.dumps(json.loads(config.read_text()) | {"container_version": 99})
+        config.write_bytes(text if isinstance(text, bytes) else text.encode())
+        async with DiskRepository(folder) as other:
+            for use in (lambda: other.get(key), lambda: other.put(b"other"), other.info, other.initialise):
+                with pytest.raises(RepositoryError, match=says) as caught:
+                    await use()
+                assert str(folder) in str(caught.value)
+
+    async def test_other_types_of_path_raise_type_error(self):
+        for nothing in (None, 7, b"bytes"):
+            with pytest.raises(TypeError):
+                DiskRepository(nothing)
+
+    async def test_a_repository_erased_by_another_process_raises_not_initialised(self, repo, folder):
+        key = await repo.put(b"content")
+        shutil.rmtree(folder)
+        with pytest.raises(NotInitialisedError):
+            await repo.get(key)
+        await repo.initialise()
+        assert not await repo.has(key)

@@ -1,4 +1,4 @@
-"""Maintenance on full disks, and after packers that failed or were killed."""
+"""Maintenance: its steps, locks and cancellation, full disks, and packing that failed or was killed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,25 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
+import anyio
 import pytest
 from disk_objectstore import Container
+from filelock import FileLock
 
 from helpers import flip, loose_file, put_loose, run_on_small_file_system
-from objrepo import CorruptObjectError, DiskRepository
-from objrepo.disk import index
+from objrepo import (
+    CorruptObjectError,
+    DiskRepository,
+    RepositoryBusyError,
+)
+from objrepo.disk import DiskInfo, index
+from objrepo.disk.container import PatchedContainer
+from objrepo.reports import Progress
 from objrepo.testing.fixtures import content_of
+
+CONTENT = content_of(1_000_000)
 
 PREPARE = """
     import errno, os, sys
@@ -125,7 +136,7 @@ class TestUnfinishedAppends:
         assert notes(folder) == []
 
     @pytest.mark.parametrize("at", ["append", "commit"])
-    async def test_what_a_killed_packer_appended_is_cut_off(self, repo, folder, at):
+    async def test_bytes_that_a_killed_maintain_appended_are_truncated(self, repo, folder, at):
         packed = await repo.put(b"packed")
         await repo.maintain()
         contents = [content_of(300_000, number) for number in range(3)]
@@ -140,7 +151,7 @@ class TestUnfinishedAppends:
         assert notes(folder) == []
         assert [await repo.get(key, check=True) for key in [packed, *keys]] == [b"packed", *contents]
 
-    async def test_a_commit_that_fails_is_cut_off_as_soon_as_the_index_can_be_locked(self, repo, folder, monkeypatch):
+    async def test_bytes_of_a_failed_commit_are_truncated_once_the_index_can_be_locked(self, repo, folder, monkeypatch):
         key = await repo.put(content_of(100_000))
         from sqlalchemy.orm import Session
 
@@ -154,7 +165,7 @@ class TestUnfinishedAppends:
         assert not (folder / "packs" / "0").exists()
         assert await repo.get(key, check=True) == content_of(100_000)
 
-    async def test_rows_that_another_program_has_not_committed_yet_keep_their_bytes(self, folder, monkeypatch):
+    async def test_bytes_of_uncommitted_rows_are_kept(self, folder, monkeypatch):
         """disk-objectstore releases the lock of a pack before it commits the rows."""
         monkeypatch.setattr(index, "_BUSY_SECONDS", 0.2)
         async with DiskRepository(folder) as repo:
@@ -169,10 +180,188 @@ class TestUnfinishedAppends:
             assert notes(folder) == []
             assert await repo.get(hashlib.sha256(b"one").hexdigest(), check=True) == b"one"
 
-    async def test_names_that_no_packer_gives_are_ignored(self, repo, folder):
+    async def test_files_with_other_names_are_ignored(self, repo, folder):
         (folder / "packs" / "0").write_bytes(b"rest")
         (folder / "append-0-0").touch()
         (folder / "append-0-x").touch()
         await repo.maintain()
         assert os.listdir(folder / "packs") == []
         assert notes(folder) == ["append-0-x"], "no file of ours"
+
+
+class TestMaintain:
+    async def test_maintain_reports_its_steps(self, repo, folder):
+        keys = await put_loose(repo, [CONTENT, b"content"])
+        plan = await repo.maintain(dry_run=True)
+        assert [(step.name, step.objects, step.size) for step in plan.steps] == [
+            ("pack_loose", 2, len(CONTENT) + 7),
+            ("clean_storage", 0, 0),
+        ]
+        assert (await repo.info()).packed == 0
+        done = await repo.maintain()
+        assert [(step.name, step.objects, step.size) for step in done.steps] == [
+            ("pack_loose", 2, len(CONTENT) + 7),
+            ("clean_storage", 0, 0),
+        ]
+        await repo.put(CONTENT)
+        await repo.delete(keys[1])
+        plan = await repo.maintain(dry_run=True, live=False)
+        steps = {step.name: (step.objects, step.size) for step in plan.steps}
+        assert list(steps) == ["pack_loose", "do_repack", "clean_storage", "do_vacuum"]
+        assert steps["pack_loose"] == (0, 0)
+        assert steps["do_repack"] == (1, 7)
+        assert steps["clean_storage"] == (1, len(CONTENT))
+        done = await repo.maintain(live=False)
+        assert {step.name: (step.objects, step.size) for step in done.steps if step.name != "do_vacuum"} == {
+            name: numbers for name, numbers in steps.items() if name != "do_vacuum"
+        }
+        info = await repo.info(detailed=True)
+        assert isinstance(info, DiskInfo)
+        assert (info.objects, info.loose, info.packed, info.pack_files) == (1, 0, 1, 1)
+        assert info.packed_size == info.packed_size_on_disk == info.pack_files_size == info.size == len(CONTENT)
+
+    async def test_steps_can_be_switched_off(self, repo):
+        await repo.put(CONTENT)
+        report = await repo.maintain(pack_loose=False, clean_storage=False)
+        assert report.steps == ()
+        assert (await repo.info()).packed == 0
+        report = await repo.maintain(live=False, do_repack=False, do_vacuum=False)
+        assert [step.name for step in report.steps] == ["pack_loose", "clean_storage"]
+        for unsafe in ("do_repack", "clean_storage", "do_vacuum"):
+            with pytest.raises(ValueError, match=f"{unsafe}; pass live=False"):
+                await repo.maintain(**{unsafe: True})
+
+    async def test_compress(self, repo):
+        key = await repo.put(b"a" * 1_000_000)
+        await repo.maintain(compress=True)
+        info = await repo.info(detailed=True)
+        assert info.packed_size == 1_000_000
+        assert info.packed_size_on_disk < 10_000
+        assert await repo.get(key) == b"a" * 1_000_000
+
+    async def test_progress(self, repo):
+        await put_loose(repo, (b"%d" % number for number in range(100)))
+        seen: list[Progress] = []
+        await repo.maintain(live=False, progress=seen.append)
+        assert {progress.step for progress in seen} == {"pack_loose", "do_repack"}
+        assert seen[-1].done == seen[-1].total == 190
+        assert {progress.unit for progress in seen} == {"bytes"}
+
+    async def test_a_second_maintain_raises_busy_after_its_timeout(self, repo, folder):
+        await put_loose(repo, [CONTENT, b"content"])
+        release = threading.Event()
+        packing = threading.Event()
+
+        def stop(progress):
+            packing.set()
+            assert release.wait(30)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: repo.maintain(progress=stop))
+            await anyio.to_thread.run_sync(packing.wait)
+            async with DiskRepository(folder) as other:
+                for timeout in (0, 0.05):
+                    with pytest.raises(RepositoryBusyError, match=str(folder)):
+                        await other.maintain(timeout=timeout)
+                assert (await other.maintain(dry_run=True)).dry_run
+                key = await other.put(b"meanwhile")
+                assert await other.get(key) == b"meanwhile"
+                group.start_soon(lambda: other.maintain(timeout=20))
+                await anyio.sleep(0.1)
+                release.set()
+                await anyio.sleep(0.1)
+                await other.maintain(timeout=20)
+        assert (await repo.info()).packed == 3
+
+    async def test_a_second_maintain_in_another_process_raises_busy(self, repo, folder):
+        await repo.put(b"content")
+        with FileLock(folder / "maintain.lock"):
+            script = f"""
+import anyio, objrepo
+async def main():
+    async with objrepo.DiskRepository({str(folder)!r}) as repo:
+        await repo.maintain()
+try:
+    anyio.run(main)
+except objrepo.RepositoryBusyError as error:
+    print("busy")
+"""
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout == "busy\n"
+
+    async def test_maintain_raises_busy_while_disk_objectstore_packs(self, repo, folder, monkeypatch):
+        monkeypatch.setattr("objrepo.disk.backend._DELETE_PATIENCE", 0.1)
+        key = await repo.put(b"content")
+        with Container(folder) as container, container.lock_pack("0"):
+            for use in (repo.maintain, lambda: repo.delete(key)):
+                with pytest.raises(RepositoryBusyError, match=r"0\.lock"):
+                    await use()
+            assert (folder / "packs" / "0.lock").exists(), "somebody else's lock is not ours to remove"
+        await repo.maintain()
+
+    def test_a_refused_maintain_keeps_the_lock_of_the_other(self, folder):
+        with PatchedContainer(folder) as container:
+            container.init_container()
+            with container.lock_pack("0"):
+                with pytest.raises(RepositoryBusyError), container.lock_pack("0"):
+                    pytest.fail("two packers in one pack")
+                assert (folder / "packs" / "0.lock").exists()
+            assert not (folder / "packs" / "0.lock").exists()
+
+    async def test_delete_waits_for_maintain(self, repo, folder):
+        key = await repo.put(b"content")
+        order = []
+
+        async def delete():
+            await repo.delete(key)
+            order.append("deleted")
+
+        async with anyio.create_task_group() as group:
+            with FileLock(folder / "maintain.lock"):
+                group.start_soon(delete)
+                await anyio.sleep(0.1)
+                order.append("packed")
+        assert order == ["packed", "deleted"]
+
+    async def test_a_delete_that_waits_can_be_cancelled(self, repo, folder):
+        key = await repo.put(b"content")
+        with FileLock(folder / "maintain.lock"):
+            with anyio.fail_after(5), anyio.move_on_after(0.1) as scope:
+                await repo.delete(key)
+            assert scope.cancelled_caught
+        assert await repo.has(key)
+
+    @pytest.mark.parametrize("live", [True, False])
+    async def test_cancelled(self, repo, live):
+        contents = {key: b"%d" % number for number, key in
+                    enumerate(await put_loose(repo, (b"%d" % number for number in range(60))))}  # fmt: skip
+        packing = threading.Event()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: repo.maintain(live=live, progress=lambda _: packing.set()))
+                await anyio.to_thread.run_sync(packing.wait)
+                scope.cancel()
+        for key, content in contents.items():
+            assert await repo.get(key) == content
+        assert (await repo.verify()).ok
+        assert (await repo.maintain(live=False)).steps[0].name == "pack_loose"
+        assert (await repo.info()).packed == 60
+
+    async def test_maintain_continues_after_a_killed_one(self, repo, folder):
+        await put_loose(repo, (b"%d" % number for number in range(500)))
+        script = f"""
+import os, anyio, objrepo
+async def main():
+    async with objrepo.DiskRepository({str(folder)!r}) as repo:
+        await repo.maintain(progress=lambda progress: progress.done > 500 and os.kill(os.getpid(), {signal.SIGKILL}))
+anyio.run(main)
+"""
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert (await repo.verify()).objects == 500
+        assert (await repo.verify()).ok
+        assert (folder / "packs" / "0.lock").exists()
+        await repo.maintain()  # whoever holds the lock on `maintain.lock` knows that the other's owner is gone
+        assert not (folder / "packs" / "0.lock").exists()
+        assert (await repo.info()).packed == 500
+        assert (await repo.verify()).ok

@@ -105,7 +105,7 @@ class TestLostObjects:
             await repo.delete_many(keys[:2])
             assert (await repo.repair(source=source)).steps == (), "what was deleted since does not come back"
 
-    async def test_what_was_put_again_is_no_longer_lost(self, repo, folder, tmp_path):
+    async def test_an_object_that_was_put_again_is_no_longer_lost(self, repo, folder, tmp_path):
         async with DiskRepository(tmp_path / "source") as source:
             await source.initialise()
             key = await repo.put(b"content")

@@ -44,7 +44,7 @@ def test_the_notebook(project):
     run([sys.executable, "-c", NOTEBOOK, ROOT / "docs" / "notebook.ipynb"], project)
 
 
-def test_there_are_blocks_of_code():
+def test_the_pages_have_blocks_of_code():
     assert len(list(blocks())) > 10
 
 
@@ -74,7 +74,7 @@ def test_the_setup_command_of_the_readme(tmp_path):
     assert "aiida" not in installed
 
 
-def test_each_guarantee_names_tests_that_there_are():
+def test_each_guarantee_names_existing_tests():
     text = (ROOT / "docs" / "guarantees.md").read_text().split("## How it is tested")[0]
     promises = re.findall(r"^- .*?(?=^- |^#|\Z)", text, re.MULTILINE | re.DOTALL)
     assert len(promises) > 20
@@ -87,7 +87,7 @@ def test_each_guarantee_names_tests_that_there_are():
             assert not group or f"class {group}" in code
 
 
-def test_links_lead_somewhere():
+def test_targets_of_links_exist():
     for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
@@ -150,7 +150,7 @@ class TestFolderRepository(RepositoryContract):
         assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 70
 
 
-def test_the_pages_with_figures_are_written_from_them():
+def test_pages_with_figures_match_the_results():
     sys.path.insert(0, str(ROOT))
     try:
         from benchmarks import comparison

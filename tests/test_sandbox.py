@@ -15,7 +15,7 @@ from objrepo import SandboxRepository
 from objrepo.keys import is_key
 
 
-async def test_it_comes_with_the_first_use(tmp_path):
+async def test_the_folder_is_created_on_first_use(tmp_path):
     async with SandboxRepository(tmp_path / "here") as repo:
         assert repo.folder is None
         assert not (tmp_path / "here").exists()
@@ -42,14 +42,14 @@ async def test_equal_contents_get_different_keys():
         assert await repo.get(keys[1]) == b"content"
 
 
-async def test_it_goes_with_erase(tmp_path):
+async def test_erase_removes_the_folder(tmp_path):
     async with SandboxRepository(tmp_path) as repo:
         await repo.put(b"content")
         await repo.erase()
         assert os.listdir(tmp_path) == []
 
 
-async def test_it_goes_when_its_body_raises(tmp_path):
+async def test_an_exception_in_the_body_removes_the_folder(tmp_path):
     with pytest.raises(KeyError):
         async with SandboxRepository(tmp_path) as repo:
             await repo.put(b"content")
@@ -57,7 +57,7 @@ async def test_it_goes_when_its_body_raises(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-async def test_it_goes_when_it_is_cancelled(tmp_path):
+async def test_cancellation_removes_the_folder(tmp_path):
     with anyio.move_on_after(0.1):
         async with SandboxRepository(tmp_path) as repo:
             await repo.put(b"content")
@@ -65,7 +65,7 @@ async def test_it_goes_when_it_is_cancelled(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-async def test_it_goes_when_it_is_collected(tmp_path):
+async def test_garbage_collection_removes_the_folder(tmp_path):
     repo = SandboxRepository(tmp_path)
     await repo.__aenter__()
     await repo.put(b"content")
@@ -75,7 +75,7 @@ async def test_it_goes_when_it_is_collected(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_it_goes_at_the_end_of_the_interpreter(tmp_path):
+def test_the_end_of_the_interpreter_removes_the_folder(tmp_path):
     script = f"""
 import anyio, objrepo
 repo = objrepo.SandboxRepository({str(tmp_path)!r})
@@ -89,7 +89,7 @@ anyio.run(main)
     assert os.listdir(tmp_path) == []
 
 
-async def test_two_in_one_place_never_meet(tmp_path):
+async def test_two_sandboxes_in_one_folder_share_nothing(tmp_path):
     async with SandboxRepository(tmp_path) as one, SandboxRepository(tmp_path) as two:
         key = await one.put(b"content")
         other = await two.put(b"other")
@@ -99,7 +99,7 @@ async def test_two_in_one_place_never_meet(tmp_path):
         assert await two.get(other) == b"other"
 
 
-async def test_half_written_files_are_no_objects(tmp_path):
+async def test_partly_written_files_are_not_listed(tmp_path):
     async with SandboxRepository(tmp_path) as repo:
         key = await repo.put(b"content")
         (repo.folder / "00000000-0000-4000-8000-000000000000.partial").write_bytes(b"")

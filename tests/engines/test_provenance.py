@@ -11,7 +11,7 @@ from engines.test_aiida import Profiles
 
 
 @pytest.mark.timeout(300)
-def test_it_is_kept_archived_and_imported(tmp_path):
+def test_provenance_is_stored_archived_and_imported(tmp_path):
     script = Path(__file__).with_name("provenance.py")
     mine, other = (Profiles(tmp_path / name) for name in ("mine", "other"))
     for profiles in (mine, other):

@@ -136,7 +136,7 @@ class TestCredentials:
             with pytest.raises(AccessDeniedError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"):
                 await other.get("0" * 64)
 
-    async def test_a_bucket_that_everybody_may_read(self, repo, chain, s3):
+    async def test_a_public_bucket_is_read_without_credentials(self, repo, chain, s3):
         key = await repo.put(b"content")
         s3.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
         s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/objrepo.json", ACL="public-read")

@@ -1,8 +1,8 @@
-"""The contract of a repository as tests. A backend passes it, or it is no backend.
+"""The contract of a repository, as tests that every backend must pass.
 
-Subclass :class:`RepositoryContract` and give it the fixture ``repository``: an empty repository of your kind that has
-been neither entered nor initialised. Every test then runs on asyncio, on asyncio with uvloop where that is
-installed, and on trio. pytest, trio and anyio's own pytest plugin are all that it needs::
+Subclass :class:`RepositoryContract` and define the fixture ``repository``: an empty repository that has been neither
+entered nor initialised. Every test runs on asyncio, on asyncio with uvloop if uvloop is installed, and on trio. The
+tests need pytest, trio and anyio's pytest plugin::
 
     class TestMyRepository(RepositoryContract):
         @pytest.fixture
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import pytest
 
-# Before they are imported: so that a failed assertion shows the values.
+# Before the imports, so that failed assertions show their values.
 pytest.register_assert_rewrite(*(f"{__name__}.{each}_contract" for each in ("admin", "read", "put", "cancellation")))
 
 from objrepo.testing.admin_contract import AdminContract  # noqa: E402

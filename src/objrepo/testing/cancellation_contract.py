@@ -1,4 +1,4 @@
-"""The contract of being stopped: by cancellation, by a timeout, by an exception in the body."""
+"""The contract of cancellation: by a scope, by a timeout, and exceptions in the body of `async with`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ CONTENT = content_of(3 * 1024 * 1024)
 
 
 class Gate:
-    """A file that stands still in its second ``read``, on the worker, until it is let through."""
+    """A file whose second ``read``, on a worker thread, blocks until it is released."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
-        self.let_through = threading.Event()
+        self.released = threading.Event()
         self._reads = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -31,12 +31,12 @@ class Gate:
         self._reads += 1
         if self._reads == 2:
             self.reached.set()
-            assert self.let_through.wait(30)
+            assert self.released.wait(30)
         return b"chunk" if self._reads < 3 else b""
 
 
 class CancellationContract:
-    """What is left, and what is not, when an operation is stopped."""
+    """Promises about operations that are cancelled."""
 
     async def test_put_cancelled_in_its_source_closes_the_source(self, repo: AsyncRepository) -> None:
         closed = False
@@ -55,7 +55,7 @@ class CancellationContract:
         assert scope.cancelled_caught
         assert closed
         assert [key async for key in repo.keys()] == []
-        assert await repo.get(await repo.put(b"and on")) == b"and on"
+        assert await repo.get(await repo.put(b"afterwards")) == b"afterwards"
 
     async def test_put_cancelled_on_a_worker_thread_is_shielded(self, repo: AsyncRepository) -> None:
         gate = Gate()
@@ -74,9 +74,9 @@ class CancellationContract:
             group.cancel_scope.cancel()
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0.05)
-                assert not ended, "what changes the repository is waited for"
-                gate.let_through.set()
-        assert [key async for key in repo.keys()] == [], "and it was given up where nothing was half-done"
+                assert not ended, "a write is shielded from cancellation"
+                gate.released.set()
+        assert [key async for key in repo.keys()] == [], "the cancelled put stores nothing"
         assert (await repo.verify()).ok
 
     async def test_a_cancelled_operation_does_not_start(self, repo: AsyncRepository) -> None:
@@ -93,7 +93,7 @@ class CancellationContract:
             with anyio.CancelScope() as scope:
                 scope.cancel()
                 await operation()
-                pytest.fail("it went on")
+                pytest.fail("the operation was not cancelled")
             assert scope.cancelled_caught
         assert [key async for key in repo.keys()] == [key]
 

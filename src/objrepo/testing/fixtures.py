@@ -1,4 +1,4 @@
-"""What the tests of the contract are given: the loops, the repository, contents and bad keys."""
+"""Fixtures and values of the contract: event loops, the repository, contents, malformed keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOOPS: Final = [
 ]
 
 SIZES: Final = (0, 1, 1000, 256 * 1024, 256 * 1024 + 1, 3 * 1024 * 1024 + 7)
-"""Empty, tiny, small, what one hop carries, one byte more, and several hops."""
+"""Empty, tiny, small, the largest that one call to a worker thread reads, one byte more, and several calls."""
 
 BAD_KEYS: Final = (
     "", ".", "..", "/", "aa/etc/hostname", "/etc/hostname", "../../../../etc/hostname", "C:\\Windows\\win.ini",
@@ -27,23 +27,23 @@ BAD_KEYS: Final = (
     "a" * 63, "a" * 65, "a" * 10_000, "'; DROP TABLE db_object; --", "%2e%2e", "\ud800",
     "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaa\n", "AAAAAAAA-AAAA-4AAA-8AAA-AAAAAAAAAAAA",
 )  # fmt: skip
-"""What can be the key of no object in any repository."""
+"""Keys that are malformed in every repository."""
 
 NOT_STRINGS: Final[tuple[Any, ...]] = (b"a" * 64, None, 7, ["a"], ("a",))
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
-    """Return bytes that look random, the same ones each time."""
+    """Return pseudo-random bytes that depend on size and seed only."""
     block = bytes((seed + i * i) % 251 for i in range(1021))
     return (block * (size // len(block) + 1))[:size]
 
 
 class ContractFixtures:
-    """The fixtures of the contract; a subclass gives ``repository``."""
+    """Fixtures of the contract; a subclass defines ``repository``."""
 
     @pytest.fixture(params=LOOPS)
     def anyio_backend(self, request: pytest.FixtureRequest) -> Any:
-        """The loop that the test runs on, as anyio's plugin wants to be told."""
+        """The event loop of the test, in the form that anyio's plugin expects."""
         return request.param
 
     @pytest.fixture
@@ -60,7 +60,7 @@ class ContractFixtures:
 
     @pytest.fixture
     async def absent(self, repo: AsyncRepository) -> str:
-        """A key of the repository's format whose object is not there."""
-        key = await repo.put(b"soon gone")
+        """A key of the repository's format whose object does not exist."""
+        key = await repo.put(b"deleted")
         await repo.delete(key)
         return key

@@ -1,4 +1,4 @@
-"""The contract of `put` and `put_many`: what they take, what they refuse, and what they leave when they fail."""
+"""The contract of `put`, `put_many` and `create`: sources, invalid values, failures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from objrepo.testing.fixtures import SIZES, content_of
 __all__ = ("PutContract",)
 
 CONTENT = content_of(2 * 1024 * 1024 + 3)
-"""More than what an async source may have under way, so that it is piped."""
+"""Larger than the buffer of async sources, so that these are piped to a worker thread."""
 
 
 class Stream(ByteReceiveStream):
-    """An anyio byte stream that gives a content."""
+    """An anyio byte stream of a content."""
 
     def __init__(self, content: bytes) -> None:
         self.file = io.BytesIO(content)
@@ -44,7 +44,7 @@ class Stream(ByteReceiveStream):
 
 
 class AsyncFile:
-    """Something with an async ``read``, as the uploads of web frameworks have it."""
+    """An object with an async ``read``, such as the uploads of web frameworks."""
 
     def __init__(self, content: bytes) -> None:
         self.file = io.BytesIO(content)
@@ -56,13 +56,13 @@ class AsyncFile:
 
 
 class Broken:
-    """A file whose ``read`` gives one chunk, and then something that is no bytes."""
+    """A file whose second ``read`` raises or returns another type than bytes."""
 
     def __init__(self, then: object) -> None:
         self.chunks: list[Any] = [b"a chunk", then]
 
     def read(self, size: int = -1) -> Any:
-        """Return the next thing."""
+        """Return the next chunk, or raise it."""
         del size
         chunk = self.chunks.pop(0)
         if isinstance(chunk, BaseException):
@@ -85,7 +85,7 @@ async def achunks(content: bytes) -> AsyncIterator[bytes]:
 
 
 def spooled(content: bytes) -> Any:
-    """Return a temporary file that stands at its start."""
+    """Return a temporary file at its start."""
     file = tempfile.SpooledTemporaryFile(max_size=10)
     file.write(content)
     file.seek(0)
@@ -127,7 +127,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 
 def expected(kind: str, content: bytes) -> bytes:
-    """Return what is stored of a content by a kind of source."""
+    """Return the part of a content that a kind of source stores."""
     if kind.endswith("in part"):
         return content[2:]
     if kind == "a memoryview of ints":
@@ -138,7 +138,7 @@ def expected(kind: str, content: bytes) -> bytes:
 
 
 class PutContract:
-    """What ``put`` and ``put_many`` promise."""
+    """Promises of ``put``, ``put_many`` and ``create``."""
 
     @pytest.mark.parametrize("size", SIZES)
     async def test_put_stores_the_content(self, repo: AsyncRepository, size: int) -> None:
@@ -157,7 +157,7 @@ class PutContract:
         assert await repo.get(key) == expected(kind, CONTENT)
         file = getattr(source, "wrapped", getattr(source, "_file", source))
         if isinstance(file, io.IOBase):
-            assert not file.closed, "a handle is closed by who opened it"
+            assert not file.closed, "put does not close the source"
             file.close()
 
     async def test_a_stream_of_an_object_is_a_source(self, repo: AsyncRepository) -> None:
@@ -194,7 +194,7 @@ class PutContract:
                 with pytest.raises(TypeError, match="open it in binary mode"):
                     await repo.put(source)  # type: ignore[arg-type]
 
-    @pytest.mark.parametrize("then", [None, "text", 7, OSError("the tape is torn")], ids=repr)
+    @pytest.mark.parametrize("then", [None, "text", 7, OSError("the tape is damaged")], ids=repr)
     async def test_a_source_that_fails_stores_nothing(self, repo: AsyncRepository, then: Any) -> None:
         async def later() -> AsyncIterator[Any]:
             yield CONTENT

@@ -1,4 +1,4 @@
-"""The contract of what reads: `has`, `get`, `size`, `hash`, `open` and `stream`."""
+"""The contract of reading: `has`, `get`, `size`, `hash`, `open` and `stream`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CONTENT = content_of(3 * 1024 * 1024 + 7)
 async def read_open(repo: AsyncRepository, key: str) -> None:
     """Open an object."""
     async with repo.open(key):
-        pytest.fail("the object is not there")
+        pytest.fail("the object does not exist")
 
 
 async def read_stream(repo: AsyncRepository, key: str) -> None:
     """Open an object as one of many."""
     async with repo.stream([key]):
-        pytest.fail("the object is not there")
+        pytest.fail("the object does not exist")
 
 
 NEED_THE_OBJECT: dict[str, Callable[[AsyncRepository, Any], Any]] = {
@@ -46,7 +46,7 @@ NEED_THE_OBJECT: dict[str, Callable[[AsyncRepository, Any], Any]] = {
 
 
 class ReadContract:
-    """What the operations promise that change nothing."""
+    """Promises of operations that read."""
 
     async def test_repositories_and_streams_have_the_types_of_the_protocol(self, repo: AsyncRepository) -> None:
         assert isinstance(repo, AsyncRepository)
@@ -64,16 +64,16 @@ class ReadContract:
             assert isinstance(caught.value, FileNotFoundError)
             assert caught.value.keys == (key,)
             assert len(str(caught.value)) < 400
-        for nothing in NOT_STRINGS:
+        for value in NOT_STRINGS:
             with pytest.raises(TypeError):
-                await NEED_THE_OBJECT[method](repo, nothing)
+                await NEED_THE_OBJECT[method](repo, value)
         assert [key async for key in repo.keys()] == [kept]
 
     async def test_has(self, repo: AsyncRepository, absent: str) -> None:
         key = await repo.put(b"content")
         assert await repo.has(key)
-        for nothing in (*BAD_KEYS, *NOT_STRINGS, absent):
-            assert not await repo.has(nothing)
+        for value in (*BAD_KEYS, *NOT_STRINGS, absent):
+            assert not await repo.has(value)
         assert await repo.has_many([absent, key, "", key, None, absent]) == [False, True, False, True, False, False]  # type: ignore[list-item]
         assert await repo.has_many(iter([key])) == [True]
         assert await repo.has_many([]) == []
@@ -114,7 +114,7 @@ class ReadContract:
                 except ValueError:
                     position = -1
                 if position < 0 or (whence != os.SEEK_SET and position == 0 > offset):
-                    file.seek(await stream.tell())  # `BytesIO` stops at the start where files refuse to go on
+                    file.seek(await stream.tell())  # `BytesIO` stops at the start, files raise
                 else:
                     assert await stream.seek(offset, whence) == position == await stream.tell()
                 size = choose.choice((0, 1, 5000, 700_000))
@@ -172,11 +172,11 @@ class ReadContract:
         for bad in (dict(offset=-1), dict(length=-1)):
             with pytest.raises(ValueError, match="must not be negative"):
                 async with repo.open(key, **bad):
-                    pytest.fail("a range that is none")
+                    pytest.fail("the range is invalid")
         for bad in (dict(offset="1"), dict(length=1.5), dict(offset=None)):
             with pytest.raises(TypeError):
                 async with repo.open(key, **bad):
-                    pytest.fail("a range that is none")
+                    pytest.fail("the range is invalid")
 
     async def test_stream_yields_each_object_once(self, repo: AsyncRepository) -> None:
         contents = [b"%d" % number for number in range(300)] + [CONTENT, b"", CONTENT[:300_000]]
@@ -193,7 +193,7 @@ class ReadContract:
         key = await repo.put(b"content")
         with pytest.raises(ObjectNotFoundError) as caught:
             async with repo.stream([absent, key, "no key", absent]):
-                pytest.fail("two objects are not there")
+                pytest.fail("two objects do not exist")
         assert caught.value.keys == (absent, "no key")
         async with repo.stream([]) as objects:
             assert [key async for key, _ in objects] == []
