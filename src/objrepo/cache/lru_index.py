@@ -30,8 +30,6 @@ PRAGMA user_version = 1;
 COMMIT;
 """
 
-_TOTAL: Final = "SELECT value FROM facts WHERE name = 'total'"
-
 _BUSY_SECONDS: Final = 1.0
 """How long a call waits for a lock of another process. Transactions take milliseconds."""
 
@@ -80,7 +78,7 @@ class LRUIndex:
     @property
     def total(self) -> int:
         """The sum of the sizes of all objects in bytes."""
-        return int(self._one(_TOTAL))
+        return int(self._one("SELECT value FROM facts WHERE name = 'total'"))
 
     def name(self, key: str) -> str | None:
         """Return the key of the copy in the cache, None if there is none."""
@@ -123,8 +121,7 @@ class LRUIndex:
         if self.total + size <= self.max_bytes:
             return []
         with self._transaction() as connection:
-            [(total,)] = connection.execute(_TOTAL)
-            excess = total + size - self.max_bytes
+            excess = self.total + size - self.max_bytes
             if excess <= 0:  # another process was faster
                 return []
             self._write_touched(connection)

@@ -76,7 +76,7 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
     rows = []
     async with DiskRepository(folder / "repository") as repository:
         await repository.initialise()
-        works = _works(repository, folder / "bare file")
+        works = await _works(repository, folder / "bare file")
         for number, work in enumerate(works, 1):
             turns: list[float] = []
             end = time.monotonic() + seconds / len(works)
@@ -89,21 +89,18 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
     return rows
 
 
-def _works(repository: DiskRepository, bare: Path) -> list[_Work]:
-    small: list[str] = []
-    large: list[str] = []
+async def _works(repository: DiskRepository, bare: Path) -> list[_Work]:
+    small = await repository.put(os.urandom(_SMALL))
+    large = await repository.put(os.urandom(_LARGE))
 
     async def put() -> None:
-        small.append(await repository.put(os.urandom(_SMALL)))
-
-    async def put_large() -> None:
-        large[:] = [await repository.put(os.urandom(_LARGE))]
+        await repository.put(os.urandom(_SMALL))
 
     async def get() -> None:
-        await repository.get(small[0])
+        await repository.get(small)
 
     async def get_large() -> None:
-        async with repository.open(large[0]) as stream:
+        async with repository.open(large) as stream:
             async for _ in stream:
                 pass
 
@@ -122,8 +119,8 @@ def _works(repository: DiskRepository, bare: Path) -> list[_Work]:
         _Work(f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
         _Work("get 1 KiB, one after the other", _SMALL, 1, get),
         _Work(f"get 1 KiB, {_AT_ONCE} at once", _SMALL, _AT_ONCE, lambda: _at_once(get)),
-        _Work("has, one after the other", 0, 1, lambda: repository.has(small[0])),
-        _Work("put 16 MiB", _LARGE, 1, put_large),
+        _Work("has, one after the other", 0, 1, lambda: repository.has(small)),
+        _Work("put 16 MiB", _LARGE, 1, lambda: repository.put(os.urandom(_LARGE))),
         _Work("open and read 16 MiB", _LARGE, 1, get_large),
     ]
 

@@ -190,10 +190,8 @@ async def _make(repository: AsyncRepository, of: AsyncRepository) -> None:
     key_format = await of.key_format()
     if await repository.is_initialised():
         return
-    if isinstance(repository, DiskRepository) and key_format != "uuid4":
-        await repository.initialise(hash_type=key_format)
-    else:
-        await repository.initialise()
+    takes_format = isinstance(repository, DiskRepository) and key_format != "uuid4"
+    await repository.initialise(**({"hash_type": key_format} if takes_format else {}))
 
 
 async def _require_the_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
