@@ -159,7 +159,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("members", [{}, {"repo/": ""}, {"metadata.json": '{"export_version": "main_0001"}'}])
     async def test_an_archive_of_no_objects(self, tmp_path, members):
-        """A zip without any member is what `export` makes of an empty repository."""
+        """`export` of an empty repository writes a zip without members."""
         with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
             for name, content in members.items():
                 archive.writestr(name, content)
@@ -197,7 +197,7 @@ class TestDamage:
 
 
 async def test_sixty_thousand_objects(tmp_path):
-    """They are opened at once: what is read of each is its line in the list of members."""
+    """They open at once: only their entries in the central directory are read."""
     path = tmp_path / "large.aiida"
     keys = []
     with zipfile.ZipFile(path, "w") as archive:

@@ -109,7 +109,9 @@ class TestAtomicFile:
         path = tmp_path / "file"
         path.touch(0o600)
         with AtomicFile(path, replace=True, resumable=tmp_path / ".partial" if resumable else None) as file:
-            assert stat.S_IMODE(file.temporary.stat().st_mode) == 0o600, "nobody else reads it while it is written"
+            assert stat.S_IMODE(file.temporary.stat().st_mode) == 0o600, (
+                "only its owner can read it while it is written"
+            )
             file.file.write(b"content")
             file.publish()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

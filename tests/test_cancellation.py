@@ -136,7 +136,7 @@ async def filled(repo):
 
 
 async def nothing_is_left(repo):
-    """Wait until abandoned calls have ended, and look for what they might have left behind."""
+    """Wait until abandoned calls have ended; check that no file, lock or temporary file is left."""
     with anyio.fail_after(20):
         while repo.statistics().workers_busy or repo.statistics().calls_waiting:
             await anyio.sleep(0.001)

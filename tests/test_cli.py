@@ -1,4 +1,4 @@
-"""The command line, a long list: as a person and a script use it, in processes of its own, on real files."""
+"""The command line: each command in a process, on real files, with errors, Ctrl-C and terminals."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TestPutAndGet:
         assert not [name for name in os.listdir(workdir) if name.startswith(".objrepo-")]
 
 
-class TestTheRest:
+class TestOtherCommands:
     def test_has_ls_and_rm(self, workdir, run_objrepo):
         keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
         status, out, _ = run_objrepo("has", keys[0], "0" * 64)
@@ -258,7 +258,7 @@ class TestTheRest:
         assert run_objrepo("verify")[:2] == (0, b"10,000 objects, 10.2 MB: 0 damaged\n")
 
 
-class TestManners:
+class TestErrorsAndHelp:
     def test_help_and_version(self, run_objrepo):
         assert run_objrepo("--version")[1].decode().strip() == f"objrepo, version {objrepo.__version__}"
         assert run_objrepo("--help")[0] == run_objrepo("-h")[0] == 0
@@ -267,13 +267,13 @@ class TestManners:
             assert status == 0
             assert name == "copy" or b"--repo" in out
 
-    def test_misuse(self, run_objrepo):
+    def test_misuse_exits_with_status_2(self, run_objrepo):
         for arguments in ((), ("no-such-command",), ("put",), ("cat",), ("cat", "a", "b"), ("ls", "--no-such-option")):
             status, _, err = run_objrepo(*arguments)
             assert status == 2, arguments
             assert "Usage" in err
 
-    def test_bad_keys(self, run_objrepo):
+    def test_malformed_keys_are_not_found(self, run_objrepo):
         run_objrepo("put", "-", stdin=b"content")
         bad = [key for key in BAD_KEYS if "\0" not in key and key.isascii() and not key.startswith("-")]
         for command in ("cat", "get", "rm", "has"):
@@ -316,7 +316,7 @@ class TestManners:
         assert "Traceback" in done.stderr
 
     @pytest.mark.parametrize("missing", ["click", "rich"])
-    def test_without_its_extra(self, workdir, missing):
+    def test_a_missing_extra_is_named(self, workdir, missing):
         script = (
             f"import sys; sys.modules[{missing!r}] = None; import objrepo.__main__ as main\n"
             "sys.argv = ['objrepo', 'info']; main.main()"
@@ -328,7 +328,7 @@ class TestManners:
             assert done.stderr == "objrepo: the command line needs click: pip install 'objrepo[cli]'\n"
 
 
-class TestInterrupted:
+class TestCtrlC:
     @staticmethod
     def start(*arguments, **options):
         """Start a command that Ctrl-C reaches, also where these tests run in the background, which Ctrl-C must not."""
@@ -337,7 +337,7 @@ class TestInterrupted:
 
     @staticmethod
     def interrupt(process):
-        """Do what Ctrl-C at a terminal does, once the process is at work."""
+        """Send SIGINT to a process that has started its work."""
         time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         return process.wait(30)
@@ -380,7 +380,7 @@ class TestInterrupted:
 class TestTerminal:
     @staticmethod
     def at_a_terminal(arguments, workdir):
-        """Run a command whose standard error is a terminal; return its output and what the terminal got."""
+        """Run a command whose standard error is a terminal; return its output and that of the terminal."""
         ours, theirs = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
         with subprocess.Popen(
@@ -391,7 +391,7 @@ class TestTerminal:
             while True:
                 try:
                     chunk = os.read(ours, 10_000)
-                except OSError:  # what Linux says of a terminal that nobody else has open
+                except OSError:  # Linux raises EIO when no process has the terminal open
                     break
                 if not chunk:
                     break

@@ -104,7 +104,7 @@ class TestPower:
 
     @pytest.fixture
     def left(self, disk, tmp_path):
-        """Return a function that opens what would be left if the power went now."""
+        """Return a function that opens the repository as a power failure would leave it now."""
         with ExitStack() as stack:
 
             def open_left(place=None):

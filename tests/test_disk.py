@@ -183,7 +183,7 @@ class TestListing:
 
 class TestDamage:
     @pytest.mark.parametrize("packed", ["loose", "packed", "compressed"])
-    async def test_a_flipped_bit(self, repo, folder, packed):
+    async def test_verify_reports_a_flipped_bit(self, repo, folder, packed):
         key, good = await put_loose(repo, [b"content" * 1000, b"good"])
         path = folder / "loose" / key[:2] / key[2:]
         if packed != "loose":
@@ -298,7 +298,7 @@ class TestDamage:
         assert (await repo.maintain()).steps[0].objects == 2
 
 
-def test_an_index_that_is_locked_for_writing(tmp_path, monkeypatch):
+def test_delete_raises_busy_while_the_index_is_locked(tmp_path, monkeypatch):
     monkeypatch.setattr("objrepo.disk.index._BUSY_SECONDS", 0.05)
     with SyncRepository(DiskRepository(tmp_path / "repository", Inline())) as repo:
         repo.initialise()

@@ -366,7 +366,7 @@ class TestInitialise:
 
     async def test_initialise_where_rename_fails_raises_repository_error(self, folder, monkeypatch):
         def rename(source, target):
-            (folder / "somebody").mkdir(parents=True)
+            (folder / "other").mkdir(parents=True)
             raise OSError(18, "Invalid cross-device link")
 
         monkeypatch.setattr(os, "rename", rename)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import anyio
 import pytest
@@ -18,6 +19,7 @@ from helpers import own_pack
 from objrepo import CorruptObjectError, DiskRepository, RepositoryBusyError, RepositoryError
 from objrepo.disk import group_commit, index
 from objrepo.disk.group_commit import FIRST_OWN_PACK
+from objrepo.disk.layout import Layout
 from objrepo.testing.fixtures import content_of
 
 
@@ -341,12 +343,12 @@ async def test_an_index_that_is_locked_for_writing(repo, folder, monkeypatch):
 
 
 async def test_a_failed_insert_leaves_the_index_unchanged(repo, folder):
-    with repo.backend._sessions.check_out() as session:
+    with closing(index.Index(Layout(folder))) as opened:
         with pytest.raises(RepositoryError):
-            session.index.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
-        assert session.index.count() == 0
-        session.index.insert([("a" * 64, 0, 1, 0, 1, 0)])
-        assert session.index.count() == 1
+            opened.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
+        assert opened.count() == 0
+        opened.insert([("a" * 64, 0, 1, 0, 1, 0)])
+        assert opened.count() == 1
 
 
 async def test_a_full_disk_leaves_the_pack_unchanged(repo, folder):

@@ -78,7 +78,7 @@ def read_only_mount(folder):
 
 @contextlib.contextmanager
 def modes(folder, directories, files):
-    """Change the modes of what is in a folder."""
+    """Change the modes of all files and folders in a folder."""
     paths = [folder, *folder.rglob("*")]
     for path in paths:
         path.chmod(directories if path.is_dir() else files)

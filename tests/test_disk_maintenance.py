@@ -296,7 +296,7 @@ except objrepo.RepositoryBusyError as error:
             for use in (repo.maintain, lambda: repo.delete(key)):
                 with pytest.raises(RepositoryBusyError, match=r"0\.lock"):
                     await use()
-            assert (folder / "packs" / "0.lock").exists(), "somebody else's lock is not ours to remove"
+            assert (folder / "packs" / "0.lock").exists(), "the lock of another process is kept"
         await repo.maintain()
 
     def test_a_refused_maintain_keeps_the_lock_of_the_other(self, folder):
@@ -361,7 +361,7 @@ anyio.run(main)
         assert (await repo.verify()).objects == 500
         assert (await repo.verify()).ok
         assert (folder / "packs" / "0.lock").exists()
-        await repo.maintain()  # whoever holds the lock on `maintain.lock` knows that the other's owner is gone
+        await repo.maintain()  # holding `maintain.lock` proves that the owner of the pack's lock has ended
         assert not (folder / "packs" / "0.lock").exists()
         assert (await repo.info()).packed == 500
         assert (await repo.verify()).ok

@@ -1,4 +1,4 @@
-"""README and docs: every block of code is run, every example too, and what they say of the project is so."""
+"""README and docs: blocks of code and examples run, and pages agree with the project."""
 
 from __future__ import annotations
 

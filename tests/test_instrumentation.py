@@ -203,9 +203,10 @@ class TestStatistics:
         assert Inline().statistics() == (0, 0, 0, 0)
 
     async def test_cache_hits_and_misses_are_counted(self):
-        async with CachedRepository(MemoryRepository(), MemoryRepository(), max_bytes=1000) as cached:
+        origin = MemoryRepository()
+        async with CachedRepository(MemoryRepository(), origin, max_bytes=1000) as cached:
             await cached.initialise()
-            key = await cached._repository.put(SECRET)
+            key = await origin.put(SECRET)
             for _ in range(3):
                 await cached.get(key)
             async with cached.open(key):

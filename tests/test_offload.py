@@ -1,4 +1,4 @@
-"""Offloads: where blocking functions run, how many at the same time, and what a cancellation leaves behind."""
+"""Offloads: threads that run blocking functions, limits, cancellation."""
 
 from __future__ import annotations
 

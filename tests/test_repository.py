@@ -35,7 +35,7 @@ LARGE = content_of(3_000_000)
 
 
 class BlockingBackend(MemoryBackend):
-    """A backend whose `size` and `close` can be held up."""
+    """A backend whose `size` and `close` can be blocked."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`SandboxRepository`: a folder that comes with the first use and goes when it is left."""
+"""`SandboxRepository`: a folder that is created on first use and removed at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_the_folder_is_created_on_first_use(tmp_path):
         assert (folder / key).read_bytes() == b"content"
         assert is_key(key, "uuid4")
         assert folder.parent == tmp_path / "here"
-        assert folder.stat().st_mode & 0o077 == 0, "what is temporary is nobody else's"
+        assert folder.stat().st_mode & 0o077 == 0, "other users have no access"
     assert not folder.exists()
     assert repo.folder is None
     assert (tmp_path / "here").exists()

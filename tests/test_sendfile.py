@@ -70,7 +70,7 @@ class TestSendObject:
         monkeypatch.setattr(os, "sendfile", lambda *args: (sent.append(real(*args)), sent[-1])[1])
         key = await repo.put(LARGE)
         assert await self.sent(repo, key, *pair) == LARGE
-        assert sum(sent) == len(LARGE) - 256 * 1024, "what the first hop has brought is sent as it is"
+        assert sum(sent) == len(LARGE) - 256 * 1024, "the first chunk, which is in memory, is sent without sendfile"
 
     @pytest.mark.parametrize("how", ["no sendfile", "not for this file", "not for this socket"])
     async def test_content_is_sent_where_sendfile_is_unavailable(self, repo, pair, monkeypatch, how):

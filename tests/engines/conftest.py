@@ -25,7 +25,7 @@ def anyio_backend(request):
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
-    assert not ceph.missing_programs(), "Ceph is not installed: `nox -s engines` installs it where it may"
+    assert not ceph.missing_programs(), "Ceph is not installed: `nox -s engines` installs it if it is permitted to"
     with ExitStack() as resources:
         # One after the other: two that start at the same time in two processes may find the same free port.
         with FileLock(tmp_path_factory.getbasetemp().parent / "ceph.lock"):

@@ -16,7 +16,7 @@ USER = "postgres"
 
 
 class Server(NamedTuple):
-    """A server that trusts who has the password."""
+    """A server with password authentication."""
 
     port: int
     password: str
