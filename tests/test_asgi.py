@@ -691,7 +691,7 @@ class TestServe:
             (["--host", "example.invalid"], 2, "set OBJREPO_TOKEN"),
             (["--port", "70000"], 2, "65535"),
             (["--max-bytes", "0"], 2, "max-bytes"),
-            (["--repo", "nowhere"], 1, "initialise()"),
+            (["--repo", "nowhere"], 1, "run `objrepo init`"),
         ],
     )
     def test_misuse_is_refused(self, stored, options, status, said):

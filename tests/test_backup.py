@@ -249,7 +249,7 @@ class TestCommands:
             assert (report["objects"], report["copied"]) == (3, 0)
         shutil.rmtree(workdir / ".objrepo")
         status, out, _ = run_objrepo("restore", "backup.zip", keys[0])
-        assert (status, out) == (0, b"1 objects, 1 restored (1 byte), 0 damaged\n")
+        assert (status, out) == (0, b"1 object, 1 restored (1 byte), 0 damaged\n")
         for source, restored in (("backup.zip", 2), ("backup", 0), ("other backup", 0)):
             report = json.loads(run_objrepo("restore", source, "--json")[1])
             assert (report["copied"], report["damaged"]) == (restored, [])
@@ -268,10 +268,10 @@ class TestCommands:
     def test_misuse_is_explained_and_creates_nothing(self, workdir, run_objrepo):
         run_objrepo("init")
         for arguments, reason in (
-            (("backup", "https://host/some.zip"), "not on this machine"),
+            (("backup", "https://host/some.zip"), "must be a local file"),
             (("backup", "backup", "--compress"), "--compress is for archives"),
-            (("backup", "backup.tar.gz"), "could not grow"),
-            (("sync", ".objrepo", "sandbox:"), "has other keys in"),
+            (("backup", "backup.tar.gz"), "cannot add to backup.tar.gz"),
+            (("sync", ".objrepo", "sandbox:"), "has different keys in"),
         ):
             status, _, err = run_objrepo(*arguments)
             assert (status, reason in err) == (2, True)
@@ -301,12 +301,12 @@ class TestCommands:
     def test_sync_copies_both_ways(self, run_objrepo):
         one = run_objrepo("put", "-", stdin=b"1")[1].split()[0].decode()
         two = run_objrepo("put", "-", "--repo", "other", stdin=b"22")[1].split()[0].decode()
-        lines = ["1 objects to other (1 byte)", "1 objects to .objrepo (2 bytes)"]
+        lines = ["1 object to other (1 byte)", "1 object to .objrepo (2 bytes)"]
         assert run_objrepo("sync", ".objrepo", "other")[1].decode().splitlines() == lines
         for repo in (".objrepo", "other"):
             assert sorted(run_objrepo("ls", "--repo", repo)[1].decode().split()) == sorted([one, two])
         done = json.loads(run_objrepo("sync", ".objrepo", "other", "--json")[1])
-        assert (done["there"]["copied"], done["back"]["copied"]) == (0, 0)
+        assert (done["first_to_second"]["copied"], done["second_to_first"]["copied"]) == (0, 0)
 
     @pytest.mark.parametrize("target", ["backup", "backup.zip"])
     def test_a_backup_that_was_killed_continues_when_run_again(self, tmp_path, target):

@@ -1,4 +1,4 @@
-"""What scripts rely on: the fields of `--json` that the documentation names, examples in each help, completion."""
+"""The interface for scripts: the documented fields of `--json`, an example in each help text, completion."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def names(text):
 
 
 def documented():
-    """Return for each command which fields the page names, and which are inside of these."""
+    """Return for each command the documented fields, and the fields inside of these."""
     fields = {}
     for name, text in ROW.findall(PAGE.read_text()):
         inside = {outer: names(inner) for outer, inner in EACH.findall(text)}
@@ -84,11 +84,11 @@ def test_json_has_the_documented_fields(workdir, run_objrepo, damaged):
 
 
 @pytest.mark.parametrize("name", sorted(command.commands))
-def test_each_help_shows_an_example_and_fits(name):
+def test_each_help_text_has_an_example(name):
     each = command.commands[name]
     shown = each.get_help(click.Context(each, info_name=name))
     assert re.search(rf"^  .*objrepo {name}\b", shown, re.MULTILINE)
-    assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is cut off"
+    assert not each.get_short_help_str(limit=62).endswith("..."), "its first sentence is too long"
 
 
 def test_du_is_the_sum_of_the_files(workdir, run_objrepo):
@@ -98,10 +98,10 @@ def test_du_is_the_sum_of_the_files(workdir, run_objrepo):
     key = run_objrepo("put", "-", stdin=b"x" * 5000)[1].split()[0].decode()
     run_objrepo("rm", run_objrepo("ls")[1].split()[0].decode())
     state = json.loads(run_objrepo("du", "--json")[1])
-    sizes = {place["name"]: place["size"] for place in state["places"]}
+    sizes = {part["name"]: part["size"] for part in state["parts"]}
     files = [os.path.join(path, name) for path, _, names in os.walk(workdir / ".objrepo") for name in names]
     holes = sizes.pop("deleted, still in packs")
-    beside_the_index = 40_000  # SQLite has files there while it is open
+    beside_the_index = 40_000  # SQLite has temporary files while it is open
     assert 0 <= sum(sizes.values()) - sum(os.path.getsize(file) for file in files) < beside_the_index
     assert state["objects"] == 3
     assert holes + state["size"] == 305_000
@@ -111,7 +111,7 @@ def test_du_is_the_sum_of_the_files(workdir, run_objrepo):
     assert "300.0 kB" in out or "200.0 kB" in out
     assert run_objrepo("stat", key)[0] == 0
     run_objrepo("export", "some.zip")
-    assert json.loads(run_objrepo("du", "--json", "--repo", "some.zip")[1])["places"] == []
+    assert json.loads(run_objrepo("du", "--json", "--repo", "some.zip")[1])["parts"] == []
 
 
 def test_stat_of_loose_and_packed_objects(run_objrepo):
@@ -133,10 +133,10 @@ def test_stat_of_loose_and_packed_objects(run_objrepo):
     assert set(json.loads(run_objrepo("stat", key, "--json", "--repo", "some.zip")[1])) == {"key", "size", "sha256"}
 
 
-def test_bench_leaves_nothing(workdir, run_objrepo):
+def test_bench_leaves_no_files(workdir, run_objrepo):
     status, out, _ = run_objrepo("bench", "--seconds", "0.5")
     assert (status, os.listdir(workdir)) == (0, [])
-    assert [line for line in out.decode().splitlines() if line.startswith("put 1 KiB, 100 at once")]
+    assert [line for line in out.decode().splitlines() if line.startswith("put 1 KiB, 100 concurrently")]
     assert run_objrepo("bench", "--folder", "nowhere")[0] == 2
 
 
@@ -163,11 +163,11 @@ class TestCompletion:
         assert len(self.completed(run_objrepo, "cat", "")) == 50
         assert self.completed(run_objrepo, "cat", "nokey") == []
         assert self.completed(run_objrepo, "cat", "--repo", "nowhere", keys[0][:3]) == []
-        assert self.completed(run_objrepo, "cat", "--repo", "s3://bucket", "a") == [], "no network for a completion"
+        assert self.completed(run_objrepo, "cat", "--repo", "s3://bucket", "a") == [], "completion uses no network"
         assert self.completed(run_objrepo, "cat", "--repo", "no-scheme:", "a") == []
 
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_the_scripts(self, run_objrepo, shell):
+    def test_completion_scripts(self, run_objrepo, shell):
         status, out, _ = run_objrepo("completion", shell)
         assert status == 0
         assert b"_OBJREPO_COMPLETE" in out

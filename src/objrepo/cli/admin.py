@@ -1,31 +1,36 @@
-"""The commands that make a repository and keep it well: init, maintain, verify, repair."""
+"""The commands that initialise and maintain a repository: init, maintain, verify, repair."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, Final
 
 import click
 
-from objrepo.cli.context import as_json, damaged_lines, gracefully, on_repository, print_report
-from objrepo.cli.progress import reporter, size_of
+from objrepo.cli.context import (
+    dry_run_option,
+    json_option,
+    print_json,
+    timeout_option,
+    with_repository,
+    with_threaded_repository,
+)
+from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.url import open_repository
 
-__all__ = ("init", "maintain", "repair", "verify")
+__all__ = ("COMMANDS",)
 
 
 @click.command()
-@click.option("--hash-type", help="sha256, which it is unless given, or sha1.")
-@click.option("--pack-size-target", type=int, help="From which size in bytes on a pack is full; 4 GiB unless given.")
-@click.option(
-    "--loose-prefix-len", type=int, help="How many digits of a key name a loose object's folder; 2 unless given."
-)
-@click.option("--compression-algorithm", help="zlib+1, which it is unless given, to zlib+9.")
-@on_repository
+@click.option("--hash-type", help="The hash of keys: sha256 (default) or sha1.")
+@click.option("--pack-size-target", type=int, help="The size in bytes at which a pack is full; default: 4 GiB.")
+@click.option("--loose-prefix-len", type=int, help="Digits of a key that name its directory when loose; default: 2.")
+@click.option("--compression-algorithm", help="zlib+1 (default) to zlib+9.")
+@with_repository
 async def init(repository: AsyncRepository, /, **options: Any) -> None:
-    """Make a repository, or do nothing where it is made already.
+    """Initialise a repository, unless it exists.
 
     \b
     objrepo init --repo photos
@@ -35,23 +40,28 @@ async def init(repository: AsyncRepository, /, **options: Any) -> None:
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--live/--not-live", default=True, show_default=True, help="Whether others may be using the repository.")
+@dry_run_option
+@click.option(
+    "--live/--not-live",
+    default=True,
+    show_default=True,
+    help="Whether other processes may be using the repository.",
+)
 @click.option("--pack-loose/--no-pack-loose", default=None, help="Move loose objects into packs.")
-@click.option("--do-repack/--no-do-repack", default=None, help="Rewrite packs without what was deleted.")
+@click.option("--do-repack/--no-do-repack", default=None, help="Rewrite packs without deleted objects.")
 @click.option("--clean-storage/--no-clean-storage", default=None, help="Remove loose files of packed objects.")
 @click.option("--do-vacuum/--no-do-vacuum", default=None, help="Rewrite the index.")
-@click.option("--compress", is_flag=True, default=None, help="Compress the objects that are worth it when packing.")
-@click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
-@as_json
-@gracefully
+@click.option("--compress", is_flag=True, default=None, help="Compress objects when packing them, if that saves space.")
+@timeout_option
+@json_option
+@with_threaded_repository
 async def maintain(
     repository: AsyncRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
 ) -> None:
-    """Move small files into packs; free what deletions left.
+    """Pack loose objects, and free the space of deleted ones.
 
-    Every step that is safe is taken, unless the options say otherwise: packing always, rewriting packs and index
-    without holes only with --not-live. Ctrl-C ends the work between two objects or two packs.
+    By default it does every step that is safe: it rewrites packs and the index only with --not-live. Ctrl-C stops it
+    after the current object or pack.
 
     \b
     objrepo maintain
@@ -61,19 +71,22 @@ async def maintain(
         if isinstance(repository, DiskRepository):
             options |= {"timeout": timeout, "progress": report}
         done = await repository.maintain(dry_run, live, **_given(options))
-    lines = (f"{step.name:<16}{step.objects:>12,} objects {size_of(step.size):>12}" for step in done.steps)
-    print_report(done, json_wanted, lines)
+    if json_wanted:
+        print_json(done)
+        return
+    for step in done.steps:
+        click.echo(f"{step.name:<16}{count_of(step.objects, 'object'):>20} {size_of(step.size):>12}")
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Look only at whether the bytes are there, not at what they are.")
-@as_json
-@on_repository
+@click.option("--quick", is_flag=True, help="Check only that all bytes exist, without reading and hashing them.")
+@json_option
+@with_repository
 async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) -> int:
-    """Read every object back and compare it with its key.
+    """Read every object, and compare its hash with its key.
 
-    What was left behind by deletions and by whoever was interrupted is listed, too. It does no harm. Exit with 1 if an
-    object is damaged.
+    It also lists the harmless leftovers of deletions and of interrupted processes. Exit status 1 if an object is
+    damaged.
 
     \b
     objrepo verify
@@ -81,20 +94,24 @@ async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) ->
     """
     with reporter() as report:
         result = await repository.verify(report, quick)
-    lines = damaged_lines(result)
-    lines.append(f"{result.objects:,} objects, {size_of(result.size)}: {len(result.damaged):,} damaged")
-    lines += [f"{each.kind}, {size_of(each.size)}: {each.path}" for each in result.leftovers]
-    print_report(result, json_wanted, lines)
+    if json_wanted:
+        print_json(result)
+    else:
+        for damaged in result.damaged:
+            click.echo(f"{damaged.key}  {damaged.reason}")
+        click.echo(f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged")
+        for leftover in result.leftovers:
+            click.echo(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}")
     return 0 if result.ok else 1
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@click.option("--exclusive", is_flag=True, help="Nobody else is using the repository: remove what others left over.")
-@click.option("--from", "source", help="A repository to take damaged objects from: its folder or URL.")
-@click.option("--timeout", type=click.FloatRange(0), default=0, help="How many seconds to wait for another packer.")
-@as_json
-@gracefully
+@dry_run_option
+@click.option("--exclusive", is_flag=True, help="No other process uses the repository: remove its leftovers and locks.")
+@click.option("--from", "source", help="A repository from which damaged objects are replaced: a directory or a URL.")
+@timeout_option
+@json_option
+@with_threaded_repository
 async def repair(
     repository: AsyncRepository,
     /,
@@ -104,24 +121,32 @@ async def repair(
     timeout: float,
     json_wanted: bool,
 ) -> int:
-    """Verify, and mend what can be mended.
+    """Verify the repository, and repair damage.
 
-    No step loses anything. Damaged copies go to the folder `quarantine` in the repository. Exit with 1 if an object is
-    lost.
+    It destroys no data: damaged copies are moved to the directory `quarantine` of the repository. Exit status 1 if an
+    object is lost.
 
     \b
     objrepo repair --from /mnt/backup
     """
     if not isinstance(repository, DiskRepository):
-        raise click.UsageError(f"{repository} cannot be repaired: only a repository on disk can")
-    async with nullcontext() if source is None else open_repository(source) as other:
+        raise click.UsageError(f"cannot repair {repository}: it is not a repository on disk")
+    async with AsyncExitStack() as stack:
+        other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
-    lines = [f"{step.action} {step.subject}: {step.reason}" for step in done.steps]
-    print_report(done, json_wanted, [*lines, f"{len(done.steps):,} steps, {len(done.lost):,} objects lost"])
+    if json_wanted:
+        print_json(done)
+    else:
+        for step in done.steps:
+            click.echo(f"{step.action} {step.subject}: {step.reason}")
+        click.echo(f"{count_of(len(done.steps), 'step')}, {count_of(len(done.lost), 'object')} lost")
     return 1 if done.lost else 0
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave out the options that were not given, which not every repository has."""
+    """Return the options that the user gave: not every repository supports the others."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+COMMANDS: Final = (init, maintain, verify, repair)

@@ -1,4 +1,4 @@
-"""The command that times a repository on the user's own disk: bench."""
+"""The command that measures the speed of a repository: bench."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import anyio
 import anyio.to_thread
 import click
 
-from objrepo.cli.context import as_json, print_json
+from objrepo.cli.context import json_option, print_json
 from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.reports import Progress, ProgressCallback
 
-__all__ = ("bench",)
+__all__ = ("COMMANDS",)
 
 _SMALL: Final = 1024
 _LARGE: Final = 16 * 1024 * 1024
-_AT_ONCE: Final = 100
+_CONCURRENT: Final = 100
 _MANY: Final = 1000
 
 
-class _Work(NamedTuple):
-    """What is timed: ``once`` does it ``times`` times, with ``size`` bytes each."""
+class _Measurement(NamedTuple):
+    """A measurement: ``run`` performs ``times`` operations on ``size`` bytes each."""
 
     name: str
     size: int
     times: int
-    once: Callable[[], Awaitable[Any]]
+    run: Callable[[], Awaitable[Any]]
 
 
 @click.command()
@@ -41,28 +41,30 @@ class _Work(NamedTuple):
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=".",
     show_default=True,
-    help="Where to make the repository that is timed; it is removed again.",
+    help="The directory in which a temporary repository is made.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long to take.")
-@as_json
+@click.option(
+    "--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="The duration of the benchmark."
+)
+@json_option
 def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
-    """Time a repository on your own disk.
+    """Measure the speed of a repository on your disk.
 
-    The table has medians, of one process on asyncio, beside the time that a bare file takes to be flushed there. What
-    is read was written just before, so the disk itself is not read.
+    The table has the medians of one process on asyncio, and for comparison the time of writing and fsyncing a plain
+    file. Objects are read from the page cache, as they were written just before.
 
     \b
     objrepo bench
     objrepo bench --folder /mnt/data --seconds 30
     """
 
-    with tempfile.TemporaryDirectory(prefix=".objrepo-bench-", dir=folder) as place, reporter() as report:
-        rows = anyio.run(_timed, Path(place), seconds, report)
+    with tempfile.TemporaryDirectory(prefix=".objrepo-bench-", dir=folder) as temporary, reporter() as report:
+        rows = anyio.run(_timed, Path(temporary), seconds, report)
     if json_wanted:
         for row in rows:
             print_json(row)
         return
-    click.echo(f"{'':<40}{'each':>12}{'a second':>14}")
+    click.echo(f"{'':<40}{'each':>12}{'per second':>14}")
     for row in rows:
         each = row["seconds"]
         shown = f"{each * 1e6:,.0f} µs" if each < 0.01 else f"{each * 1e3:,.1f} ms"
@@ -71,61 +73,69 @@ def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
 
 
 async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list[dict[str, Any]]:
-    from statistics import median  # of all commands this one only needs it
+    from statistics import median  # no other command needs it
 
     rows = []
     async with DiskRepository(folder / "repository") as repository:
         await repository.initialise()
-        works = await _works(repository, folder / "bare file")
-        for number, work in enumerate(works, 1):
-            turns: list[float] = []
-            end = time.monotonic() + seconds / len(works)
-            while not turns or time.monotonic() < end:
+        measurements = _measurements(repository, folder / "plain file")
+        for number, work in enumerate(measurements, 1):
+            durations: list[float] = []
+            end = time.monotonic() + seconds / len(measurements)
+            while not durations or time.monotonic() < end:
                 start = time.perf_counter()
-                await work.once()
-                turns.append((time.perf_counter() - start) / work.times)
-            rows.append({"work": work.name, "size": work.size, "seconds": median(turns)})
-            report(Progress("bench", number, len(works), "steps"))
+                await work.run()
+                durations.append((time.perf_counter() - start) / work.times)
+            rows.append({"work": work.name, "size": work.size, "seconds": median(durations)})
+            report(Progress("bench", number, len(measurements), "steps"))
     return rows
 
 
-async def _works(repository: DiskRepository, bare: Path) -> list[_Work]:
-    small = await repository.put(os.urandom(_SMALL))
-    large = await repository.put(os.urandom(_LARGE))
+def _measurements(repository: DiskRepository, plain: Path) -> list[_Measurement]:
+    small: list[str] = []
+    large: list[str] = []
 
     async def put() -> None:
-        await repository.put(os.urandom(_SMALL))
+        small.append(await repository.put(os.urandom(_SMALL)))
+
+    async def put_large() -> None:
+        large[:] = [await repository.put(os.urandom(_LARGE))]
 
     async def get() -> None:
-        await repository.get(small)
+        await repository.get(small[0])
 
     async def get_large() -> None:
-        async with repository.open(large) as stream:
+        async with repository.open(large[0]) as stream:
             async for _ in stream:
                 pass
 
     async def put_many() -> None:
         await repository.put_many(os.urandom(_SMALL) for _ in range(_MANY))
 
-    def flush() -> None:
-        with open(bare, "wb", buffering=0) as file:
+    def write_and_fsync() -> None:
+        with open(plain, "wb", buffering=0) as file:
             file.write(os.urandom(_SMALL))
             os.fsync(file.fileno())
 
     return [
-        _Work("a bare file of 1 KiB, flushed", _SMALL, 1, lambda: anyio.to_thread.run_sync(flush)),
-        _Work("put 1 KiB, one after the other", _SMALL, 1, put),
-        _Work(f"put 1 KiB, {_AT_ONCE} at once", _SMALL, _AT_ONCE, lambda: _at_once(put)),
-        _Work(f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
-        _Work("get 1 KiB, one after the other", _SMALL, 1, get),
-        _Work(f"get 1 KiB, {_AT_ONCE} at once", _SMALL, _AT_ONCE, lambda: _at_once(get)),
-        _Work("has, one after the other", 0, 1, lambda: repository.has(small)),
-        _Work("put 16 MiB", _LARGE, 1, lambda: repository.put(os.urandom(_LARGE))),
-        _Work("open and read 16 MiB", _LARGE, 1, get_large),
+        _Measurement(
+            "write and fsync a plain file of 1 KiB", _SMALL, 1, lambda: anyio.to_thread.run_sync(write_and_fsync)
+        ),
+        _Measurement("put 1 KiB, sequentially", _SMALL, 1, put),
+        _Measurement(f"put 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(put)),
+        _Measurement(f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
+        _Measurement("get 1 KiB, sequentially", _SMALL, 1, get),
+        _Measurement(f"get 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(get)),
+        _Measurement("has, sequentially", 0, 1, lambda: repository.has(small[0])),
+        _Measurement("put 16 MiB", _LARGE, 1, put_large),
+        _Measurement("open and read 16 MiB", _LARGE, 1, get_large),
     ]
 
 
-async def _at_once(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _concurrently(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async with anyio.create_task_group() as group:
-        for _ in range(_AT_ONCE):
+        for _ in range(_CONCURRENT):
             group.start_soon(function)
+
+
+COMMANDS: Final = (bench,)

@@ -1,9 +1,9 @@
-"""What a shell completes: commands, options, and keys of the repository; and the command that switches it on."""
+"""Shell completion of commands, options and keys, and the command that prints its script."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -14,36 +14,52 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("complete_key", "completion")
+__all__ = ("COMMANDS", "KEY", "keys_argument")
 
-_SHOWN: Final = 50
-_LOOKED_AT: Final = 100_000
-"""After how many keys a completion gives up: nobody waits longer for one."""
+_MAX_COMPLETIONS: Final = 50
+_MAX_KEYS_READ: Final = 100_000
+"""A limit on the time that a completion takes in a large repository."""
 
 
-def complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return some keys that begin as what is typed does; none where that takes a network, or fails."""
-    from objrepo.archive import ArchiveRepository
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str]
+else:
+    _ParamType = click.ParamType  # not generic in all releases
 
-    del parameter
-    try:
-        repository = open_repository(context.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
-        if not isinstance(repository, DiskRepository | ArchiveRepository):
+
+class _Key(_ParamType):
+    """The key of an object, which shells complete."""
+
+    name = "key"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return some keys that begin with ``incomplete``; none for repositories on a network, and on errors."""
+        from objrepo.archive import ArchiveRepository
+
+        del param
+        try:
+            repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
+            if not isinstance(repository, DiskRepository | ArchiveRepository):
+                return []
+            return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
+        except (RepositoryError, OSError, ValueError):
             return []
-        return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
-    except (RepositoryError, OSError, ValueError):
-        return []
+
+
+KEY: Final = _Key()
+
+keys_argument = click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
 
 
 async def _keys(repository: Any, start: str) -> list[str]:
     found: list[str] = []
+    read = 0
     async with repository:
-        looked_at = 0
         async for key in repository.keys():
-            looked_at += 1
+            read += 1
             if key.startswith(start):
                 found.append(key)
-            if len(found) == _SHOWN or looked_at == _LOOKED_AT:
+            if len(found) == _MAX_COMPLETIONS or read == _MAX_KEYS_READ:
                 break
     return found
 
@@ -51,15 +67,18 @@ async def _keys(repository: Any, start: str) -> list[str]:
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that has a shell complete your words.
+    """Print the script that enables completion in a shell.
 
-    That is commands, options, files, and keys of a repository on disk.
+    It completes commands, options, files, and keys of a repository on disk.
 
     \b
     eval "$(objrepo completion bash)"              # in ~/.bashrc
     objrepo completion fish > ~/.config/fish/completions/objrepo.fish
     """
-    made_by = get_completion_class(shell)
-    assert made_by is not None, "click knows those three"
+    complete = get_completion_class(shell)
+    assert complete is not None, "click supports these three shells"
     root = click.get_current_context().find_root().command
-    click.echo(made_by(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
+    click.echo(complete(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
+
+
+COMMANDS: Final = (completion,)

@@ -1,4 +1,4 @@
-"""The commands that store, give out and delete objects: put, cat, get, rm."""
+"""The commands that store, read and delete objects: put, cat, get, rm."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.completion import complete_key
-from objrepo.cli.context import as_json, on_repository
+from objrepo.cli.completion import KEY, keys_argument
+from objrepo.cli.context import json_option, with_repository
 from objrepo.cli.progress import reporter
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
-__all__ = ("cat", "get", "put", "rm")
+__all__ = ("COMMANDS",)
 
-_FILES_AT_ONCE: Final = 200
-"""How many files are open together: systems allow a process 256 at least."""
+_BATCH_FILES: Final = 200
+"""The files that are open at the same time: every system allows a process at least 256."""
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@as_json
-@on_repository
+@json_option
+@with_repository
 async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
     """Store files, and print their keys.
 
-    A folder stands for all files in it, - for standard input. The repository is made if it is not there yet. What
-    cannot be read is reported, and the rest is stored.
+    PATH is a file, a directory with all files in it, or - for standard input. The repository is initialised if it does
+    not exist. Files that cannot be read are reported, and the others are stored.
 
     \b
     objrepo put README.md src
@@ -51,9 +51,7 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
     own = repository.path if isinstance(repository, DiskRepository) else None
     done = 0
     with reporter() as report:
-        total = None
-        if sys.stderr.isatty():
-            total = sum(1 for _ in _files(paths, own, lambda _: None))
+        total = sum(1 for _ in _files(paths, own, lambda _: None)) if sys.stderr.isatty() else None
         for batch in _batches(_files(paths, own, fail)):
             for path, key in await _store(repository, batch, fail):
                 report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
@@ -64,11 +62,11 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
 
 
 def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    """Give files some at a time; what may have to be waited for, such as a pipe, comes alone."""
+    """Yield files in batches. One whose reads may block, such as a pipe, is a batch of its own."""
     batch: list[str] = []
     for path in paths:
         alone = path == "-" or not os.path.isfile(path)  # noqa: PTH113
-        if batch and (alone or len(batch) == _FILES_AT_ONCE):
+        if batch and (alone or len(batch) == _BATCH_FILES):
             yield batch
             batch = []
         batch.append(path)
@@ -82,7 +80,7 @@ def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
 async def _store(
     repository: AsyncRepository, paths: list[str], fail: Callable[[object], None]
 ) -> list[tuple[str, str]]:
-    """Store files together; return the path and the key of each that can be opened."""
+    """Store a batch of files; return the path and the key of each one that can be opened."""
     opened: list[tuple[str, Any]] = []
     with ExitStack() as closing:
         for path in paths:
@@ -92,7 +90,7 @@ async def _store(
                 fail(error)
             else:
                 opened.append((path, file))
-        if len(opened) == 1:  # alone it is put where AiiDA does, in a file of its own
+        if len(opened) == 1:  # `put` stores it as a loose file, as AiiDA does
             keys = [await repository.put(opened[0][1])]
         else:
             keys = await repository.put_many([file for _, file in opened])
@@ -100,10 +98,10 @@ async def _store(
 
 
 @click.command()
-@click.argument("key", shell_complete=complete_key)
-@click.option("--offset", type=click.IntRange(0), default=0, help="How many bytes to leave out at the start.")
-@click.option("--length", type=click.IntRange(0), help="How many bytes to print at the most.")
-@on_repository
+@click.argument("key", type=KEY)
+@click.option("--offset", type=click.IntRange(0), default=0, help="The first byte to print.")
+@click.option("--length", type=click.IntRange(0), help="The maximum number of bytes to print.")
+@with_repository
 async def cat(repository: AsyncRepository, key: str, offset: int, length: int | None) -> None:
     """Print the bytes of an object.
 
@@ -116,34 +114,34 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
+@keys_argument
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or for several keys a folder."
+    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or a directory for several keys."
 )
-@on_repository
+@with_repository
 async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) -> None:
-    """Copy objects to files. In a folder each is named by its key.
+    """Copy objects to files. Files in a directory are named by the key.
 
     \b
     objrepo get KEY -o photo.jpg
     objrepo get KEY KEY -o photos
     """
-    into_folder = output.is_dir() or len(keys) > 1
+    to_directory = output.is_dir() or len(keys) > 1
     async with repository.stream(keys) as objects:
-        if into_folder:
+        if to_directory:
             output.mkdir(parents=True, exist_ok=True)
         async for key, stream in objects:
-            target = output / key if into_folder else output
+            target = output / key if to_directory else output
             with AtomicFile(target, replace=True) as file:
                 await _copy(stream, file.file)
                 file.publish(durable=False)
 
 
 @click.command()
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
-@on_repository
+@keys_argument
+@with_repository
 async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
-    """Delete objects: all of them or, if one is not there, none.
+    """Delete objects: all of them or, if one does not exist, none.
 
     \b
     objrepo rm KEY KEY
@@ -151,10 +149,13 @@ async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
     await repository.delete_many(keys)
 
 
+COMMANDS: Final = (put, cat, get, rm)
+
+
 def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:
-    """Name the files that paths stand for. A folder is gone through in order, the repository itself left out."""
+    """Yield the files that paths name, those of a directory in order and without the files of the repository."""
     for path in paths:
-        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str stays as it was given)
+        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str is printed as it was given)
             yield path
             continue
         for folder, folders, names in os.walk(path, onerror=fail):
@@ -167,7 +168,7 @@ def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object
                 if os.path.isfile(file):  # noqa: PTH113
                     yield file
                 else:
-                    fail(f"{file} is no regular file: it is left out")
+                    fail(f"skipped {file}: it is not a regular file")
 
 
 async def _copy(stream: ObjectStream, file: BinaryIO) -> None:

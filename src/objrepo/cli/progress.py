@@ -1,4 +1,4 @@
-"""Progress on standard error: bars where it is a terminal, lines where it is not."""
+"""Progress on standard error: bars on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from objrepo.reports import Progress
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ("Reporter", "reporter", "size_of")
+__all__ = ("Reporter", "count_of", "reporter", "size_of")
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 
 
 class Reporter:
-    """Shows progress as lines, one now and then and one for the end of each step; thread-safe enough for one worker."""
+    """Prints a line of progress every few seconds and at the end of each step. One thread calls it at a time."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far the work has come."""
+        """Show the progress."""
         now = time.monotonic()
         if now >= self._next or progress.done == progress.total:
             self._next = now + _SECONDS_BETWEEN_LINES
             click.echo(f"{progress.step}: {_amount(progress)}", err=True)
 
     def echo(self, line: str) -> None:
-        """Print a line of the command's own output; what is no text in a file's name comes out as it is there."""
+        """Print a line of output; bytes of file names that are not UTF-8 are printed as they are."""
         click.echo(line.encode(errors="surrogateescape"))
 
 
@@ -59,7 +59,7 @@ class _Bars(Reporter):
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    """Show progress for as long as this is entered: a callback, and a place for the command's own lines."""
+    """Yield a progress callback, whose ``echo`` prints a line of output without disturbing the bars."""
     if not sys.stderr.isatty():
         yield Reporter()
         return
@@ -75,15 +75,18 @@ def reporter() -> Iterator[Reporter]:
 
 
 def _amount(progress: Progress) -> str:
-    show = size_of if progress.unit == "bytes" else "{:,}".format
-    if progress.total is None:
-        return show(progress.done)
-    unit = "" if progress.unit == "bytes" else f" {progress.unit}"
-    return f"{show(progress.done)} of {show(progress.total)}{unit}"
+    show, unit = (size_of, "") if progress.unit == "bytes" else ("{:,}".format, f" {progress.unit}")
+    done = show(progress.done)
+    return done if progress.total is None else f"{done} of {show(progress.total)}{unit}"
 
 
 def size_of(size: int) -> str:
-    """Return a number of bytes as people read it, such as ``1.2 MB``."""
+    """Return a number of bytes for people to read, such as ``1.2 MB``."""
     from rich.filesize import decimal
 
     return decimal(size)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with a noun, such as ``1 object`` or ``2,000 objects``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

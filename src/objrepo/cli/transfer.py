@@ -1,32 +1,34 @@
-"""The commands that bring objects elsewhere: copy, sync, backup, restore, export."""
+"""The commands that copy objects between repositories: copy, sync, backup, restore, export."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import anyio
 import click
 
-from objrepo.cli.context import as_json, damaged_lines, gracefully, print_json, print_report
-from objrepo.cli.progress import reporter, size_of
+from objrepo.cli.context import dry_run_option, json_option, print_json, with_threaded_repository
+from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
 
-__all__ = ("backup", "copy", "export", "restore", "sync")
+__all__ = ("COMMANDS",)
 
 
 @click.command()
 @click.argument("source")
 @click.argument("target")
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-@click.option("--delete", is_flag=True, help="Delete from TARGET what SOURCE does not have; needs --deletions.")
-@click.option("--deletions", type=click.IntRange(0), help="How many objects that will be, as --dry-run tells it.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
-@as_json
+@click.option("--delete", is_flag=True, help="Delete objects of TARGET that SOURCE does not have; needs --deletions.")
+@click.option("--deletions", type=click.IntRange(0), help="The number of deletions that --dry-run has printed.")
+@dry_run_option
+@json_option
 def copy(
     source: str,
     target: str,
@@ -36,76 +38,65 @@ def copy(
     dry_run: bool,
     json_wanted: bool,
 ) -> int:
-    """Copy what TARGET does not have, checked on the way.
+    """Copy objects that TARGET does not have.
 
-    SOURCE and TARGET are folders or URLs; TARGET is made if it is not there yet. Ctrl-C leaves what was copied; the
-    same command goes on from there. Exit with 1 if an object of SOURCE is damaged.
+    SOURCE and TARGET are directories or URLs; TARGET is initialised if it does not exist. Every object is compared with
+    its key. After Ctrl-C the same command resumes. Exit status 1 if an object of SOURCE is damaged.
 
     \b
     objrepo copy .objrepo /mnt/backup
     objrepo copy export.aiida .objrepo
     """
 
-    async def whole() -> int:
-        async with open_repository(source) as first, open_repository(target) as second:
-            await _make(second, of=first)
-            with reporter() as report:
-                done = await copy_objects(
-                    first, second, keys or None, delete=delete, deletions=deletions, dry_run=dry_run, progress=report
-                )
-        told = f"{done.objects:,} objects, {done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted"
-        return _tell(done, told, json_wanted)
+    async def main() -> int:
+        async with _both(source, target) as (first, second):
+            done = await _copy(first, second, keys or None, delete=delete, deletions=deletions, dry_run=dry_run)
+        copied = f"{done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted"
+        return _print(done, f"{count_of(done.objects, 'object')}, {copied}", json_wanted)
 
-    return anyio.run(whole)
+    return anyio.run(main)
 
 
 @click.command()
 @click.argument("first")
 @click.argument("second")
-@as_json
+@json_option
 def sync(first: str, second: str, json_wanted: bool) -> int:
-    """Bring to each of two repositories what only the other has.
+    """Copy missing objects between two repositories, both ways.
 
-    FIRST and SECOND are folders or URLs, both with keys of the same kind; SECOND is made if it is not there yet.
-    Nothing is deleted in either: to have one follow the other in that too, use `copy --delete`. Ctrl-C leaves what was
-    copied; the same command goes on.
+    FIRST and SECOND are directories or URLs of repositories with the same key format; SECOND is initialised if it does
+    not exist. Nothing is deleted: to propagate deletions, use `copy --delete`. After Ctrl-C the same command resumes.
 
     \b
     objrepo sync .objrepo /mnt/shared
     """
 
-    async def whole() -> int:
-        async with open_repository(first) as one, open_repository(second) as other:
-            await _make(other, of=one)
-            await _require_the_same_keys(one, other)
-            with reporter() as report:
-                there = await copy_objects(one, other, progress=report)
-                back = await copy_objects(other, one, progress=report)
+    async def main() -> int:
+        async with _both(first, second) as (one, other):
+            await _require_same_keys(one, other)
+            forward, backward = await _copy(one, other), await _copy(other, one)
         if json_wanted:
-            print_json({"there": dataclasses.asdict(there), "back": dataclasses.asdict(back)})
+            print_json({"first_to_second": forward, "second_to_first": backward})
         else:
-            lines = [
-                f"{done.copied:,} objects to {to} ({size_of(done.size)})"
-                for done, to in ((there, second), (back, first))
-            ]
-            click.echo("\n".join([*damaged_lines(there), *damaged_lines(back), *lines]))
-        return 0 if there.ok and back.ok else 1
+            _print_damaged(forward, backward)
+            click.echo(f"{count_of(forward.copied, 'object')} to {second} ({size_of(forward.size)})")
+            click.echo(f"{count_of(backward.copied, 'object')} to {first} ({size_of(backward.size)})")
+        return 0 if forward.ok and backward.ok else 1
 
-    return anyio.run(whole)
+    return anyio.run(main)
 
 
 @click.command()
 @click.argument("target")
-@click.option("--compress", is_flag=True, help="Deflate what is added to an archive.")
-@as_json
-@gracefully
+@click.option("--compress", is_flag=True, help="Compress the objects that are added to an archive.")
+@json_option
+@with_threaded_repository
 async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted: bool) -> int:
-    """Bring to TARGET what it does not have yet, and read that back.
+    """Copy new objects to TARGET, and read them back.
 
-    TARGET is a folder, a URL, or an archive whose name ends in .zip; it is made if it is not there yet. Nothing is
-    deleted there, so that it has every object that was there when a backup was made. After Ctrl-C or a kill the same
-    command goes on where it was. An archive takes the place of the one before when all of it has been read back. Exit
-    with 1 if an object is damaged: it is not in the backup.
+    TARGET is a directory, a URL, or an archive whose name ends in .zip; it is initialised if it does not exist. Nothing
+    is deleted in TARGET. After Ctrl-C or a kill the same command resumes. An archive replaces the previous one after it
+    has been read back. Exit status 1 if an object is damaged: it is not in the backup.
 
     \b
     objrepo backup /mnt/backup
@@ -117,61 +108,62 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
     from objrepo.export import is_tar
 
     if is_tar(target):
-        raise click.UsageError(f"{target} could not grow: back up to a zip or a folder, or use `objrepo export`")
+        raise click.UsageError(f"cannot add to {target}: back up to a zip or a directory, or use `objrepo export`")
     opened = open_repository(target)
-    with reporter() as report:
-        if isinstance(opened, ArchiveRepository):
-            if opened.path is None:
-                raise click.UsageError(f"{target} is not on this machine: archives are written here only")
-            key_format = await repo.key_format()
-            if key_format != "sha256":
-                raise click.UsageError(f"a zip has keys of sha256, and {repo} of {key_format}: take a folder")
+    if isinstance(opened, ArchiveRepository):
+        if opened.path is None:
+            raise click.UsageError(f"cannot write {target}: an archive must be a local file")
+        key_format = await repo.key_format()
+        if key_format != "sha256":
+            raise click.UsageError(f"a zip needs keys of sha256, and {repo} has {key_format}: back up to a directory")
+        with reporter() as report:
             done = await export_objects(repo, opened.path, compress=compress, update=True, check=True, progress=report)
-        else:
-            if compress:
-                raise click.UsageError("--compress is for archives: compress a repository by `objrepo maintain`")
-            async with opened as second:
-                await _make(second, of=repo)
-                await _require_the_same_keys(repo, second)
-                done = await copy_objects(repo, second, check=True, progress=report)
-    return _tell(done, f"{done.objects:,} objects, {done.copied:,} new ({size_of(done.size)}), read back", json_wanted)
+    else:
+        if compress:
+            raise click.UsageError("--compress is for archives: compress a repository by `objrepo maintain --compress`")
+        async with opened as second:
+            await _initialise(second, like=repo)
+            await _require_same_keys(repo, second)
+            done = await _copy(repo, second, check=True)
+    objects = count_of(done.objects, "object")
+    return _print(done, f"{objects}, {done.copied:,} new ({size_of(done.size)}), read back", json_wanted)
 
 
 @click.command()
 @click.argument("source")
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-@as_json
-@gracefully
+@json_option
+@with_threaded_repository
 async def restore(repo: AsyncRepository, source: str, keys: tuple[str, ...], json_wanted: bool) -> int:
-    """Bring back from SOURCE what the repository does not have.
+    """Copy objects from SOURCE that the repository does not have.
 
-    SOURCE is what `objrepo backup` has written: a folder, a URL, an archive, also one on a web server. The repository
-    is made if it is not there. After Ctrl-C or a kill the same command goes on where it was. Exit with 1 if an object
-    of SOURCE is damaged: it is not restored.
+    SOURCE is a backup by `objrepo backup`: a directory, a URL, or an archive, also on a web server. The repository is
+    initialised if it does not exist. After Ctrl-C or a kill the same command resumes. Exit status 1 if an object of
+    SOURCE is damaged: it is not restored.
 
     \b
     objrepo restore /mnt/backup
     objrepo restore photos.zip --repo photos
     """
     async with open_repository(source) as first:
-        await _make(repo, of=first)
-        await _require_the_same_keys(first, repo)
-        with reporter() as report:
-            done = await copy_objects(first, repo, keys or None, check=True, progress=report)
-    return _tell(done, f"{done.objects:,} objects, {done.copied:,} restored ({size_of(done.size)})", json_wanted)
+        await _initialise(repo, like=first)
+        await _require_same_keys(first, repo)
+        done = await _copy(first, repo, keys or None, check=True)
+    objects = count_of(done.objects, "object")
+    return _print(done, f"{objects}, {done.copied:,} restored ({size_of(done.size)})", json_wanted)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
-@click.option("--compress", is_flag=True, help="Deflate the objects in a zip.")
-@as_json
-@gracefully
+@click.option("--compress", is_flag=True, help="Compress the objects in a zip.")
+@json_option
+@with_threaded_repository
 async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compress: bool, json_wanted: bool) -> int:
-    """Write all objects, or some, into a zip or a tar.
+    """Write all objects, or those of some keys, to a zip or a tar.
 
-    A FILE that ends in .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz is a tar, any other a zip; it must not be there yet. A
-    zip is a repository that can be read: as zip:FILE, or by its name if that ends in .zip. Exit with 1 if an object is
+    A FILE that ends in .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz is a tar, any other a zip; it must not exist. A zip can
+    be used as a read-only repository: as zip:FILE, or by its name if that ends in .zip. Exit status 1 if an object is
     damaged: it is left out.
 
     \b
@@ -182,27 +174,51 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
 
     with reporter() as report:
         done = await export_objects(repo, file, keys or None, compress=compress, progress=report)
-    return _tell(done, f"{done.copied:,} objects exported ({size_of(done.size)})", json_wanted)
+    return _print(done, f"{count_of(done.copied, 'object')} exported ({size_of(done.size)})", json_wanted)
 
 
-async def _make(repository: AsyncRepository, of: AsyncRepository) -> None:
-    """Make a repository that is not there yet, once it is certain that the other one is, with keys of the same kind."""
-    key_format = await of.key_format()
+@asynccontextmanager
+async def _both(source: str, target: str) -> AsyncIterator[tuple[AsyncRepository, AsyncRepository]]:
+    async with open_repository(source) as first, open_repository(target) as second:
+        await _initialise(second, like=first)
+        yield first, second
+
+
+async def _copy(source: AsyncRepository, target: AsyncRepository, *keys: Any, **options: Any) -> CopyReport:
+    with reporter() as report:
+        return await copy_objects(source, target, *keys, progress=report, **options)
+
+
+async def _initialise(repository: AsyncRepository, like: AsyncRepository) -> None:
+    """Initialise a repository that does not exist with the key format of another one, which must exist."""
+    key_format = await like.key_format()
     if await repository.is_initialised():
         return
     takes_format = isinstance(repository, DiskRepository) and key_format != "uuid4"
     await repository.initialise(**({"hash_type": key_format} if takes_format else {}))
 
 
-async def _require_the_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
-    kinds = await one.key_format(), await other.key_format()
-    if kinds[0] != kinds[1] or "uuid4" in kinds:
+async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
+    first, second = await one.key_format(), await other.key_format()
+    if first != second or first == "uuid4":
         raise click.UsageError(
-            f"the same object has other keys in {one} ({kinds[0]}) and in {other} ({kinds[1]}): use `objrepo copy`"
+            f"an object has different keys in {one} ({first}) and in {other} ({second}): use `objrepo copy`"
         )
 
 
-def _tell(done: CopyReport, line: str, json_wanted: bool) -> int:
-    """Print what was done, and return the exit status that goes with it."""
-    print_report(done, json_wanted, [*damaged_lines(done), f"{line}, {len(done.damaged):,} damaged"])
+def _print(done: CopyReport, line: str, json_wanted: bool) -> int:
+    """Print a report, and return the exit status."""
+    if json_wanted:
+        print_json(done)
+    else:
+        _print_damaged(done)
+        click.echo(f"{line}, {len(done.damaged):,} damaged")
     return 0 if done.ok else 1
+
+
+def _print_damaged(*reports: CopyReport) -> None:
+    for damaged in (each for report in reports for each in report.damaged):
+        click.echo(f"{damaged.key}  {damaged.reason}")
+
+
+COMMANDS: Final = (copy, sync, backup, restore, export)
