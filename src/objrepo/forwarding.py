@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
 from copy import deepcopy
 from types import TracebackType
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
-from objrepo.protocol import AsyncRepository
+from anyio.abc import ByteSendStream
+
+from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
+from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo, VerifyReport
 
 __all__ = ("ForwardingRepository",)
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _forwarded(
-    method: Callable[Concatenate[AsyncRepository, P], T],
-) -> Callable[Concatenate[ForwardingRepository, P], T]:
-    """Return a method that calls the method of the same name of the other repository."""
-    name = method.__name__
-
-    @functools.wraps(method)
-    def forward(self: ForwardingRepository, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = getattr(self._repository, name)(*args, **kwargs)
-        return result
-
-    return forward
 
 
 class ForwardingRepository(AsyncRepository):
@@ -54,25 +40,72 @@ class ForwardingRepository(AsyncRepository):
     ) -> None:
         await self._repository.__aexit__(exc_type, exc, traceback)
 
-    initialise = _forwarded(AsyncRepository.initialise)
-    is_initialised = _forwarded(AsyncRepository.is_initialised)
-    uuid = _forwarded(AsyncRepository.uuid)
-    key_format = _forwarded(AsyncRepository.key_format)
-    put = _forwarded(AsyncRepository.put)
-    put_many = _forwarded(AsyncRepository.put_many)
-    create = _forwarded(AsyncRepository.create)
-    has = _forwarded(AsyncRepository.has)
-    has_many = _forwarded(AsyncRepository.has_many)
-    get = _forwarded(AsyncRepository.get)
-    size = _forwarded(AsyncRepository.size)
-    hash = _forwarded(AsyncRepository.hash)
-    open = _forwarded(AsyncRepository.open)
-    send_object = _forwarded(AsyncRepository.send_object)
-    stream = _forwarded(AsyncRepository.stream)
-    keys = _forwarded(AsyncRepository.keys)
-    delete = _forwarded(AsyncRepository.delete)
-    delete_many = _forwarded(AsyncRepository.delete_many)
-    info = _forwarded(AsyncRepository.info)
-    maintain = _forwarded(AsyncRepository.maintain)
-    verify = _forwarded(AsyncRepository.verify)
-    erase = _forwarded(AsyncRepository.erase)
+    async def initialise(self, *args: Any, **options: Any) -> None:
+        await self._repository.initialise(*args, **options)
+
+    async def is_initialised(self) -> bool:
+        return await self._repository.is_initialised()
+
+    async def uuid(self) -> str | None:
+        return await self._repository.uuid()
+
+    async def key_format(self) -> str:
+        return await self._repository.key_format()
+
+    async def put(self, source: Source) -> str:
+        return await self._repository.put(source)
+
+    async def put_many(
+        self, sources: Iterable[Source] | AsyncIterable[Source], progress: ProgressCallback | None = None
+    ) -> list[str]:
+        return await self._repository.put_many(sources, progress)
+
+    def create(self) -> ObjectWriter:
+        return self._repository.create()
+
+    async def has(self, key: str) -> bool:
+        return await self._repository.has(key)
+
+    async def has_many(self, keys: Iterable[str]) -> list[bool]:
+        return await self._repository.has_many(keys)
+
+    async def get(self, key: str, check: bool = False) -> bytes:
+        return await self._repository.get(key, check)
+
+    async def size(self, key: str) -> int:
+        return await self._repository.size(key)
+
+    async def hash(self, key: str) -> str:
+        return await self._repository.hash(key)
+
+    def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> AbstractAsyncContextManager[ObjectStream]:
+        return self._repository.open(key, offset, length, check)
+
+    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+        return await self._repository.send_object(stream, key, offset, length)
+
+    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+        return self._repository.stream(keys)
+
+    def keys(self) -> AsyncIterator[str]:
+        return self._repository.keys()
+
+    async def delete(self, key: str) -> None:
+        await self._repository.delete(key)
+
+    async def delete_many(self, keys: Iterable[str]) -> None:
+        await self._repository.delete_many(keys)
+
+    async def info(self, detailed: bool = False) -> RepositoryInfo:
+        return await self._repository.info(detailed)
+
+    async def maintain(self, dry_run: bool = False, live: bool = True, *args: Any, **options: Any) -> MaintenanceReport:
+        return await self._repository.maintain(dry_run, live, *args, **options)
+
+    async def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
+        return await self._repository.verify(progress, quick)
+
+    async def erase(self) -> None:
+        await self._repository.erase()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
@@ -14,41 +14,28 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS", "KEY", "keys_argument")
+__all__ = ("COMMANDS", "complete_key", "keys_argument")
 
 _MAX_COMPLETIONS: Final = 50
 _MAX_KEYS_READ: Final = 100_000
 """A limit on the time that a completion takes in a large repository."""
 
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[str]
-else:
-    _ParamType = click.ParamType  # not generic in all releases
+def complete_key(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return some keys that begin with ``incomplete``; none for repositories on a network, and on errors."""
+    from objrepo.archive import ArchiveRepository
 
-
-class _Key(_ParamType):
-    """The key of an object, which shells complete."""
-
-    name = "key"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return some keys that begin with ``incomplete``; none for repositories on a network, and on errors."""
-        from objrepo.archive import ArchiveRepository
-
-        del param
-        try:
-            repository = open_repository(ctx.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
-            if not isinstance(repository, DiskRepository | ArchiveRepository):
-                return []
-            return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
-        except (RepositoryError, OSError, ValueError):
+    del parameter
+    try:
+        repository = open_repository(context.params.get("repo") or os.environ.get("OBJREPO") or ".objrepo", Inline())
+        if not isinstance(repository, DiskRepository | ArchiveRepository):
             return []
+        return [CompletionItem(key) for key in InPlace().call(lambda: _keys(repository, incomplete))]
+    except (RepositoryError, OSError, ValueError):
+        return []
 
 
-KEY: Final = _Key()
-
-keys_argument = click.argument("keys", nargs=-1, required=True, metavar="KEY...", type=KEY)
+keys_argument = click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_key)
 
 
 async def _keys(repository: Any, start: str) -> list[str]:

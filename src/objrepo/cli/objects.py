@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.completion import KEY, keys_argument
+from objrepo.cli.completion import complete_key, keys_argument
 from objrepo.cli.context import json_option, with_repository
 from objrepo.cli.progress import reporter
 from objrepo.disk import DiskRepository
@@ -98,7 +98,7 @@ async def _store(
 
 
 @click.command()
-@click.argument("key", type=KEY)
+@click.argument("key", shell_complete=complete_key)
 @click.option("--offset", type=click.IntRange(0), default=0, help="The first byte to print.")
 @click.option("--length", type=click.IntRange(0), help="The maximum number of bytes to print.")
 @with_repository

@@ -194,8 +194,10 @@ async def _initialise(repository: AsyncRepository, like: AsyncRepository) -> Non
     key_format = await like.key_format()
     if await repository.is_initialised():
         return
-    takes_format = isinstance(repository, DiskRepository) and key_format != "uuid4"
-    await repository.initialise(**({"hash_type": key_format} if takes_format else {}))
+    if isinstance(repository, DiskRepository) and key_format != "uuid4":
+        await repository.initialise(hash_type=key_format)
+    else:
+        await repository.initialise()
 
 
 async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
