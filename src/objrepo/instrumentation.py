@@ -64,6 +64,7 @@ def _timed(
             operation.size = None if size is None else size(result)
             return result
 
+    timed.__doc__ = getattr(AsyncRepository, method.__name__).__doc__
     return timed
 
 
