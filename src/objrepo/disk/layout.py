@@ -124,12 +124,8 @@ class Layout:
             raise refused(self._index)
         return status.st_dev, status.st_ino
 
-    def loose_path(self, config: Config, key: str) -> Path:
-        """Return the path of an object's loose file, which may not exist."""
-        return Path(self.loose_name(config, key))
-
     def loose_name(self, config: Config, key: str) -> str:
-        """Return the same path as a ``str``, which is faster."""
+        """Return the path of an object's loose file, which may not exist. A ``str`` is faster than a ``Path``."""
         prefix = config.loose_prefix_len
         return f"{self._loose}{os.sep}{key[:prefix]}{os.sep}{key[prefix:]}" if prefix else f"{self._loose}{os.sep}{key}"
 
