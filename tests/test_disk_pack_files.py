@@ -9,7 +9,7 @@ import pytest
 
 from helpers import open_files
 from objrepo import CorruptObjectError, DiskRepository
-from objrepo.disk import index, pack_files
+from objrepo.disk import index, pack_files, reader
 from objrepo.testing.fixtures import content_of
 
 
@@ -59,6 +59,6 @@ def test_decompression_stops_at_the_size_in_the_index(size):
 
     row = index.Row("key", 0, 0, 10, True, size)
     with pytest.raises(CorruptObjectError, match="when decompressed"):
-        pack_files.inflated(row, zlib.compress(b"content"))
+        reader.inflated(row, zlib.compress(b"content"))
     with pytest.raises(CorruptObjectError):
-        pack_files.inflated(row, zlib.compress(b"content" * 100)[:-5])
+        reader.inflated(row, zlib.compress(b"content" * 100)[:-5])

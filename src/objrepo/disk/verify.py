@@ -20,7 +20,7 @@ from objrepo.integrity import digest
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
-__all__ = ("Damage", "check_objects", "damages", "find_leftovers", "is_valid")
+__all__ = ("Damage", "check_objects", "damages", "find_leftovers")
 
 _TRIES: Final = 3
 _PROCESS_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
@@ -65,11 +65,6 @@ def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:
     return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
 
 
-def is_valid(row: Row) -> bool:
-    """Return whether a row has integers where the index says where the object is."""
-    return all(type(value) is int for value in (row.pack_id, row.offset, row.length, row.size))
-
-
 def _row(session: ContainerSession, key: str) -> Row | None:
     """Return the row of a key, valid or not."""
     rows = session.index.raw_row(key)
@@ -101,7 +96,7 @@ def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) ->
 
 
 def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, Damage | None]:
-    if not is_valid(row):
+    if not row.is_valid():
         return 0, Damage(row, f"the index has no numbers for its position: {tuple(row)}")
     path = session.packs.path(row.pack_id)
     size = max(row.size, 0)
@@ -115,10 +110,8 @@ def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int
         found, size = digest(opened, session.config.hash_type)
     except FileNotFoundError:
         return size, Damage(row, f"pack {path} is missing")
-    except OSError as error:
+    except (OSError, UnsafePathError) as error:
         return size, _damage(row, path, error)
-    except UnsafePathError as error:
-        return size, Damage(row, str(error))
     return size, None if found == row.key else Damage(row, f"its content in pack {row.pack_id} hashes to {found}")
 
 
@@ -131,15 +124,15 @@ def _check_loose(session: ContainerSession, key: str, quick: bool) -> tuple[int,
         found, size = digest(open_loose(session, key), session.config.hash_type)
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except (OSError, UnsafePathError) as error:
         return 0, _damage(None, path, error)
-    except UnsafePathError as error:
-        return 0, Damage(None, str(error))
     return size, None if found == key else Damage(None, f"its content in {path} hashes to {found}")
 
 
-def _damage(row: Row | None, path: str, error: OSError) -> Damage:
+def _damage(row: Row | None, path: str, error: OSError | UnsafePathError) -> Damage:
     """Return the damage that an error of reading shows; raise the error if it does not concern the file."""
+    if isinstance(error, UnsafePathError):
+        return Damage(row, str(error))
     if isinstance(error, CorruptObjectError):
         return Damage(row, error.reason)
     if isinstance(error, RepositoryError) or error.errno is None or error.errno in _PROCESS_ERRORS:
