@@ -48,21 +48,17 @@ def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -
     rows = {row[0]: Row._make(row) for row in session.index.rows(keys)}
     rows |= {key: row for key in session.index.present(keys) - rows.keys() if (row := _row(session, key))}
     for key in keys:
-        checked = _check(session, key, rows.get(key), quick)
-        if checked is None:
-            continue
-        objects += 1
-        size += checked[0]
-        damaged += [DamagedObject(key, damage.reason) for damage in checked[1]]
+        if copies := _check(session, key, rows.get(key), quick):
+            objects += 1
+            size += copies[0][0]
+            damaged += [DamagedObject(key, damage.reason) for _, damage in copies if damage is not None]
     return VerifyReport(objects, size, tuple(damaged))
 
 
 def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:
     """Read every copy of an object; return the damaged ones, and whether another one is intact."""
-    row = _row(session, key)
-    checked = _check(session, key, row, quick=False)
-    copies = (row is not None) + os.path.lexists(session.layout.loose_name(session.config, key))
-    return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
+    found = [damage for _, damage in _check(session, key, _row(session, key), quick=False)]
+    return [damage for damage in found if damage is not None], None in found
 
 
 def _row(session: ContainerSession, key: str) -> Row | None:
@@ -71,28 +67,23 @@ def _row(session: ContainerSession, key: str) -> Row | None:
     return Row._make(rows[0]) if rows else None
 
 
-def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> tuple[int, list[Damage]] | None:
-    """Check the copies of an object; return its size and the damages, None if it does not exist."""
-    found: list[Damage] = []
-    size: int | None = None
+def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> list[tuple[int, Damage | None]]:
+    """Check the copies of an object; return the size of each and its damage, if any."""
     for _ in range(_TRIES):
+        copies = []
         if row is not None:
-            size, damage = _check_packed(session, row, quick)
-            if damage is not None and (current := _row(session, key)) != row:
+            copies.append(_check_packed(session, row, quick))
+            if copies[0][1] is not None and (current := _row(session, key)) != row:
                 row = current  # a repack has moved it, or a deletion removed it
-                size = None
                 continue
-            found += [damage] if damage is not None else []
         with suppress(FileNotFoundError):
-            loose_size, damage = _check_loose(session, key, quick)
-            size = loose_size if size is None else size
-            found += [damage] if damage is not None else []
-        if size is not None:
-            return size, found
+            copies.append(_check_loose(session, key, quick))
+        if copies:
+            return copies
         row = _row(session, key)  # it may have been packed meanwhile
         if row is None:
-            return None
-    return None
+            break
+    return []
 
 
 def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, Damage | None]:
