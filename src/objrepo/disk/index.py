@@ -86,6 +86,7 @@ class Index:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.index_file
         self._copy: _PrivateCopy | None = None
+        self.reusable = True
         try:
             self._connection = self._connect(self._path, "mode=rw")
         except RepositoryError as error:
@@ -93,8 +94,6 @@ class Index:
                 raise
             self._connection = self._connect_read_only(layout)
             self.reusable = False
-        else:
-            self.reusable = True
         self._execute = self._connection.cursor().execute
 
     def _connect_read_only(self, layout: Layout) -> sqlite3.Connection:

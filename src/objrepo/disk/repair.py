@@ -115,14 +115,14 @@ def _copy_packed(session: ContainerSession, row: Row, target: BinaryIO) -> None:
     if not row.is_valid():
         target.write(repr(tuple(row)).encode())
         return
-    start = 0
-    while data := _read(session, row, start):
-        target.write(data)
-        start += len(data)
+    target.writelines(_readable(session, row))
 
 
-def _read(session: ContainerSession, row: Row, start: int) -> bytes:
-    size = min(_COPY_BYTES, row.length - start)
+def _readable(session: ContainerSession, row: Row) -> Iterator[bytes]:
+    # Errors of reading end the iteration; those of writing do not get here.
     with suppress(OSError, RepositoryError, *NO_ROW), safe_open(session.packs.path(row.pack_id)) as pack:
-        return read_at(pack.fileno(), size, row.offset + start) if size > 0 else b""
-    return b""
+        for start in range(0, row.length, _COPY_BYTES):
+            data = read_at(pack.fileno(), min(_COPY_BYTES, row.length - start), row.offset + start)
+            if not data:
+                return
+            yield data
