@@ -72,7 +72,7 @@ real = group_commit._append
 def append(pack, pack_id, objects):
     start = pack.seek(0, 2)
     sizes = [len(content) for content in objects.values()]
-    rows = [(k, 0, s, start + sum(sizes[:n]), s, pack_id) for n, (k, s) in enumerate(zip(objects, sizes))]
+    rows = [(k, pack_id, start + sum(sizes[:n]), s, 0, s) for n, (k, s) in enumerate(zip(objects, sizes))]
     group_commit.ContainerSession = None
     import gc
     session = next(o for o in gc.get_objects() if type(o).__name__ == "ContainerSession" and "index" in o.__dict__)
@@ -152,7 +152,7 @@ class TestPower:
                 else:
                     (opened.path / "packs" / "0").write_bytes(content)
                     with opened.backend._sessions.check_out() as session:
-                        session.index.insert([(key, 0, 6, 0, 6, 0)])
+                        session.index.insert([(key, 0, 0, 6, 0, 6)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
                 assert call(left().get, key, True) == content
 

@@ -345,9 +345,9 @@ async def test_an_index_that_is_locked_for_writing(repo, folder, monkeypatch):
 async def test_a_failed_insert_leaves_the_index_unchanged(repo, folder):
     with closing(index.Index(Layout(folder))) as opened:
         with pytest.raises(RepositoryError):
-            opened.insert([("key", 0, 1, 0, 1, 0), ("key too", "too", "few")])
+            opened.insert([("key", 0, 0, 1, 0, 1), ("key too", "too", "few")])
         assert opened.count() == 0
-        opened.insert([("a" * 64, 0, 1, 0, 1, 0)])
+        opened.insert([("a" * 64, 0, 0, 1, 0, 1)])
         assert opened.count() == 1
 
 

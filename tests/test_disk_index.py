@@ -158,7 +158,7 @@ class TestAReadOnlyPlace:
         async with DiskRepository(folder) as repo:
             await repo.initialise()
         monkeypatch.setattr("objrepo.disk.index._BUSY_SECONDS", 0.1)
-        monkeypatch.setattr(os, "access", lambda path, mode: False)
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
         with contextlib.closing(sqlite3.connect(folder / "packs.idx", isolation_level=None)) as connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("BEGIN EXCLUSIVE")
@@ -178,7 +178,7 @@ def refuse_to_open(monkeypatch, folder):
         return real(database, **options)
 
     monkeypatch.setattr(sqlite3, "connect", connect)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
 
 
 class TestErrors:
@@ -218,6 +218,18 @@ class TestErrors:
             ):
                 other.execute("BEGIN EXCLUSIVE")
             assert isinstance(index_error(index, caught.value), RepositoryBusyError)
+
+    async def test_the_locks_of_sqlite_are_kept(self, tmp_path):
+        """On POSIX, a process that closes any descriptor of a file releases all its locks on it."""
+        index = tmp_path / "packs.idx"
+        with contextlib.closing(sqlite3.connect(index, isolation_level=None)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(sqlite3.OperationalError) as caught:
+                connection.execute("SELECT * FROM db_object")
+            assert "cannot be used" in str(index_error(index, caught.value))
+            script = f"import sqlite3; sqlite3.connect({str(index)!r}, timeout=0).execute('BEGIN EXCLUSIVE')"
+            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+            assert "database is locked" in done.stderr
 
     async def test_an_index_that_is_missing(self, tmp_path):
         missing = tmp_path / "missing"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 
 import anyio
-import pytest
 
 from helpers import open_files
-from objrepo import CorruptObjectError, DiskRepository
-from objrepo.disk import index, pack_files
+from objrepo import DiskRepository
+from objrepo.disk import pack_files
 from objrepo.testing.fixtures import content_of
 
 
@@ -51,14 +50,3 @@ def test_short_reads_are_continued(tmp_path, monkeypatch):
     with open(tmp_path / "file", "rb") as file:
         assert pack_files.read_at(file.fileno(), 500, 100) == content_of(1000)[100:600]
         assert pack_files.read_at(file.fileno(), 500, 900) == content_of(1000)[900:]
-
-
-@pytest.mark.parametrize("size", [6, 8, 1_000_000_000])
-def test_decompression_stops_at_the_size_in_the_index(size):
-    import zlib
-
-    row = index.Row("key", 0, 0, 10, True, size)
-    with pytest.raises(CorruptObjectError, match="when decompressed"):
-        pack_files.inflated(row, zlib.compress(b"content"))
-    with pytest.raises(CorruptObjectError):
-        pack_files.inflated(row, zlib.compress(b"content" * 100)[:-5])

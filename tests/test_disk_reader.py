@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 
 import pytest
 from disk_objectstore import Container
 
 from objrepo import CorruptObjectError
-from objrepo.disk import pack_files
+from objrepo.disk import index, pack_files, reader
 from objrepo.testing.fixtures import content_of
 
 
@@ -61,3 +62,12 @@ async def test_a_pack_that_is_replaced_while_it_is_opened_is_opened_again(repo, 
     monkeypatch.setattr(pack_files.PackFiles, "descriptor", real)
     async with repo.open(key) as stream:
         assert await stream.read() == content_of(600_000)
+
+
+@pytest.mark.parametrize("size", [6, 8, 1_000_000_000])
+def test_decompression_stops_at_the_size_in_the_index(size):
+    row = index.Row("key", 0, 0, 10, True, size)
+    with pytest.raises(CorruptObjectError, match="when decompressed"):
+        reader.inflated(row, zlib.compress(b"content"))
+    with pytest.raises(CorruptObjectError):
+        reader.inflated(row, zlib.compress(b"content" * 100)[:-5])

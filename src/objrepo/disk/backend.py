@@ -96,19 +96,14 @@ class DiskBackend(Backend):
         *,
         dry_run: bool,
         live: bool,
-        pack_loose: bool | None = None,
-        do_repack: bool | None = None,
-        clean_storage: bool | None = None,
-        do_vacuum: bool | None = None,
-        compress: bool = False,
-        incremental_cleanup: bool = True,
         timeout: float = 0,
         progress: ProgressCallback | None = None,
+        **steps: Any,
     ) -> MaintenanceReport:
         """Pack, repack, clean and vacuum the container; see :meth:`DiskRepository.maintain`."""
         from objrepo.disk.maintenance import Plan, estimate, run  # imports SQLAlchemy
 
-        plan = Plan.of(live, pack_loose, do_repack, clean_storage, do_vacuum, compress, incremental_cleanup)
+        plan = Plan(live, **steps)
         with self._sessions.check_out() as session:
             if dry_run:
                 return MaintenanceReport(True, estimate(session, plan))
@@ -193,7 +188,7 @@ class DiskBackend(Backend):
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
             # Loose ones first: after a failure no object is back in the state before it was packed.
-            remove_loose(session, list(keys))
+            remove_loose(session, keys)
             session.index.remove(keys)
 
     # -- reading ------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from objrepo.disk.index import NO_ROW, SCANNED_FOR_ONE, RawRow
-from objrepo.disk.pack_files import FileSignature, read_at, signature_of
+from objrepo.disk.pack_files import read_at
 from objrepo.disk.reader import has_objects, open_object, read_object
+from objrepo.disk.safe_open import FileSignature, signature, signature_of
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, OpenedObject, fill_batch
@@ -116,7 +117,7 @@ def _valid_descriptor(session: ContainerSession, pack_id: int) -> int | None:
     """Return the descriptor of a pack if it is valid for rows that were read before."""
     session.packs.trim()
     try:
-        descriptor, _, opened = session.packs.descriptor(pack_id)
+        descriptor, opened = session.packs.descriptor(pack_id)
     except (OSError, RepositoryError):
         return None
     return None if opened else descriptor
@@ -129,7 +130,7 @@ def _rows(session: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow],
         version = session.index.version()
         scan = session.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
         rows = session.index.scan(set(keys)) if scan else session.index.rows(keys)
-        signatures = {pack_id: session.packs.signature(pack_id) for pack_id in {row[1] for row in rows}}
+        signatures = {pack_id: signature(session.packs.path(pack_id)) for pack_id in {row[1] for row in rows}}
         if session.index.version() == version:
             return rows, signatures
     return rows, {}  # another process writes all the time: the objects are looked up again, one by one
@@ -185,7 +186,7 @@ def _read_run(
     _, pack, start, _, _, _ = rows[0]
     session.packs.trim()
     try:
-        descriptor, _, _ = session.packs.descriptor(pack)
+        descriptor, _ = session.packs.descriptor(pack)
     except (OSError, RepositoryError):
         return None
     if signature_of(os.fstat(descriptor)) != signatures.get(pack):

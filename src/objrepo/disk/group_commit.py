@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from objrepo.disk.index import RawRow
 from objrepo.disk.locks import own_pack_lock
-from objrepo.disk.pack_files import file_id
-from objrepo.disk.safe_open import safe_open
+from objrepo.disk.safe_open import file_id, safe_open, signature
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
@@ -81,8 +81,9 @@ def _commit(session: ContainerSession, objects: dict[str, Buffer]) -> bool:
             if is_rolled_back(error):
                 pack.truncate(start)
             raise
-        if session.packs.file_id(pack_id) != file_id(os.fstat(pack.fileno())):
-            session.index.take_back(rows)
+        present = signature(session.packs.path(pack_id))
+        if present is None or present[:2] != file_id(os.fstat(pack.fileno())):
+            session.index.remove_rows(rows)
             return False
         if inserted < len(rows):  # keys of another writer, whose pack needs an fsync
             for key in objects:
@@ -109,7 +110,7 @@ def _own_pack(session: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
         pack_id += 1
 
 
-def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tuple[str, int, int, int, int, int]]:
+def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[RawRow]:
     """Write objects to the end of a pack and fsync it; on an error truncate it to its former size."""
     start = pack.seek(0, os.SEEK_END)
     data = b"".join(objects.values())
@@ -117,7 +118,7 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[tu
     offset = start
     for key, content in objects.items():
         size = memoryview(content).nbytes
-        rows.append((key, 0, size, offset, size, pack_id))
+        rows.append((key, pack_id, offset, size, 0, size))
         offset += size
     try:
         with with_path(pack.name):

@@ -6,6 +6,7 @@ which was measured to be twice as fast as a list of parameters (``benchmarks/``)
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from objrepo.disk.layout import Layout
-from objrepo.disk.safe_open import safe_open
+from objrepo.disk.safe_open import FileSignature, copy_file, signature
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 
 __all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row", "index_error")
@@ -29,12 +30,10 @@ SCANNED_FOR_ONE: Final = 3
 
 _SCAN_FROM: Final = 100
 _BUSY_SECONDS: Final = 30
-_COPY_BYTES: Final = 1024 * 1024
 _COPY_TRIES: Final = 10
 _COLUMNS: Final = "hashkey, pack_id, offset, length, compressed, size"
 _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
-# SQLite's columns take values of any type. A row with a value of another type is left out of a bulk read, and is an
-# error when it is read alone.
+# An invalid row is left out of a bulk read, and is an error when it is read alone.
 _TYPED: Final = " AND ".join(f"typeof({name}) = 'integer'" for name in ("pack_id", "offset", "length", "size"))
 _ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value WHERE {_TYPED}"
 _SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_id, offset"
@@ -72,6 +71,10 @@ class Row(NamedTuple):
     compressed: bool
     size: int
 
+    def is_valid(self) -> bool:
+        """Return whether the values that say where the object is are integers. SQLite's columns take any value."""
+        return all(type(value) is int for value in (self.pack_id, self.offset, self.length, self.size))
+
 
 class Index:
     """A connection to a container's index, for one thread at a time. No call leaves a transaction open.
@@ -83,17 +86,14 @@ class Index:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.index_file
         self._copy: _PrivateCopy | None = None
+        self.reusable = True
         try:
             self._connection = self._connect(self._path, "mode=rw")
-        except RepositoryBusyError:
-            raise
-        except RepositoryError:
-            if os.access(layout.folder, os.W_OK):
+        except RepositoryError as error:
+            if isinstance(error, RepositoryBusyError) or os.access(layout.folder, os.W_OK):
                 raise
             self._connection = self._connect_read_only(layout)
             self.reusable = False
-        else:
-            self.reusable = True
         self._execute = self._connection.cursor().execute
 
     def _connect_read_only(self, layout: Layout) -> sqlite3.Connection:
@@ -102,7 +102,7 @@ class Index:
         With ``immutable=1`` SQLite needs none, but it ignores the ``-wal`` file with its committed transactions. So
         this is for an index without one. It does not notice a writer that starts later, so it is for one call.
         """
-        if any(_size(journal) for journal in _journals(self._path)):
+        if any(found and found[2] for found in _signatures(self._path)[1:]):  # a journal that is not empty
             self._copy = _private_copy(layout)
             return self._connect(self._copy.path, "mode=rw", "PRAGMA query_only = ON")
         return self._connect(self._path, "immutable=1")
@@ -133,7 +133,7 @@ class Index:
         if not rows:
             return None
         row = Row._make(rows[0])
-        if not all(type(value) is int for value in row[1:4]) or type(row.size) is not int:
+        if not row.is_valid():
             raise CorruptObjectError(key, f"its row in the index {self._path} has values that are not numbers: {row}")
         return row
 
@@ -184,17 +184,9 @@ class Index:
         """Return a number that changes when another connection has changed the index."""
         return int(self._all("PRAGMA data_version")[0][0])
 
-    def insert(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> int:
-        """Add objects that are not in the index, in one transaction that is durable on return.
-
-        :param rows: key, whether it is compressed, size, offset, length and pack of each object.
-        :return: how many objects were added.
-        """
-        return self._write(
-            "INSERT OR IGNORE INTO db_object (hashkey, compressed, size, offset, length, pack_id) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            rows,
-        )
+    def insert(self, rows: Sequence[RawRow]) -> int:
+        """Add the objects that are not in the index, in one transaction that is durable on return; return how many."""
+        return self._write(f"INSERT OR IGNORE INTO db_object ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove objects, in one transaction that is durable on return."""
@@ -221,11 +213,12 @@ class Index:
         # The sum of what is no length may be no integer, or too large for one.
         return dict(self._all("SELECT pack_id, CAST(total(length) AS INTEGER) FROM db_object GROUP BY pack_id"))
 
-    def remove_row(self, row: Row) -> None:
-        """Remove a row unless it has changed."""
+    def remove_rows(self, rows: Sequence[RawRow]) -> None:
+        """Remove those of the rows, valid or not, that have not changed, in one transaction."""
         self._write(
-            "DELETE FROM db_object WHERE hashkey = ? AND pack_id IS ? AND offset IS ? AND length IS ?",
-            [(row.key, row.pack_id, row.offset, row.length)],
+            "DELETE FROM db_object WHERE hashkey = ? AND pack_id IS ? AND offset IS ? AND length IS ? "
+            "AND compressed IS ? AND size IS ?",
+            rows,
         )
 
     def move(self, rows: Sequence[RawRow], pack_id: int, offsets: Sequence[int]) -> None:
@@ -233,14 +226,6 @@ class Index:
         self._write(
             "UPDATE db_object SET pack_id = ?, offset = ? WHERE hashkey = ? AND pack_id = ? AND offset = ?",
             [(pack_id, offset, row[0], row[1], row[2]) for row, offset in zip(rows, offsets, strict=True)],
-        )
-
-    def take_back(self, rows: Sequence[tuple[str, int, int, int, int, int]]) -> None:
-        """Remove rows that were inserted, unless they have changed."""
-        self._write(
-            "DELETE FROM db_object WHERE hashkey = ? AND compressed = ? AND size = ? AND offset = ? AND length = ? "
-            "AND pack_id = ?",
-            rows,
         )
 
     def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> int:
@@ -289,21 +274,23 @@ class _PrivateCopy:
     """
 
     def __init__(self, index: Path) -> None:
-        files = [index, *_journals(index)]
         try:
             folder = Path(tempfile.mkdtemp(prefix="objrepo-index-"))
             weakref.finalize(self, _remove_folder, folder, os.getpid())
             self.path = folder / index.name
             for _ in range(_COPY_TRIES):
-                self.signature = _signature(index)
-                for path in files:
-                    _copy_file(path, folder / path.name)
-                if self.signature == _signature(index):
+                self.signatures = _signatures(index)
+                for path in (index, *_journals(index)):
+                    (folder / path.name).unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        copy_file(path, folder / path.name)
+                if self.signatures == _signatures(index):
                     return
         except OSError as error:
+            size = sum(found[2] for found in _signatures(index) if found)
             raise RepositoryError(
                 f"the index {index} is on a read-only place and its journal {index}-wal can only be read from a copy, "
-                f"which cannot be created: {error}; set TMPDIR to a folder with {sum(map(_size, files))} free bytes"
+                f"which cannot be created: {error}; set TMPDIR to a folder with {size} free bytes"
             ) from error
         raise RepositoryBusyError(f"the index {index} changes while it is copied; try again later")
 
@@ -316,7 +303,7 @@ def _private_copy(layout: Layout) -> _PrivateCopy:
     """Return a copy of the index as it is now; calls share it until the index changes."""
     with _copies_lock:
         copy = _copies.get(layout)
-        if copy is None or copy.signature != _signature(layout.index_file):
+        if copy is None or copy.signatures != _signatures(layout.index_file):
             copy = _copies[layout] = _PrivateCopy(layout.index_file)
         return copy
 
@@ -325,28 +312,8 @@ def _journals(index: Path) -> list[Path]:
     return [index.with_name(f"{index.name}-{suffix}") for suffix in ("wal", "journal")]
 
 
-def _size(path: Path) -> int:
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return 0
-
-
-def _signature(index: Path) -> list[tuple[int, ...] | None]:
-    found: list[tuple[int, ...] | None] = []
-    for path in (index, *_journals(index)):
-        try:
-            status = path.stat()
-        except FileNotFoundError:
-            found.append(None)
-        else:
-            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    return found
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    with suppress(FileNotFoundError), safe_open(str(source)) as file, target.open("xb") as copy:
-        shutil.copyfileobj(file, copy, _COPY_BYTES)
+def _signatures(index: Path) -> list[FileSignature | None]:
+    return [signature(path) for path in (index, *_journals(index))]
 
 
 def _remove_folder(folder: Path, process: int) -> None:
@@ -366,10 +333,14 @@ def index_error(path: Path, error: BaseException) -> RepositoryError | OSError:
         return RepositoryBusyError(f"the index {path} is locked by another process: {error}; try again later")
     if primary in {None, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return RepositoryError(f"the index {path} is damaged: {error}; restore it from a backup")
-    try:
-        path.open("rb").close()
-    except OSError as reason:  # the system says why the file cannot be opened, and SQLite does not
-        return reason
+    try:  # The system says why the file cannot be opened, and SQLite does not.
+        path.stat()
+        if not os.access(path, os.R_OK):
+            return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        # Not the index: to close any descriptor of it would release the locks of this process's connections.
+        open(os.devnull, "rb").close()
+    except OSError as reason:
+        return OSError(reason.errno, reason.strerror, str(path))
     if code in _UNSUPPORTED:
         return RepositoryError(
             f"the index {path} cannot be opened: {error}; SQLite needs file locks and shared memory, which network "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from objrepo.disk.safe_open import refused, safe_open
+from objrepo.disk.safe_open import FileId, file_id, refused, safe_open
 from objrepo.errors import NotInitialisedError, RepositoryError
 
 __all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
@@ -111,7 +111,7 @@ class Layout:
             )
         return config
 
-    def identity(self) -> tuple[int, int]:
+    def identity(self) -> FileId:
         """Return a value that differs for another container that replaces this one under the same path.
 
         :raises NotInitialisedError: if there is no container.
@@ -122,14 +122,10 @@ class Layout:
             raise not_initialised(self.folder) from None
         if not stat.S_ISREG(status.st_mode):
             raise refused(self._index)
-        return status.st_dev, status.st_ino
-
-    def loose_path(self, config: Config, key: str) -> Path:
-        """Return the path of an object's loose file, which may not exist."""
-        return Path(self.loose_name(config, key))
+        return file_id(status)
 
     def loose_name(self, config: Config, key: str) -> str:
-        """Return the same path as a ``str``, which is faster."""
+        """Return the path of an object's loose file, which may not exist. A ``str`` is faster than a ``Path``."""
         prefix = config.loose_prefix_len
         return f"{self._loose}{os.sep}{key[:prefix]}{os.sep}{key[prefix:]}" if prefix else f"{self._loose}{os.sep}{key}"
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from objrepo.disk.session import ContainerSession
 from objrepo.keys import valid_keys
 
-__all__ = ("Cursor", "list_keys", "loose_keys")
+__all__ = ("Cursor", "list_keys", "loose_keys", "loose_sizes")
 
 PREFIXES: Final = tuple(f"{prefix:02x}" for prefix in range(256))
 _AFTER_HEX: Final = "g"
@@ -54,6 +55,15 @@ def loose_keys(session: ContainerSession) -> Iterator[list[str]]:
     names = sorted(_names(session.layout.loose))
     for prefix in range(len(PREFIXES)):
         yield list(_loose_with_prefixes(session, prefix, prefix + 1, names))
+
+
+def loose_sizes(session: ContainerSession, keys: Iterable[str]) -> dict[str, int]:
+    """Return the sizes in bytes of those of the objects that are loose."""
+    sizes = {}
+    for key in keys:
+        with suppress(FileNotFoundError):
+            sizes[key] = os.lstat(session.layout.loose_name(session.config, key)).st_size
+    return sizes
 
 
 def _loose_with_prefixes(session: ContainerSession, prefix: int, end: int, names: list[str]) -> list[str]:

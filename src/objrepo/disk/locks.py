@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from objrepo.disk.layout import Layout
-from objrepo.disk.safe_open import safe_open
+from objrepo.disk.safe_open import link_or_copy, safe_open
 from objrepo.errors import RepositoryBusyError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 
@@ -72,16 +72,15 @@ def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
     """Hold the lock of a pack that groups are written to; False if it is not free within ``timeout`` seconds."""
     import filelock
 
-    lock = filelock.FileLock(folder / f"writer-{pack_id}.lock")
     try:
-        lock.acquire(timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested)
+        lock = filelock.FileLock(folder / f"writer-{pack_id}.lock").acquire(
+            timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
+        )
     except filelock.Timeout:
         yield False
         return
-    try:
+    with lock:
         yield True
-    finally:
-        lock.release()
 
 
 @contextmanager
@@ -91,14 +90,7 @@ def pack_lock(layout: Layout, pack_id: int) -> Iterator[None]:
     :raises RepositoryBusyError: if another program holds it for longer than the timeout of the maintenance lock.
     """
     path = layout.packs / f"{pack_id}.lock"
-
-    def create() -> bool:
-        with suppress(FileExistsError):
-            _create(path, layout.sandbox)
-            return True
-        return False
-
-    if not _wait(create, time.monotonic() + _pack_lock_timeout.get()):
+    if not _wait(lambda: _create(path, layout.sandbox), time.monotonic() + _pack_lock_timeout.get()):
         raise _busy(path)
     try:
         yield
@@ -136,16 +128,14 @@ def _busy(path: Path) -> RepositoryBusyError:
     )
 
 
-def _create(path: Path, sandbox: Path) -> None:
-    """Create a lock that has its mark from the start, so that a process killed here leaves none without."""
+def _create(path: Path, sandbox: Path) -> bool:
+    """Create a lock unless it exists. It has its mark from the start: a process killed here leaves none without."""
     tmp_path = sandbox / uuid.uuid4().hex
     tmp_path.write_bytes(_MARK)
     try:
-        os.link(tmp_path, path)
+        link_or_copy(tmp_path, path)
+        return True
     except FileExistsError:
-        raise
-    except (OSError, AttributeError, NotImplementedError):  # a file system without links
-        with open(path, "xb") as file:
-            file.write(_MARK)
+        return False
     finally:
         tmp_path.unlink()

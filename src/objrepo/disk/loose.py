@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -42,7 +43,7 @@ def write_loose(session: ContainerSession, reader: BinaryReader) -> str:
     return key
 
 
-def remove_loose(session: ContainerSession, keys: list[str]) -> None:
+def remove_loose(session: ContainerSession, keys: Iterable[str]) -> None:
     """Remove the files of objects, durably; keys without a file are skipped."""
     folders = set()
     for key in keys:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
-from objrepo.disk.listing import loose_keys
+from objrepo.disk.listing import loose_keys, loose_sizes
 from objrepo.disk.loose import remove_loose
 from objrepo.disk.repack import cut_off_appended, is_disk_full, repack, unreferenced_bytes
 from objrepo.disk.safe_open import is_inside, refused
@@ -22,64 +20,56 @@ __all__ = ("Plan", "estimate", "run")
 _TRIES: Final = 20
 
 
-@dataclass(frozen=True)
 class Plan:
-    """Which steps of maintenance to take."""
+    """Which steps of maintenance to take. One that is None is taken unless it is not safe in a live repository.
 
-    pack_loose: bool
-    do_repack: bool
-    clean_storage: bool
-    do_vacuum: bool
-    compress: bool
-    incremental_cleanup: bool
+    The rules are those of ``DiskObjectStoreRepositoryBackend.maintain`` in aiida-core 2.9.
 
-    @classmethod
-    def of(
-        cls,
+    :raises ValueError: if a requested step is not safe while the repository is live.
+    """
+
+    def __init__(
+        self,
         live: bool,
-        pack_loose: bool | None,
-        do_repack: bool | None,
-        clean_storage: bool | None,
-        do_vacuum: bool | None,
-        compress: bool,
-        incremental_cleanup: bool,
-    ) -> Plan:
-        """Choose the steps that were left open: all of them, or those that are safe while the repository is live.
-
-        The rules are those of ``DiskObjectStoreRepositoryBackend.maintain`` in aiida-core 2.9.
-
-        :raises ValueError: if a requested step is not safe while the repository is live.
-        """
+        *,
+        pack_loose: bool | None = None,
+        do_repack: bool | None = None,
+        clean_storage: bool | None = None,
+        do_vacuum: bool | None = None,
+        compress: bool = False,
+        incremental_cleanup: bool = True,
+    ) -> None:
         asked = {"do_repack": do_repack, "clean_storage": clean_storage, "do_vacuum": do_vacuum}
         unsafe = ", ".join(name for name, value in asked.items() if value)
         if live and unsafe:
             raise ValueError(
                 f"not safe while other processes may use the repository: {unsafe}; pass live=False if none does"
             )
-        return cls(
-            pack_loose=pack_loose is not False,
-            do_repack=not live and do_repack is not False,
-            clean_storage=clean_storage is not False,
-            do_vacuum=not live and do_vacuum is not False,
-            compress=compress,
-            incremental_cleanup=incremental_cleanup,
-        )
+        self.pack_loose = pack_loose is not False
+        self.do_repack = not live and do_repack is not False
+        self.clean_storage = clean_storage is not False
+        self.do_vacuum = not live and do_vacuum is not False
+        self.compress = compress
+        self.incremental_cleanup = incremental_cleanup
 
 
 def estimate(session: ContainerSession, plan: Plan) -> tuple[MaintenanceStep, ...]:
     """Return the steps of the plan with their objects and bytes, without changing anything."""
-    steps = []
-    loose = _estimate_loose(session)
-    if plan.pack_loose:
-        steps.append(MaintenanceStep("pack_loose", *loose.waiting))
-    packed = session.index.count()
-    if plan.do_repack:
-        steps.append(MaintenanceStep("do_repack", packed, unreferenced_bytes(session)))
-    if plan.clean_storage:
-        steps.append(MaintenanceStep("clean_storage", *loose.copies))
-    if plan.do_vacuum:
-        steps.append(MaintenanceStep("do_vacuum", packed, session.layout.index_file.stat().st_size))
-    return tuple(steps)
+    waiting, copies = [0, 0], [0, 0]
+    for keys in loose_keys(session):
+        packed = session.index.present(keys)
+        for key, size in loose_sizes(session, keys).items():
+            counter = copies if key in packed else waiting
+            counter[0] += 1
+            counter[1] += size
+    count = session.index.count()
+    steps = (
+        MaintenanceStep("pack_loose", *waiting),
+        MaintenanceStep("do_repack", count, unreferenced_bytes(session)),
+        MaintenanceStep("clean_storage", *copies),
+        MaintenanceStep("do_vacuum", count, session.layout.index_file.stat().st_size),
+    )
+    return tuple(step for step in steps if getattr(plan, step.name))
 
 
 def run(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> tuple[MaintenanceStep, ...]:
@@ -102,30 +92,6 @@ def run(session: ContainerSession, plan: Plan, progress: ProgressCallback | None
     for name in failed:
         steps[name] = _STEPS[name](session, plan, progress)
     return tuple(steps[name] for name in names)
-
-
-@dataclass(frozen=True)
-class _Loose:
-    """Objects and bytes of loose files: those not packed yet, and those that are copies of packed objects."""
-
-    waiting: tuple[int, int]
-    copies: tuple[int, int]
-
-
-def _estimate_loose(session: ContainerSession) -> _Loose:
-    waiting = [0, 0]
-    copies = [0, 0]
-    for keys in loose_keys(session):
-        packed = session.index.present(keys)
-        for key in keys:
-            try:
-                size = session.layout.loose_path(session.config, key).lstat().st_size
-            except FileNotFoundError:
-                continue
-            counter = copies if key in packed else waiting
-            counter[0] += 1
-            counter[1] += size
-    return _Loose((waiting[0], waiting[1]), (copies[0], copies[1]))
 
 
 def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
@@ -169,12 +135,10 @@ def _clean(session: ContainerSession, plan: Plan, progress: ProgressCallback | N
     for keys in loose_keys(session):
         if cancel_requested():
             raise WorkCancelled
-        copies = list(session.index.present(keys))
-        for key in copies:
-            with suppress(FileNotFoundError):
-                size += os.lstat(session.layout.loose_name(session.config, key)).st_size
-                objects += 1
+        copies = loose_sizes(session, session.index.present(keys))
         remove_loose(session, copies)
+        objects += len(copies)
+        size += sum(copies.values())
     return MaintenanceStep("clean_storage", objects, size)
 
 

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from objrepo.disk.index import Row
 from objrepo.disk.layout import Layout
-from objrepo.disk.safe_open import NO_FOLLOW, refused, safe_open
-from objrepo.errors import CorruptObjectError
+from objrepo.disk.safe_open import FileId, file_id, open_regular, safe_open
 from objrepo.fsync import fsync_directory, fsync_file
 
-__all__ = ("FileId", "FileSignature", "PackFiles", "file_id", "inflated", "read_at", "short_of", "signature_of")
-
-FileId = tuple[int, int]
-"""Device and inode of a file. They identify it for as long as it is open; then another file may get them."""
-
-FileSignature = tuple[int, int, int, int]
-"""The state of a file: device, inode, size, and the time of its last change in nanoseconds."""
+__all__ = ("PackFiles", "read_at")
 
 # Windows does not replace an open file, so no file is kept open there.
 _MAX_OPEN: Final = 8 if os.name == "posix" else 0
 _MAX_PATHS: Final = 1000
-_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | NO_FOLLOW
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class PackFiles:
@@ -42,8 +31,8 @@ class PackFiles:
         self._open: dict[int, tuple[int, FileId]] = {}
         self._paths: dict[int, str] = {}
 
-    def descriptor(self, pack_id: int) -> tuple[int, FileId, bool]:
-        """Return a pack's descriptor, its identity, and whether this call opened it.
+    def descriptor(self, pack_id: int) -> tuple[int, bool]:
+        """Return a pack's descriptor, and whether this call opened it.
 
         A row that was read before this call is valid for a file that was open already: the file had its name before
         and has it now, and a file never gets back a name that it lost. If this call opened the file, read the row
@@ -52,42 +41,17 @@ class PackFiles:
         :raises FileNotFoundError: if there is no such pack, or not at this moment.
         """
         path = self.path(pack_id)
-        status = os.stat(path)  # noqa: PTH116  (called for every object)
-        identity = file_id(status)
+        identity = file_id(os.stat(path))  # noqa: PTH116  (called for every object)
         known = self._open.get(pack_id)
         if known is not None and known[1] == identity:
-            return known[0], identity, False
+            return known[0], False
         self._forget(pack_id)
-        try:
-            descriptor = os.open(path, _FLAGS)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise refused(path) from None
-            raise
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(descriptor)
-            raise refused(path)
-        identity = file_id(status)
-        self._open[pack_id] = descriptor, identity
-        return descriptor, identity, True
-
-    def file_id(self, pack_id: int) -> FileId | None:
-        """Return the identity of a pack's file, None if there is none."""
-        try:
-            return file_id(os.stat(self.path(pack_id)))  # noqa: PTH116
-        except FileNotFoundError:
-            return None
-
-    def signature(self, pack_id: int) -> FileSignature | None:
-        """Return the state of a pack's file, None if there is none."""
-        try:
-            return signature_of(os.stat(self.path(pack_id)))  # noqa: PTH116
-        except FileNotFoundError:
-            return None
+        descriptor = open_regular(path, _FLAGS)
+        self._open[pack_id] = descriptor, file_id(os.fstat(descriptor))
+        return descriptor, True
 
     def fsync(self, pack_id: int) -> None:
-        """Make a pack durable that another process wrote; do nothing if it was removed."""
+        """Make a pack durable that was written elsewhere; do nothing if it was removed."""
         with suppress(FileNotFoundError), safe_open(self.path(pack_id)) as pack:
             fsync_file(pack)
             fsync_directory(Path(self.path(pack_id)).parent)
@@ -117,16 +81,6 @@ class PackFiles:
             os.close(known[0])
 
 
-def file_id(status: os.stat_result) -> FileId:
-    """Return the identity of a file."""
-    return status.st_dev, status.st_ino
-
-
-def signature_of(status: os.stat_result) -> FileSignature:
-    """Return the state of a file."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
-
-
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
     """Return ``size`` bytes from a position in a file, or fewer at its end."""
     data = os.pread(descriptor, size, offset)
@@ -152,25 +106,3 @@ def _seek_and_read(descriptor: int, size: int, offset: int) -> bytes:
 # Windows has no `pread`. One thread at a time uses a session, so no other thread seeks in its files meanwhile.
 if not hasattr(os, "pread"):
     read_at = _seek_and_read
-
-
-def short_of(row: Row, path: str, present: int) -> CorruptObjectError:
-    """Return the error for a pack that ends before an object does."""
-    return CorruptObjectError(
-        row.key, f"it should end at {row.offset + row.length} in pack {path}, which has {present} bytes"
-    )
-
-
-def inflated(row: Row, data: bytes) -> bytes:
-    """Decompress a whole object, to at most the size in its row.
-
-    :raises CorruptObjectError: if the data are invalid, or have another size.
-    """
-    decompressor = zlib.decompressobj()
-    try:
-        content = decompressor.decompress(data, row.size + 1)
-    except zlib.error as error:
-        raise CorruptObjectError(row.key, f"it cannot be decompressed: {error}") from error
-    if len(content) != row.size or not decompressor.eof:
-        raise CorruptObjectError(row.key, f"it does not have the {row.size} bytes of its row when decompressed")
-    return content

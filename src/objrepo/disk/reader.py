@@ -9,12 +9,13 @@ import errno
 import io
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, Final, cast
 
 from objrepo.disk.index import NO_ROW, Row
-from objrepo.disk.pack_files import inflated, read_at, short_of
+from objrepo.disk.pack_files import read_at
 from objrepo.disk.safe_open import is_inside, safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryError, with_path
@@ -25,11 +26,13 @@ __all__ = (
     "find_size",
     "has_object",
     "has_objects",
+    "inflated",
     "open_loose",
     "open_object",
     "open_packed",
     "read_at_once",
     "read_object",
+    "short_of",
 )
 
 _TRIES: Final = 20
@@ -55,12 +58,12 @@ def has_objects(session: ContainerSession, keys: Sequence[str]) -> set[str]:
 
 def find_size(session: ContainerSession, key: str) -> int | None:
     """Return the size of an object in bytes, None if it does not exist."""
-    if (row := session.index.row(key)) is not None:
-        return row.size
-    if (status := is_inside(session.layout.loose_name(session.config, key))) is not None:
-        return status.st_size
-    row = session.index.row(key)
-    return None if row is None else row.size
+    for row in _places(session, key):
+        if row is not None:
+            return row.size
+        if (status := is_inside(session.layout.loose_name(session.config, key))) is not None:
+            return status.st_size
+    return None
 
 
 def read_at_once(session: ContainerSession, key: str) -> bytes | None:
@@ -75,7 +78,7 @@ def read_at_once(session: ContainerSession, key: str) -> bytes | None:
         return None
     _, pack_id, offset, length, compressed, _ = rows[0]
     try:
-        descriptor, _, opened = session.packs.descriptor(pack_id)
+        descriptor, opened = session.packs.descriptor(pack_id)
         if opened or compressed:
             return None
         content = read_at(descriptor, length, offset)
@@ -89,7 +92,7 @@ def read_object(session: ContainerSession, key: str, max_size: int = sys.maxsize
 
     :param max_size: in bytes.
     """
-    for row in _places(session, key, session.index.row(key)):
+    for row in _places(session, key):
         if row is None:
             with suppress(FileNotFoundError), _loose_file(session, key) as file, with_path(file.name, key):
                 return UNBATCHED if os.fstat(file.fileno()).st_size > max_size else file.read()
@@ -102,7 +105,7 @@ def read_object(session: ContainerSession, key: str, max_size: int = sys.maxsize
 
 def open_object(session: ContainerSession, key: str, offset: int = 0, length: int | None = None) -> OpenedObject | None:
     """Open a range of an object: as a whole if it is small, else with a file of its own. None if it does not exist."""
-    for row in _places(session, key, session.index.row(key)):
+    for row in _places(session, key):
         if row is None:
             with suppress(FileNotFoundError):
                 return open_loose(session, key, offset, length)
@@ -161,13 +164,12 @@ def _loose_file(session: ContainerSession, key: str) -> io.FileIO:
     return file
 
 
-def _places(session: ContainerSession, key: str, row: Row | None) -> Iterator[Row | None]:
+def _places(session: ContainerSession, key: str) -> Iterator[Row | None]:
     """Iterate over the places where an object may be: a row for packed, None for loose."""
-    if row is not None:
+    if (row := session.index.row(key)) is not None:
         yield row
     yield None
-    row = session.index.row(key)
-    if row is not None:
+    if (row := session.index.row(key)) is not None:
         yield row
 
 
@@ -176,13 +178,12 @@ def _read_packed(session: ContainerSession, row: Row, start: int, size: int) -> 
     for current, descriptor in _descriptors(session, row):
         path = session.packs.path(current.pack_id)
         check_inside(current, path, os.fstat(descriptor).st_size)
+        first, length = (0, current.length) if current.compressed else (start, size)
         with with_path(path, row.key):
-            if current.compressed:
-                return _inflate(session, current, descriptor)[start : start + size]
-            data = read_at(descriptor, size, current.offset + start)
-        if len(data) != size:
+            data = read_at(descriptor, length, current.offset + first)
+        if len(data) != length:
             raise short_of(current, path, os.fstat(descriptor).st_size)
-        return data
+        return inflated(current, data)[start : start + size] if current.compressed else data
     return None
 
 
@@ -198,12 +199,26 @@ def check_inside(row: Row, path: str, present: int) -> None:
         raise CorruptObjectError(row.key, f"{row.length} bytes in {path} cannot be the {row.size} that its row says")
 
 
-def _inflate(session: ContainerSession, row: Row, descriptor: int) -> bytes:
-    """Return the whole content of a compressed object."""
-    data = read_at(descriptor, row.length, row.offset)
-    if len(data) != row.length:
-        raise short_of(row, session.packs.path(row.pack_id), os.fstat(descriptor).st_size)
-    return inflated(row, data)
+def short_of(row: Row, path: str, present: int) -> CorruptObjectError:
+    """Return the error for a pack that ends before an object does."""
+    return CorruptObjectError(
+        row.key, f"it should end at {row.offset + row.length} in pack {path}, which has {present} bytes"
+    )
+
+
+def inflated(row: Row, data: bytes) -> bytes:
+    """Decompress a whole object, to at most the size in its row.
+
+    :raises CorruptObjectError: if the data are invalid, or have another size.
+    """
+    decompressor = zlib.decompressobj()
+    try:
+        content = decompressor.decompress(data, row.size + 1)
+    except zlib.error as error:
+        raise CorruptObjectError(row.key, f"it cannot be decompressed: {error}") from error
+    if len(content) != row.size or not decompressor.eof:
+        raise CorruptObjectError(row.key, f"it does not have the {row.size} bytes of its row when decompressed")
+    return content
 
 
 def _descriptors(session: ContainerSession, row: Row) -> Iterator[tuple[Row, int]]:
@@ -213,7 +228,7 @@ def _descriptors(session: ContainerSession, row: Row) -> Iterator[tuple[Row, int
         if current is None:
             return
         try:
-            descriptor, _, opened = session.packs.descriptor(current.pack_id)
+            descriptor, opened = session.packs.descriptor(current.pack_id)
         except FileNotFoundError:
             # disk-objectstore's repack removes the old file before it renames the new one.
             again = session.index.row(row.key)
@@ -234,14 +249,10 @@ def _descriptors(session: ContainerSession, row: Row) -> Iterator[tuple[Row, int
 def _in_file(session: ContainerSession, row: Row, file: io.FileIO) -> BinaryIO:
     """Check that an object is inside its pack; return the pack, or a file that decompresses the object."""
     check_inside(row, session.packs.path(row.pack_id), os.fstat(file.fileno()).st_size)
-    if row.compressed:
-        return cast("BinaryIO", _inflating(session.config.compression_algorithm, row, file))
-    return cast("BinaryIO", file)
-
-
-def _inflating(algorithm: str, row: Row, file: io.FileIO) -> DecompressingFile:
-    """Return a compressed object as an uncompressed file. Seeking back starts over, forward inflates."""
+    if not row.compressed:
+        return cast("BinaryIO", file)
     from disk_objectstore.utils import PackedObjectReader, get_stream_decompresser
 
-    inflated = get_stream_decompresser(algorithm)(PackedObjectReader(file, row.offset, row.length))
-    return DecompressingFile(row.key, inflated, (ValueError,), file.close)
+    decompresser = get_stream_decompresser(session.config.compression_algorithm)
+    stream = decompresser(PackedObjectReader(file, row.offset, row.length))
+    return cast("BinaryIO", DecompressingFile(row.key, stream, (ValueError,), file.close))

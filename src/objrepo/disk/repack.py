@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,9 +20,9 @@ from objrepo.disk.group_commit import FIRST_OWN_PACK, is_rolled_back
 from objrepo.disk.index import RawRow, Row
 from objrepo.disk.layout import REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
-from objrepo.disk.pack_files import read_at, short_of
-from objrepo.disk.reader import check_inside
-from objrepo.disk.safe_open import safe_open
+from objrepo.disk.pack_files import read_at
+from objrepo.disk.reader import check_inside, short_of
+from objrepo.disk.safe_open import link_or_copy, safe_open
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
@@ -60,7 +59,7 @@ def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
 
     :raises CorruptObjectError: if an invalid row names a pack; the pack stays as it is, after the others are rewritten.
     """
-    if session.packs.file_id(REPACK_PACK) is not None:
+    if os.path.exists(session.packs.path(REPACK_PACK)):  # noqa: PTH110
         recover_repack(session)
     packs = [int(path.name) for path in session.layout.pack_files()]
     total = session.layout.pack_files_size()
@@ -122,20 +121,11 @@ def recover_repack(session: ContainerSession) -> None:
     if rows:
         new_id = _next_number(session, 0)
         with pack_lock(session.layout, new_id):
-            _link_or_copy(temporary, Path(session.packs.path(new_id)))
+            link_or_copy(temporary, Path(session.packs.path(new_id)))
+            session.packs.fsync(new_id)
             session.index.move(rows, new_id, [row[2] for row in rows])
     temporary.unlink()
     fsync_directory(temporary.parent)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except (OSError, AttributeError, NotImplementedError):  # a file system without links
-        shutil.copyfile(source, target, follow_symlinks=False)
-    with safe_open(str(target)) as file:
-        fsync_file(file)
-    fsync_directory(target.parent)
 
 
 def _check_rows(rows: list[RawRow], path: Path, size: int) -> None:
@@ -145,7 +135,7 @@ def _check_rows(rows: list[RawRow], path: Path, size: int) -> None:
     """
     for raw in rows:
         row = Row._make(raw)
-        if not all(type(value) is int for value in raw[1:4]) or type(row.size) is not int:
+        if not row.is_valid():
             raise CorruptObjectError(
                 row.key, f"the index has no numbers for its position: {raw}; repair the repository"
             )

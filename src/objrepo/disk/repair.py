@@ -14,7 +14,7 @@ from objrepo.disk.pack_files import read_at
 from objrepo.disk.repack import recover_repack
 from objrepo.disk.safe_open import safe_open
 from objrepo.disk.session import ContainerSession
-from objrepo.disk.verify import damages, find_leftovers, is_valid
+from objrepo.disk.verify import damages, find_leftovers
 from objrepo.errors import RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.keys import is_key
@@ -58,7 +58,7 @@ def drop_damaged(session: ContainerSession, key: str) -> None:
     found, intact = damages(session, key)
     for damage in found:
         if damage.row is not None and damage.readable:
-            session.index.remove_row(damage.row)
+            session.index.remove_rows([damage.row])
     if intact:
         (session.layout.quarantine / f"{key}{_LOST}").unlink(missing_ok=True)
 
@@ -83,7 +83,7 @@ def remove_stale_files(session: ContainerSession, dry_run: bool) -> list[RepairS
                 except OSError as error:
                     step = RepairStep("skipped", leftover.path, f"it cannot be removed: {error.strerror}")
             steps.append(step)
-    if session.packs.file_id(REPACK_PACK) is not None:
+    if os.path.exists(session.packs.path(REPACK_PACK)):  # noqa: PTH110
         steps.append(RepairStep("recovered", session.packs.path(REPACK_PACK), "a repack was interrupted"))
         if not dry_run:
             recover_repack(session)
@@ -112,17 +112,17 @@ def _quarantined(session: ContainerSession, name: str) -> Iterator[tuple[Path, B
 
 def _copy_packed(session: ContainerSession, row: Row, target: BinaryIO) -> None:
     """Copy the bytes of a packed object up to the first that cannot be read, or its row if that is invalid."""
-    if not is_valid(row):
+    if not row.is_valid():
         target.write(repr(tuple(row)).encode())
         return
-    start = 0
-    while data := _read(session, row, start):
-        target.write(data)
-        start += len(data)
+    target.writelines(_readable(session, row))
 
 
-def _read(session: ContainerSession, row: Row, start: int) -> bytes:
-    size = min(_COPY_BYTES, row.length - start)
+def _readable(session: ContainerSession, row: Row) -> Iterator[bytes]:
+    # Errors of reading end the iteration; those of writing do not get here.
     with suppress(OSError, RepositoryError, *NO_ROW), safe_open(session.packs.path(row.pack_id)) as pack:
-        return read_at(pack.fileno(), size, row.offset + start) if size > 0 else b""
-    return b""
+        for start in range(0, row.length, _COPY_BYTES):
+            data = read_at(pack.fileno(), min(_COPY_BYTES, row.length - start), row.offset + start)
+            if not data:
+                return
+            yield data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -11,12 +12,34 @@ from objrepo.errors import RepositoryError
 
 if TYPE_CHECKING:
     from io import FileIO
+    from pathlib import Path
 
-__all__ = ("NO_FOLLOW", "UnsafePathError", "is_inside", "refused", "safe_open")
+__all__ = (
+    "FileId",
+    "FileSignature",
+    "UnsafePathError",
+    "copy_file",
+    "file_id",
+    "is_inside",
+    "link_or_copy",
+    "open_regular",
+    "refused",
+    "safe_open",
+    "signature",
+    "signature_of",
+)
 
-# Windows has neither flag, and only privileged users create links there.
-NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Flags that refuse a symbolic link and do not block at a pipe."""
+FileId = tuple[int, int]
+"""Device and inode of a file. They identify it for as long as it is open; then another file may get them."""
+
+FileSignature = tuple[int, int, int, int]
+"""The state of a file: device, inode, size, and the time of its last change in nanoseconds."""
+
+_COPY_BYTES: Final = 1024 * 1024
+
+# These refuse a symbolic link, and do not block at a pipe. Windows has neither, and only privileged users create links
+# there.
+_NO_FOLLOW: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class UnsafePathError(RepositoryError):
@@ -29,16 +52,58 @@ def safe_open(path: str, mode: Literal["rb", "ab", "xb"] = "rb") -> FileIO:
     :raises UnsafePathError: if it is a symbolic link, a pipe or otherwise not a regular file.
     :raises OSError: if it cannot be opened.
     """
+    return open(path, mode, buffering=0, opener=open_regular)
+
+
+def open_regular(path: str, flags: int) -> int:
+    """Return a descriptor of a regular file; see :func:`safe_open`."""
     try:
-        file = open(path, mode, buffering=0, opener=_open_no_follow)  # noqa: SIM115
+        descriptor = os.open(path, flags | _NO_FOLLOW, 0o666)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise refused(path) from None
         raise
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise refused(path)
-    return file
+    return descriptor
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file to a path at which there is none."""
+    with safe_open(str(source)) as file, open(target, "xb") as copy:
+        shutil.copyfileobj(file, copy, _COPY_BYTES)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Create a link to a file, or a copy on a file system without links.
+
+    :raises FileExistsError: if there is a file at the target.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError, NotImplementedError):
+        copy_file(source, target)
+
+
+def file_id(status: os.stat_result) -> FileId:
+    """Return the identity of a file."""
+    return status.st_dev, status.st_ino
+
+
+def signature_of(status: os.stat_result) -> FileSignature:
+    """Return the state of a file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns
+
+
+def signature(path: str | Path) -> FileSignature | None:
+    """Return the state of a file, None if there is none."""
+    try:
+        return signature_of(os.stat(path))  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def is_inside(path: str) -> os.stat_result | None:
@@ -57,7 +122,3 @@ def refused(path: object) -> UnsafePathError:
         f"{path} is a symbolic link or not a regular file, and links inside a repository are not followed; "
         "replace the link by its target"
     )
-
-
-def _open_no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | NO_FOLLOW, 0o666)

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from objrepo.disk.index import Index
-from objrepo.disk.layout import Layout, not_initialised
-from objrepo.disk.pack_files import FileSignature, PackFiles, signature_of
+from objrepo.disk.layout import Layout
+from objrepo.disk.pack_files import PackFiles
+from objrepo.disk.safe_open import signature
 from objrepo.errors import RepositoryError
 from objrepo.keys import key_pattern
 
@@ -36,7 +37,7 @@ class ContainerSession:
         self.layout = pool.layout
         # Read before the configuration: if the container is replaced in between, the next check notices it.
         self._index_id = pool.layout.identity()
-        self._config_signature = _config_signature(pool.layout)
+        self._config_signature = signature(pool.layout.config_file)
         self._index_is_pinned = False
         self.config = pool.layout.config()
         self.matches = key_pattern(self.config.hash_type)
@@ -49,7 +50,7 @@ class ContainerSession:
         """A connection to the index, without a transaction between two calls."""
         index = Index(self.layout)
         # From here on SQLite keeps the file open, so that no other file can get its inode number.
-        self._index_is_pinned = self._config_signature == _config_signature(self.layout)
+        self._index_is_pinned = self._config_signature == signature(self.layout.config_file)
         return index
 
     @cached_property
@@ -79,7 +80,7 @@ class ContainerSession:
         """
         return (
             self._index_id == self.layout.identity()
-            and (self._index_is_pinned or self._config_signature == _config_signature(self.layout))
+            and (self._index_is_pinned or self._config_signature == signature(self.layout.config_file))
             and self.process == os.getpid()
         )
 
@@ -141,8 +142,7 @@ class SessionPool:
 
     def check_in(self, session: ContainerSession) -> None:
         """Take a session back and end its transaction."""
-        if "container" in session.__dict__:
-            session.end_transaction()
+        session.end_transaction()
         if session.reusable and len(self._idle) < _MAX_IDLE:
             if "packs" in session.__dict__:
                 session.packs.trim()
@@ -164,10 +164,3 @@ class SessionPool:
             session.close()
         else:
             _inherited.append(session)
-
-
-def _config_signature(layout: Layout) -> FileSignature:
-    try:
-        return signature_of(os.stat(layout.config_file))  # noqa: PTH116
-    except (FileNotFoundError, NotADirectoryError):
-        raise not_initialised(layout.folder) from None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from objrepo.disk.listing import loose_keys
+from objrepo.disk.listing import loose_keys, loose_sizes
 from objrepo.disk.safe_open import is_inside
 from objrepo.disk.session import ContainerSession
 from objrepo.reports import HTMLTableMixin, RepositoryInfo
@@ -86,9 +84,7 @@ def info_of(session: ContainerSession, detailed: bool) -> DiskInfo:
         copies += len(rows)
         copies_size += sum(row[-1] for row in rows)
         if detailed:
-            for key in keys:
-                with suppress(FileNotFoundError):
-                    loose_size += os.lstat(session.layout.loose_name(session.config, key)).st_size
+            loose_size += sum(loose_sizes(session, keys).values())
     packed = session.index.count()
     info = DiskInfo(
         location=str(session.layout.folder),

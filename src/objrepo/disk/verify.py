@@ -20,7 +20,7 @@ from objrepo.integrity import digest
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
-__all__ = ("Damage", "check_objects", "damages", "find_leftovers", "is_valid")
+__all__ = ("Damage", "check_objects", "damages", "find_leftovers")
 
 _TRIES: Final = 3
 _PROCESS_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
@@ -48,26 +48,17 @@ def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -
     rows = {row[0]: Row._make(row) for row in session.index.rows(keys)}
     rows |= {key: row for key in session.index.present(keys) - rows.keys() if (row := _row(session, key))}
     for key in keys:
-        checked = _check(session, key, rows.get(key), quick)
-        if checked is None:
-            continue
-        objects += 1
-        size += checked[0]
-        damaged += [DamagedObject(key, damage.reason) for damage in checked[1]]
+        if copies := _check(session, key, rows.get(key), quick):
+            objects += 1
+            size += copies[0][0]
+            damaged += [DamagedObject(key, damage.reason) for _, damage in copies if damage is not None]
     return VerifyReport(objects, size, tuple(damaged))
 
 
 def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:
     """Read every copy of an object; return the damaged ones, and whether another one is intact."""
-    row = _row(session, key)
-    checked = _check(session, key, row, quick=False)
-    copies = (row is not None) + os.path.lexists(session.layout.loose_name(session.config, key))
-    return ([], False) if checked is None else (checked[1], len(checked[1]) < copies)
-
-
-def is_valid(row: Row) -> bool:
-    """Return whether a row has integers where the index says where the object is."""
-    return all(type(value) is int for value in (row.pack_id, row.offset, row.length, row.size))
+    found = [damage for _, damage in _check(session, key, _row(session, key), quick=False)]
+    return [damage for damage in found if damage is not None], None in found
 
 
 def _row(session: ContainerSession, key: str) -> Row | None:
@@ -76,32 +67,27 @@ def _row(session: ContainerSession, key: str) -> Row | None:
     return Row._make(rows[0]) if rows else None
 
 
-def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> tuple[int, list[Damage]] | None:
-    """Check the copies of an object; return its size and the damages, None if it does not exist."""
-    found: list[Damage] = []
-    size: int | None = None
+def _check(session: ContainerSession, key: str, row: Row | None, quick: bool) -> list[tuple[int, Damage | None]]:
+    """Check the copies of an object; return the size of each and its damage, if any."""
     for _ in range(_TRIES):
+        copies = []
         if row is not None:
-            size, damage = _check_packed(session, row, quick)
-            if damage is not None and (current := _row(session, key)) != row:
+            copies.append(_check_packed(session, row, quick))
+            if copies[0][1] is not None and (current := _row(session, key)) != row:
                 row = current  # a repack has moved it, or a deletion removed it
-                size = None
                 continue
-            found += [damage] if damage is not None else []
         with suppress(FileNotFoundError):
-            loose_size, damage = _check_loose(session, key, quick)
-            size = loose_size if size is None else size
-            found += [damage] if damage is not None else []
-        if size is not None:
-            return size, found
+            copies.append(_check_loose(session, key, quick))
+        if copies:
+            return copies
         row = _row(session, key)  # it may have been packed meanwhile
         if row is None:
-            return None
-    return None
+            break
+    return []
 
 
 def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int, Damage | None]:
-    if not is_valid(row):
+    if not row.is_valid():
         return 0, Damage(row, f"the index has no numbers for its position: {tuple(row)}")
     path = session.packs.path(row.pack_id)
     size = max(row.size, 0)
@@ -115,10 +101,8 @@ def _check_packed(session: ContainerSession, row: Row, quick: bool) -> tuple[int
         found, size = digest(opened, session.config.hash_type)
     except FileNotFoundError:
         return size, Damage(row, f"pack {path} is missing")
-    except OSError as error:
+    except (OSError, UnsafePathError) as error:
         return size, _damage(row, path, error)
-    except UnsafePathError as error:
-        return size, Damage(row, str(error))
     return size, None if found == row.key else Damage(row, f"its content in pack {row.pack_id} hashes to {found}")
 
 
@@ -131,15 +115,15 @@ def _check_loose(session: ContainerSession, key: str, quick: bool) -> tuple[int,
         found, size = digest(open_loose(session, key), session.config.hash_type)
     except FileNotFoundError:
         raise
-    except OSError as error:
+    except (OSError, UnsafePathError) as error:
         return 0, _damage(None, path, error)
-    except UnsafePathError as error:
-        return 0, Damage(None, str(error))
     return size, None if found == key else Damage(None, f"its content in {path} hashes to {found}")
 
 
-def _damage(row: Row | None, path: str, error: OSError) -> Damage:
+def _damage(row: Row | None, path: str, error: OSError | UnsafePathError) -> Damage:
     """Return the damage that an error of reading shows; raise the error if it does not concern the file."""
+    if isinstance(error, UnsafePathError):
+        return Damage(row, str(error))
     if isinstance(error, CorruptObjectError):
         return Damage(row, error.reason)
     if isinstance(error, RepositoryError) or error.errno is None or error.errno in _PROCESS_ERRORS:
