@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import signal
 import threading
 import time
+import weakref
 
 import anyio
 import pytest
@@ -247,3 +251,64 @@ async def test_gets_of_all_kinds_at_the_same_moment(make, tmp_path):
             for key in [*contents, "0" * 64, "no key", *contents]:
                 group.start_soon(get, key)
         assert sorted(wrong) == ["0" * 64, "no key"]
+
+
+@pytest.mark.parametrize("outcomes", [0, 3])
+async def test_a_batch_with_a_wrong_number_of_outcomes_is_an_error(outcomes):
+    call = Threads().batched(lambda items: [1] * outcomes, lambda item: item)
+    with anyio.fail_after(10), pytest.raises(RuntimeError, match=f"{outcomes} outcomes for 1 item"):
+        await call(4)
+
+
+async def test_an_error_of_a_batch_is_not_kept_by_its_own_traceback(work):
+    class RefusedError(Exception):
+        pass
+
+    def refuse(items):
+        outcomes = []
+        for item in items:
+            try:
+                raise RefusedError(item)
+            except RefusedError as error:
+                outcomes.append(error)
+        try:
+            return outcomes
+        finally:
+            del outcomes
+
+    call = Threads().batched(refuse, work.one)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(RefusedError) as caught:
+            await call(4)
+        kept = weakref.ref(caught.value)
+        del caught
+        for _ in range(1000):
+            if kept() is None:
+                break
+            await anyio.sleep(0.01)
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_the_batch_of_its_parent(work):
+    async def scenario():
+        call = batched(work)
+        work.hold.clear()
+        async with anyio.create_task_group() as group:
+            group.start_soon(call, 1)
+            await anyio.to_thread.run_sync(work.at_work.wait)
+            if (child := os.fork()) == 0:
+                work.hold = threading.Event()
+                work.hold.set()
+                signal.alarm(5)  # ends the child if it waits
+                os._exit(asyncio.run(call(4)) != 8)
+            status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+            work.hold.set()
+        assert status == (child, 0)
+
+    asyncio.run(scenario())

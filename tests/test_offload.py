@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import os
+import signal
 import threading
 import time
 import weakref
+from functools import partial
 
 import anyio
 import pytest
@@ -465,3 +468,52 @@ class TestThreads:
             assert seen() is None
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_loops_that_have_ended_are_not_kept_alive(make, backend):
+    offload = make()
+
+    async def use():
+        await offload.run(int)
+        return weakref.ref(anyio.lowlevel.current_token().native_token)
+
+    loop = anyio.run(use, backend=backend)
+    gc.collect()
+    assert loop() is None
+
+
+async def test_a_blocking_function_may_run_an_event_loop_of_its_own(make):
+    async def answer():
+        return 42
+
+    assert await make().run(anyio.run, answer) == 42
+    assert await (await make().submit(anyio.run, answer)).result() == 42
+
+
+async def test_threads_end_when_the_last_function_of_drain_fails(make):
+    offload = make()
+    with pytest.raises(ZeroDivisionError):
+        await offload.drain(lambda: 1 / 0)
+    assert not offload._pool._threads
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_drain_in_a_forked_child_does_not_wait_for_calls_of_its_parent(make):
+    async def scenario():
+        offload, blocked = make(), Blocked()
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(offload.run, blocked, abandon_on_cancel=True))
+            await blocked.is_running()
+            group.cancel_scope.cancel()
+        if (child := os.fork()) == 0:
+            signal.alarm(5)  # ends the child if it waits
+            asyncio.run(offload.drain(int))
+            os._exit(0)
+        status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
+        blocked.let_go.set()
+        await offload.drain()
+        assert status == (child, 0)
+
+    asyncio.run(scenario())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import hashlib
+import io
 import multiprocessing
 import pickle
 import threading
+import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 
@@ -21,14 +23,17 @@ from objrepo import (
     MemoryRepository,
     ReadOnlyError,
     RepositoryClosedError,
+    RepositoryError,
     S3Repository,
     SandboxRepository,
     export,
 )
 from objrepo.instrumentation import InstrumentedRepository, log_operations
+from objrepo.integrity import VerifyingHandle
 from objrepo.memory import MemoryBackend
 from objrepo.offload import Inline, Threads
 from objrepo.repository import Repository
+from objrepo.streams import RangeHandle
 from objrepo.testing.fixtures import content_of
 
 LARGE = content_of(3_000_000)
@@ -215,13 +220,13 @@ class TestABackendThatReturnsEarly:
                 closed.append(1)
 
         async with Repository(self.Backend()) as repo:
-            with anyio.fail_after(30):
+            with anyio.fail_after(10):
                 assert await repo.put(endless()) == hashlib.sha256(bytes(10)).hexdigest()
         assert closed
 
     async def test_a_writer_goes_on_when_the_backend_has_returned(self):
         async with Repository(self.Backend()) as repo:
-            with anyio.fail_after(30):
+            with anyio.fail_after(10):
                 async with repo.create() as writer:
                     for _ in range(50):
                         await writer.write(bytes(100_000))
@@ -364,3 +369,111 @@ async def test_errors_name_the_repository(tmp_path):
     async with ArchiveRepository(archive) as repo:
         with pytest.raises(ReadOnlyError, match=r"archive\.zip"):
             await repo.put(b"content")
+
+
+class TestWriterFaults:
+    async def test_a_writer_whose_first_long_write_is_cancelled_raises_an_error(self):
+        async with MemoryRepository() as repo:
+            writer = repo.create()
+            with pytest.raises(RepositoryError, match="cancelled"):
+                async with writer:
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await writer.write(LARGE)
+            assert [key async for key in repo.keys()] == []
+
+    async def test_a_writer_that_failed_is_not_entered_again(self):
+        async with MemoryRepository() as repo:
+            writer = repo.create()
+            with pytest.raises(ZeroDivisionError):
+                async with writer:
+                    await writer.write(LARGE)
+                    raise ZeroDivisionError
+            with pytest.raises(RepositoryClosedError, match="one object"):
+                await writer.__aenter__()
+
+    async def test_several_tasks_may_write_to_one_writer(self):
+        async with MemoryRepository() as repo:
+            with anyio.fail_after(10):
+                async with repo.create() as writer, anyio.create_task_group() as group:
+                    for _ in range(10):
+                        group.start_soon(writer.write, LARGE)
+            assert await repo.size(writer.key) == 10 * len(LARGE)
+
+
+class TestTasksThatShareOneResult:
+    async def test_listings_and_streams_refuse_a_second_reader(self):
+        async with MemoryRepository() as repo:
+            keys = await repo.put_many([b"%d" % number for number in range(300)])
+            read = []
+
+            async def read_all(items):
+                read.extend([item async for item in items])
+
+            async def read_twice(items):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(read_all, items)
+                    group.start_soon(read_all, items)
+
+            with pytest.raises(BaseExceptionGroup) as caught:
+                await read_twice(repo.keys())
+            assert caught.group_contains(anyio.BusyResourceError)
+            async with repo.stream(keys) as objects:
+                with pytest.raises(BaseExceptionGroup) as caught:
+                    await read_twice(objects)
+                assert caught.group_contains(anyio.BusyResourceError)
+
+    async def test_an_open_context_is_not_entered_twice_at_the_same_time(self):
+        async with MemoryRepository() as repo:
+            opening = repo.open(await repo.put(LARGE))
+            async with opening:
+                with pytest.raises(RuntimeError, match="entered already"):
+                    await opening.__aenter__()
+            assert repo.statistics().open_objects == 0
+            async with opening as stream:
+                assert await stream.read() == LARGE
+
+    async def test_objects_that_are_opened_while_their_stream_closes_are_closed(self):
+        opened, in_open, go_on = [], threading.Event(), threading.Event()
+
+        class SlowBackend(MemoryBackend):
+            def open(self, *args):
+                in_open.set()
+                assert go_on.wait(30)
+                opened.append(super().open(*args))
+                return opened[-1]
+
+        async def read_one(objects):
+            with pytest.raises(RepositoryClosedError):
+                await anext(objects)
+
+        async with Repository(SlowBackend()) as repo:
+            key = await repo.put(LARGE)
+            async with anyio.create_task_group() as group:
+                async with repo.stream([key]) as objects:
+                    group.start_soon(read_one, objects)
+                    await anyio.to_thread.run_sync(in_open.wait)
+                go_on.set()
+            assert opened[0].handle.closed
+
+
+def test_reads_of_a_checked_object_that_overlap_are_hashed_once():
+    class SlowHash:
+        def __init__(self, hasher):
+            self.hasher, self.in_update = hasher, threading.Event()
+            self.hexdigest = hasher.hexdigest
+
+        def update(self, data):
+            self.in_update.set()
+            time.sleep(0.1)  # as a large one, it lets other threads run
+            self.hasher.update(data)
+
+    key = hashlib.sha256(LARGE).hexdigest()
+    handle = VerifyingHandle(key, RangeHandle(key, io.BytesIO(LARGE), 0, len(LARGE)), len(LARGE), "sha256", b"")
+    handle._hasher = SlowHash(hashlib.sha256())
+    abandoned = threading.Thread(target=handle.read_at, args=(0, 2_000_000))
+    abandoned.start()
+    handle._hasher.in_update.wait()
+    handle.read_at(0, 2_000_000)
+    abandoned.join()
+    handle.read_at(2_000_000, 1_000_000)

@@ -54,7 +54,7 @@ Hook: TypeAlias = Callable[[OperationEvent], object]
 def _timed(
     method: Callable[Concatenate[ForwardingRepository, P], Coroutine[Any, Any, T]],
     size: Callable[[T], int] | None = None,
-) -> Callable[Concatenate[InstrumentedRepository, P], Coroutine[Any, Any, T]]:
+) -> Any:  # pyright takes no other type for a method that overrides one
     """Return a forwarding method that also calls the hook, with the size that its result has."""
 
     @functools.wraps(method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from typing import Final
@@ -68,6 +69,7 @@ class VerifyingHandle(RangeHandle):
         self._end = size
         self._hashed = len(head)
         self._hasher = hashlib.new(key_format, head)
+        self._hashing = threading.Lock()  # a read that was abandoned may still run beside the next one
 
     @property
     def closed(self) -> bool:  # type: ignore[override]
@@ -77,11 +79,12 @@ class VerifyingHandle(RangeHandle):
     def read_at(self, position: int, size: int) -> bytes:
         """Return bytes from a position; see :meth:`RangeHandle.read_at`."""
         data = self._inner.read_at(position, size)
-        if position <= self._hashed < position + size:
-            self._hasher.update(memoryview(data)[self._hashed - position :])
-            self._hashed = position + size
-            if self._hashed == self._end:
-                _require_equal(self._of, self._hasher.hexdigest())
+        with self._hashing:
+            if position <= self._hashed < position + size:
+                self._hasher.update(memoryview(data)[self._hashed - position :])
+                self._hashed = position + size
+                if self._hashed == self._end:
+                    _require_equal(self._of, self._hasher.hexdigest())
         return data
 
     def descriptor(self) -> None:

@@ -44,7 +44,9 @@ class Pipe:
                     self._size += len(chunk)
                     self._changed.notify()
                     return True
-                space = self._space = anyio.Event()
+                if self._space is None:  # several tasks may wait for space
+                    self._space = anyio.Event()
+                space = self._space
             await space.wait()
 
     def finish(self) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
+import anyio
 from anyio.abc import ByteSendStream
 
 from objrepo.async_with import AsyncWithOnly
@@ -287,15 +288,24 @@ class _Opening(AsyncWithOnly[T]):
     def __init__(self, usage: str, open_it: Callable[[], Awaitable[T]]) -> None:
         self.usage = usage
         self._open_it = open_it
+        self._entered = False
 
     async def __aenter__(self) -> T:
-        self._opened = await self._open_it()
+        if self._entered:
+            raise RuntimeError(f"this is entered already: use `async with {self.usage}` for each")
+        self._entered = True
+        try:
+            self._opened = await self._open_it()
+        except BaseException:
+            self._entered = False
+            raise
         return self._opened
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         self._opened.close()
+        self._entered = False
 
 
 class _Keys(AsyncIterator[str]):
@@ -306,6 +316,7 @@ class _Keys(AsyncIterator[str]):
         self._page: Iterator[str] = iter(())
         self._cursor: Any = None
         self._ended = False
+        self._guard = anyio.ResourceGuard("reading from")
 
     async def __anext__(self) -> str:
         while True:
@@ -313,7 +324,8 @@ class _Keys(AsyncIterator[str]):
                 return key
             if self._ended:
                 raise StopAsyncIteration
-            page, self._cursor = await self._repository._list_keys(self._cursor)  # noqa: SLF001  (of the same module)
+            with self._guard:
+                page, self._cursor = await self._repository._list_keys(self._cursor)  # noqa: SLF001  (of the same module)
             self._page, self._ended = iter(page), self._cursor is None
 
 

@@ -355,7 +355,7 @@ class BackendStream(ByteReceiveStream):
         """Fetch at least ``wanted`` bytes from the position on; more, the longer reading is sequential."""
         assert self._handle is not None, "the chunk of a stream without a handle is the whole object"
         if self._guard is None:
-            self._guard = anyio.ResourceGuard("reading from this object")
+            self._guard = anyio.ResourceGuard("reading from")
         with self._guard:
             kept = self._chunk[self._position - self._chunk_start :] if self._in_chunk() else b""
             sequential = bool(kept) or self._position == self._chunk_start + len(self._chunk)
@@ -390,6 +390,7 @@ class ObjectIterator:
         self._batch: list[OpenedObject] = []
         self._stream: BackendStream | None = None
         self._closed = False
+        self._guard = anyio.ResourceGuard("reading from")
         self._open_streams = open_streams
         open_streams.add(self)
 
@@ -414,16 +415,23 @@ class ObjectIterator:
         return taken
 
     async def _fill(self) -> None:
-        if self._closed:
-            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
+        self._require_open()
         if self._stream is not None:
             self._stream.close()
             self._stream = None
         if not self._batch and self._next < len(self._items):
             wanted = self._items[self._next : self._next + BATCH_OBJECTS]
-            batch = await self._offload.run(self._open_batch, wanted, abandon_on_cancel=True, discard=close_all)
+            with self._guard:
+                batch = await self._offload.run(self._open_batch, wanted, abandon_on_cancel=True, discard=close_all)
+            if self._closed:  # meanwhile
+                close_all(batch)
+                self._require_open()
             self._next += len(batch)
             self._batch = batch[::-1]
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
 
     @property
     def holds_file(self) -> bool:

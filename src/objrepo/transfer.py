@@ -123,6 +123,7 @@ class Destination(Protocol):
 
     async def missing(self, keys: list[str]) -> list[str]:
         """Return the keys of the objects that have to be copied."""
+        ...
 
     async def put_batch(self, contents: dict[str, bytes]) -> None:
         """Store small objects, whose contents were compared with their keys."""

@@ -38,7 +38,7 @@ class Writer:
         self._gathered: list[bytes] = []
         self._size = 0
         self._key: str | None = None
-        self._open = False
+        self._entered = self._open = False
         self._pipe: Pipe | None = None
         self._submitted: Submitted[str] | None = None
         self._spool: IO[bytes] | None = None
@@ -74,9 +74,9 @@ class Writer:
         return len(chunk)
 
     async def __aenter__(self) -> Self:
-        if self._open or self._key is not None:
+        if self._entered:
             raise RepositoryClosedError("a writer writes one object: create another one")
-        self._open = True
+        self._entered = self._open = True
         return self
 
     async def __aexit__(
@@ -99,11 +99,11 @@ class Writer:
                 self._spool = self._resources.enter_context(SpooledTemporaryFile(_SPOOL_BYTES))  # noqa: SIM115
             self._spool.write(data)
             return
-        if self._pipe is None:
-            self._pipe = Pipe(())
-            self._submitted = await self._offload.submit(self._put_reader, self._pipe)
-            self._submitted.on_end(self._pipe.break_off)
         try:
+            if self._pipe is None:
+                self._pipe = Pipe(())
+                self._submitted = await self._offload.submit(self._put_reader, self._pipe)
+                self._submitted.on_end(self._pipe.break_off)
             sent = await self._pipe.send(data)
         except BaseException:
             self._error = RepositoryError("a write was cancelled, so nothing is stored")
@@ -118,6 +118,9 @@ class Writer:
             self._key = await submitted.result()
         except Exception as error:
             self._error = error
+            raise
+        except BaseException:
+            self._error = RepositoryError("a write was cancelled, and its object may not be stored")
             raise
 
     async def _finish(self) -> None:

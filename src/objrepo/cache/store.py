@@ -65,7 +65,9 @@ class CacheStore:
         """Create the cache unless it exists, and return the key format of the origin, which the index remembers."""
         if self._key_format is not None:
             return self._key_format
-        exists, cache_format, known = False, None, None
+        exists = False
+        cache_format: str | None = None
+        known: str | None = None
         with self.failures_ignored():
             exists = await self.repository.is_initialised()
         if not exists:

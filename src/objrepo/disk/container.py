@@ -56,8 +56,8 @@ class PatchedContainer(Container):  # type: ignore[misc]
         if self._operation_session is None:
             url = URL.create("sqlite", database=str(self._get_pack_index_path()))
             engine = create_engine(url, connect_args={"isolation_level": None})
-            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode = wal"))
-            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+            event.listen(engine, "connect", _use_wal)
+            event.listen(engine, "begin", _begin)
             self._operation_session = sessionmaker(engine, autoflush=False)()
         return self._operation_session
 
@@ -94,3 +94,11 @@ def store_errors(index: Path) -> Iterator[None]:
 def _key_in(message: str) -> str:
     """Return the key that an error of disk-objectstore names, in quotes."""
     return message.split("'")[1] if message.count("'") > 1 else "?"
+
+
+def _use_wal(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA journal_mode = wal")
+
+
+def _begin(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN")

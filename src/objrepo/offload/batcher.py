@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -40,10 +41,14 @@ class Batcher:
         self._function = function
         self._pool = pool
         self._max_active = max_active
+        self._reset()
+        self.batches = self.calls = 0
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._waiting: deque[Request] = deque()
         self._active = 0
-        self.batches = self.calls = 0
 
     @property
     def waiting(self) -> int:
@@ -55,6 +60,8 @@ class Batcher:
 
         :raises RuntimeError: if no thread can be started for it.
         """
+        if self._process != os.getpid():  # the batches of the parent process are not at work here
+            self._reset()
         with self._lock:
             self._waiting.append(request)
             if self._active >= self._max_active:
@@ -75,6 +82,9 @@ class Batcher:
         if batch:
             try:
                 outcomes = self._function([request.item for request in batch])
+                if len(outcomes) != len(batch):  # a fault of the backend, which would leave its callers waiting
+                    wrong = f"{self._function} returned {len(outcomes)} outcomes for {len(batch)} items"
+                    outcomes = [RuntimeError(wrong) for _ in batch]
             except BaseException:  # noqa: BLE001  (in calls of their own, all meet their own error)
                 outcomes = [UNBATCHED] * len(batch)
         with self._lock:
@@ -82,7 +92,10 @@ class Batcher:
             self._active -= not more
         if more:
             self._pool.start(self._work)
-        return [listener for request, outcome in zip(batch, outcomes, strict=True) for listener in request.end(outcome)]
+        ended = zip(batch, outcomes, strict=True)
+        listeners = [listener for request, outcome in ended for listener in request.end(outcome)]
+        del batch, outcomes, ended  # the traceback of one item's error refers to this frame
+        return listeners
 
     def _take_batch(self) -> list[Request]:
         batch: list[Request] = []

@@ -148,8 +148,7 @@ class BlockingPool:
             del run  # it may hold much, and the next one may be long in coming
             with self._lock:
                 self._unfinished -= 1
-            for listener in listeners:
-                listener()
+            _call_all(listeners)
             del listeners
         run.thread_ended()
 
@@ -161,9 +160,13 @@ class _PoolItem(WorkItem[T]):
 
     def result(self) -> T:
         if getattr(_thread, "pool", None) is self._pool:
-            for listener in self.run():
-                listener()
+            _call_all(self.run())
         return super().result()
+
+
+def _call_all(listeners: Listeners) -> None:
+    for listener in listeners:  # in a function of its own, as the variable would keep the last one alive
+        listener()
 
 
 class _End:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import anyio
 import anyio.lowlevel
@@ -15,7 +15,7 @@ import anyio.lowlevel
 from objrepo.offload.base import UNBATCHED, Offload, OffloadStatistics, Submitted
 from objrepo.offload.batcher import Batcher, Request
 from objrepo.offload.pool import BlockingPool
-from objrepo.offload.work_item import PendingResult, WorkItem, call_soon
+from objrepo.offload.work_item import PendingResult, WorkItem, call_soon, schedule_in
 
 __all__ = ("PROCESSORS", "Threads")
 
@@ -53,7 +53,8 @@ class Threads(Offload):
         self.limit = limit
         self._pool = BlockingPool(limit)
         self._notifiers: WeakKeyDictionary[Any, _LoopNotifier] = WeakKeyDictionary()
-        self._abandoned: set[PendingResult[Any]] = set()
+        self._process = os.getpid()
+        self._abandoned_calls: set[PendingResult[Any]] = set()
         self._batchers: WeakSet[Batcher] = WeakSet()
 
     def __repr__(self) -> str:
@@ -114,7 +115,10 @@ class Threads(Offload):
             if outcome is UNBATCHED:
                 return await self.run(unbatched, item, abandon_on_cancel=abandon_on_cancel)
             if isinstance(outcome, Exception):
-                raise outcome
+                try:
+                    raise outcome
+                finally:
+                    del outcome  # its own traceback would keep it alive
             return outcome  # type: ignore[no-any-return]
 
         return call
@@ -130,6 +134,7 @@ class Threads(Offload):
             assert function is not None
             function()
 
+        failed: Exception | None = None
         with anyio.CancelScope(shield=True):
             while not finished:
                 try:
@@ -140,6 +145,9 @@ class Threads(Offload):
                     await self.run(last)
                 except anyio.get_cancelled_exc_class() as error:
                     cancelled = error
+                except Exception as error:  # noqa: BLE001  (it is raised when the threads have ended)
+                    failed = error
+                    break
             if function is not None:
                 stopped = anyio.Event()
                 self._pool.stop(partial(self._notifier().set_event, stopped))
@@ -147,8 +155,13 @@ class Threads(Offload):
                     await _shielded(stopped)
                 except anyio.get_cancelled_exc_class() as error:
                     cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        try:
+            if cancelled is not None:
+                raise cancelled
+            if failed is not None:
+                raise failed
+        finally:
+            del cancelled, failed  # their own tracebacks would keep them alive
 
     def statistics(self) -> OffloadStatistics:
         """Return how many calls run and wait, in all event loops, and how many were batched."""
@@ -160,11 +173,17 @@ class Threads(Offload):
             sum(batcher.calls for batcher in batchers),
         )
 
+    @property
+    def _abandoned(self) -> set[PendingResult[Any]]:
+        if self._process != os.getpid():  # the threads of the parent process do not exist here
+            self._process, self._abandoned_calls = os.getpid(), set()
+        return self._abandoned_calls
+
     def _notifier(self) -> _LoopNotifier:
-        token = anyio.lowlevel.current_token()
-        notifier = self._notifiers.get(token.native_token)
+        loop = anyio.lowlevel.current_token().native_token
+        notifier = self._notifiers.get(loop)
         if notifier is None:
-            notifier = self._notifiers[token.native_token] = _LoopNotifier(token)
+            notifier = self._notifiers[loop] = _LoopNotifier(loop)
         return notifier
 
     def _notify_of(self, item: PendingResult[Any]) -> anyio.Event:
@@ -182,9 +201,10 @@ class Threads(Offload):
                 if not abandon_on_cancel:
                     await _shielded(ended)
                 else:
-                    self._abandoned.add(item)
-                    if item.when_ended(partial(self._abandoned.discard, item)):
-                        self._abandoned.discard(item)
+                    abandoned = self._abandoned
+                    abandoned.add(item)
+                    if item.when_ended(partial(abandoned.discard, item)):
+                        abandoned.discard(item)
             raise
 
 
@@ -213,8 +233,8 @@ class _Submitted(Generic[T]):
 class _LoopNotifier:
     """Sets events of an event loop from other threads; those that come while the loop is busy reach it together."""
 
-    def __init__(self, token: anyio.lowlevel.EventLoopToken) -> None:
-        self._token = token
+    def __init__(self, loop: Any) -> None:
+        self._loop = ref(loop)  # the offload may outlive the loop, and does not keep it alive
         self._lock = threading.Lock()
         self._events: list[anyio.Event] = []
 
@@ -222,8 +242,9 @@ class _LoopNotifier:
         with self._lock:
             self._events.append(event)
             first = len(self._events) == 1
-        if first:
-            call_soon(self._token, self._deliver)
+            loop = self._loop()
+        if first and (loop is None or not schedule_in(loop, self._deliver)):
+            self._events.clear()  # they may refer to the loop, which has ended
 
     def _deliver(self) -> None:
         with self._lock:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from enum import Enum, auto
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio.lowlevel
 
-__all__ = ("PendingResult", "WorkCancelled", "WorkItem", "call_soon", "cancel_requested")
+__all__ = ("PendingResult", "WorkCancelled", "WorkItem", "call_soon", "cancel_requested", "schedule_in")
 
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("objrepo")
+
+_sniffio: Final[Any] = sys.modules.get("sniffio")
+"""Where anyio notes which loop runs; anyio has imported it if it is installed."""
 
 
 class WorkCancelled(Exception):  # noqa: N818  (no caller catches it: it only unwinds a worker's call)
@@ -138,8 +141,14 @@ class WorkItem(PendingResult[T]):
     def cancellable(self) -> WorkItem[T]:
         """Have the function see, by :func:`cancel_requested`, whether this item was abandoned."""
         _, _, context = self._call
-        context.run(_current.set, self)
+        context.run(_enter_worker, self)
         return self
+
+
+def _enter_worker(item: WorkItem[Any]) -> None:
+    _current.set(item)
+    if _sniffio is not None:
+        _sniffio.current_async_library_cvar.set(None)  # no loop runs in a worker: a source may start its own
 
 
 _current: Final[ContextVar[WorkItem[Any] | None]] = ContextVar("objrepo_work_item", default=None)
@@ -160,7 +169,14 @@ def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], objec
 
     :param token: the loop's ``anyio.lowlevel.current_token()``. If that loop has ended, nothing is called.
     """
-    loop: Any = token.native_token
+    schedule_in(token.native_token, function)
+
+
+def schedule_in(loop: Any, function: Callable[[], object]) -> bool:
+    """Have an event loop, as asyncio or trio has it, call a function; return False if that loop has ended."""
     schedule = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
-    with suppress(RuntimeError):  # what both kinds of loops raise when they have ended
+    try:
         schedule(function)
+    except RuntimeError:  # what both kinds of loops raise when they have ended
+        return False
+    return True
