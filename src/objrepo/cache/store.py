@@ -78,7 +78,7 @@ class CacheStore:
             cache_format = await self.repository.key_format()
             known = await self._offload.run(self.index.key_format)
         key_format = known or await self._origin.key_format()
-        self._usable = cache_format is not None
+        self._usable = bool(cache_format)
         self.same_keys = key_format == cache_format != "uuid4"
         if self._usable and known is None:
             with self.failures_ignored():
