@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
-from enum import Enum, auto
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio.lowlevel
@@ -26,10 +25,7 @@ class WorkCancelled(Exception):  # noqa: N818  (no caller catches it: it only un
     """Raised in a worker thread to unwind a call whose caller has been cancelled."""
 
 
-class _State(Enum):
-    PENDING = auto()
-    RUNNING = auto()
-    ENDED = auto()
+_PENDING, _RUNNING, _ENDED = range(3)
 
 
 class PendingResult(Generic[T]):
@@ -42,7 +38,7 @@ class PendingResult(Generic[T]):
     def __init__(self, discard: Callable[[T], object] | None = None) -> None:
         self._discard = discard
         self._lock = threading.Lock()
-        self._state = _State.PENDING
+        self._state = _PENDING
         self._result: T | None = None
         self._error: BaseException | None = None
         self._listeners: list[Callable[[], object]] = []
@@ -51,15 +47,15 @@ class PendingResult(Generic[T]):
     def begin(self) -> bool:
         """Note that a thread begins to produce it; return False if that is not to be done, or done already."""
         with self._lock:
-            if self._state is not _State.PENDING:
+            if self._state is not _PENDING:
                 return False
-            self._state = _State.RUNNING
+            self._state = _RUNNING
             return True
 
     def end(self, result: T | None, error: BaseException | None = None) -> list[Callable[[], object]]:
         """Store the result, or discard it; return the listeners, which the caller of this is to call."""
         with self._lock:
-            self._state = _State.ENDED
+            self._state = _ENDED
             abandoned = self.cancel_requested
             if not abandoned:
                 self._result, self._error = result, error
@@ -72,10 +68,10 @@ class PendingResult(Generic[T]):
         """Give up the result, and ask for an early stop; return whether it is being produced at this moment."""
         with self._lock:
             self.cancel_requested = True
-            if self._state is _State.RUNNING:
+            if self._state is _RUNNING:
                 return True
-            unused = self._state is _State.ENDED and self._error is None
-            self._state = _State.ENDED
+            unused = self._state is _ENDED and self._error is None
+            self._state = _ENDED
             result, self._result = self._result, None
         if unused:
             self._discard_result(cast("T", result))
@@ -95,7 +91,7 @@ class PendingResult(Generic[T]):
     def when_ended(self, listener: Callable[[], object]) -> bool:
         """Have a function called, in any thread, when it has ended; return True if it has ended already."""
         with self._lock:
-            if self._state is _State.ENDED:
+            if self._state is _ENDED:
                 return True
             self._listeners.append(listener)
             return False
