@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
@@ -78,14 +78,18 @@ class Threads(Offload):
         item = WorkItem(function, args, discard).cancellable()
         ended = self._notify_of(item)
         self._pool.start(item.run)
-        await self._wait(item, ended, abandon_on_cancel)
+        try:
+            await ended.wait()
+        except BaseException:
+            await self._leave(item, ended, abandon_on_cancel)
+            raise
         return item.take()
 
     async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
         """Submit a blocking call to the worker threads; see :meth:`Offload.submit`."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         item = WorkItem(function, args).cancellable()
-        submitted = _Submitted(self, item, self._notify_of(item))
+        submitted = _Submitted(item, self._notify_of(item))
         self._pool.start(item.run)
         return submitted
 
@@ -111,7 +115,11 @@ class Threads(Offload):
             request = Request(item)
             ended = self._notify_of(request)
             batcher.enqueue(request)
-            await self._wait(request, ended, abandon_on_cancel)
+            try:
+                await ended.wait()
+            except BaseException:
+                await self._leave(request, ended, abandon_on_cancel)
+                raise
             outcome = request.take()
             if outcome is UNBATCHED:
                 return await self.run(unbatched, item, abandon_on_cancel=abandon_on_cancel)
@@ -194,31 +202,31 @@ class Threads(Offload):
             event.set()
         return event
 
-    async def _wait(self, item: PendingResult[Any], ended: anyio.Event, abandon_on_cancel: bool) -> None:
-        try:
-            await ended.wait()
-        except BaseException:
-            if item.abandon():
-                if not abandon_on_cancel:
-                    await _shielded(ended)
-                else:
-                    abandoned = self._abandoned
-                    abandoned.add(item)
-                    if item.when_ended(partial(abandoned.discard, item)):
-                        abandoned.discard(item)
-            raise
+    async def _leave(self, item: PendingResult[Any], ended: anyio.Event, abandon_on_cancel: bool) -> None:
+        """Give up a result: at once, or shielded until it has ended."""
+        if item.abandon():
+            if not abandon_on_cancel:
+                await _shielded(ended)
+            else:
+                abandoned = self._abandoned
+                abandoned.add(item)
+                if item.when_ended(partial(abandoned.discard, item)):
+                    abandoned.discard(item)
 
 
 class _Submitted(Generic[T]):
     """See :class:`Submitted`."""
 
-    def __init__(self, threads: Threads, item: WorkItem[T], ended: anyio.Event) -> None:
-        self._threads = threads
+    def __init__(self, item: WorkItem[T], ended: anyio.Event) -> None:
         self._item = item
         self._ended = ended
 
     async def result(self) -> T:
-        await self._threads._wait(self._item, self._ended, False)  # noqa: SLF001  (of the same module)
+        try:
+            await self._ended.wait()
+        except BaseException:
+            await self.cancel()
+            raise
         return self._item.take()
 
     def on_end(self, callback: Callable[[], object]) -> None:
@@ -236,22 +244,22 @@ class _LoopNotifier:
 
     def __init__(self, loop: Any) -> None:
         self._loop = ref(loop)  # the offload may outlive the loop, and does not keep it alive
-        self._lock = threading.Lock()
-        self._events: list[anyio.Event] = []
+        self._events: deque[anyio.Event] = deque()
+        self._scheduled = False
 
     def set_event(self, event: anyio.Event) -> None:
-        with self._lock:
-            self._events.append(event)
-            first = len(self._events) == 1
+        # Without a lock: `_deliver` clears the flag before it looks for events, so that none stays behind.
+        self._events.append(event)
+        if not self._scheduled:
+            self._scheduled = True
             loop = self._loop()
-        if first and (loop is None or not schedule_in(loop, self._deliver)):
-            self._events.clear()  # they may refer to the loop, which has ended
+            if loop is None or not schedule_in(loop, self._deliver):
+                self._events.clear()  # they may refer to the loop, which has ended
 
     def _deliver(self) -> None:
-        with self._lock:
-            events, self._events = self._events, []
-        for event in events:
-            event.set()
+        self._scheduled = False
+        while self._events:
+            self._events.popleft().set()
 
 
 async def _shielded(event: anyio.Event) -> None:
