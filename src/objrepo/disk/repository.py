@@ -106,7 +106,7 @@ class DiskRepository(Repository[DiskBackend]):
         timeout: float = 0,
         progress: ProgressCallback | None = None,
     ) -> MaintenanceReport:
-        """Pack loose objects and, when nobody else uses the repository, rewrite packs and index without holes.
+        """Pack loose objects and, if no other process uses the repository, rewrite packs and index without holes.
 
         A step that is None is taken wherever it is safe. Cancellation stops the work between two objects or two
         packs and is waited for; what was finished by then stays.
