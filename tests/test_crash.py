@@ -68,7 +68,7 @@ def test_the_checks_detect_a_broken_group_commit():
 import sys
 import stops
 from objrepo.disk import group_commit
-real = group_commit._append
+real = group_commit.append
 def append(pack, pack_id, objects):
     start = pack.seek(0, 2)
     sizes = [len(content) for content in objects.values()]
@@ -78,7 +78,7 @@ def append(pack, pack_id, objects):
     session = next(o for o in gc.get_objects() if type(o).__name__ == "ContainerSession" and "index" in o.__dict__)
     session.index.insert(rows)
     return real(pack, pack_id, objects)
-group_commit._append = append
+group_commit.append = append
 stops.SCENARIOS = (stops.put_many,)
 sys.argv += ["--every", "1"]
 stops.main()

@@ -55,7 +55,7 @@ async def test_bytes_are_kept_if_a_failed_commit_may_be_recovered(repo, folder, 
 
 
 async def test_an_object_of_another_writer_is_durable_before_it_is_acknowledged(repo, folder, monkeypatch):
-    real_append, real_fsync = group_commit._append, os.fsync
+    real_append, real_fsync = group_commit.append, os.fsync
     synced = []
 
     def append(*arguments):
@@ -70,7 +70,7 @@ async def test_an_object_of_another_writer_is_durable_before_it_is_acknowledged(
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         real_fsync(descriptor)
 
-    monkeypatch.setattr(group_commit, "_append", append)
+    monkeypatch.setattr(group_commit, "append", append)
     monkeypatch.setattr(os, "fsync", fsync)
     keys = await repo.put_many([b"one", b"two", b"three"])
     assert str(folder / "packs" / "0") in synced
@@ -257,7 +257,7 @@ async def test_a_group_commit_takes_all_bytes_like_objects(folder):
 
 
 async def test_a_key_that_another_process_inserts_meanwhile_is_stored_once(repo, folder, monkeypatch):
-    real = group_commit._append
+    real = group_commit.append
 
     def append(*arguments):
         rows = real(*arguments)
@@ -265,7 +265,7 @@ async def test_a_key_that_another_process_inserts_meanwhile_is_stored_once(repo,
             container.add_objects_to_pack([b"two"])
         return rows
 
-    monkeypatch.setattr(group_commit, "_append", append)
+    monkeypatch.setattr(group_commit, "append", append)
     keys = await repo.put_many([b"one", b"two", b"three"])
     assert [await repo.get(key) for key in keys] == [b"one", b"two", b"three"]
     assert (await repo.info()).objects == 3

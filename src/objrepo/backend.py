@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
 
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.integrity import combined, digest, verify
@@ -15,6 +15,9 @@ from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import Leftover, MaintenanceReport, RepositoryInfo, VerifyReport
 from objrepo.sources import read_source
 from objrepo.streams import OpenedObject, fill_batch, open_range
+
+if TYPE_CHECKING:
+    from objrepo.batch import BatchBackend
 
 __all__ = ("LIST_PAGE_SIZE", "Backend", "FileBackend", "paginate")
 
@@ -131,11 +134,15 @@ class Backend(ABC):
             return list(self.pool.map(self._try_to_put, sources))
         return [self._try_to_put(source) for source in sources]
 
-    def _try_to_put(self, source: Source) -> str | Exception:
+    def batch(self) -> BatchBackend | None:
+        """Return a backend for the objects of a batch; None if it is as good to put them one by one."""
+        return None
+
+    def _try_to_put(self, source: Source, put: Callable[[BinaryReader], str] | None = None) -> str | Exception:
         if cancel_requested():
             raise WorkCancelled
         try:
-            return read_source(source, self.put)
+            return read_source(source, put or self.put)
         except WorkCancelled:
             raise
         except Exception as error:  # noqa: BLE001  (it is the outcome of this source)

@@ -63,6 +63,9 @@ class ForwardingRepository(AsyncRepository):
     def create(self) -> ObjectWriter:
         return self._repository.create()
 
+    def batch(self) -> AbstractAsyncContextManager[AsyncRepository]:
+        return self._repository.batch()
+
     async def has(self, key: str) -> bool:
         return await self._repository.has(key)
 

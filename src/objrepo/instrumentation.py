@@ -36,7 +36,7 @@ class OperationEvent:
     :ivar name: the method, such as ``'get'``.
     :ivar backend: the class of the repository, such as ``'DiskRepository'``.
     :ivar size: how many bytes of objects were read or written; None where they are not counted.
-    :ivar seconds: the duration; that of ``open`` and ``stream`` ends when their ``async with`` is left.
+    :ivar seconds: the duration; that of ``open``, ``stream`` and ``batch`` ends when their ``async with`` is left.
     :ivar outcome: ``'ok'``, ``'cancelled'``, or the name of the exception's class.
     """
 
@@ -131,6 +131,12 @@ class InstrumentedRepository(ForwardingRepository):
         with self._timing("stream"):
             async with super().stream(keys) as objects:
                 yield objects
+
+    @async_with_only("repo.batch() as batch")
+    async def batch(self) -> AsyncIterator[AsyncRepository]:
+        with self._timing("batch"):
+            async with super().batch() as batch:
+                yield InstrumentedRepository(batch, self._hook)
 
     @contextmanager
     def _timing(self, name: str) -> Iterator[_Operation]:

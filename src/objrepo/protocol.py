@@ -255,6 +255,30 @@ class AsyncRepository(Protocol):
         """
         ...
 
+    def batch(self) -> AbstractAsyncContextManager[AsyncRepository]:
+        """Return a batch: ``async with repo.batch() as batch: key = await batch.put(source)``.
+
+        A batch is a repository whose small objects are stored together when its block is left: then all of them are
+        durable and visible to everybody. Until then only the batch has them. If the block raises or is cancelled, or
+        the process is killed, they are not stored, and nothing is half-written. Large objects, and those of a
+        repository that gains nothing by waiting (memory, sandbox, archive), are stored at once and stay.
+
+        Memory is bounded: a batch stores what it has whenever it has grown past a limit, which is 100,000 objects or
+        a full pack on disk, and 4 MiB or 1,000 objects in a bucket. On disk it keeps other processes from rewriting
+        the pack that it appends to. Several tasks may use one batch; several batches may be open. A batch in a batch
+        is stored with the outer one.
+
+        Cancellation: leaving is shielded while it stores.
+
+        :return: an async context manager of a repository.
+        :raises NotInitialisedError: on entering, if the repository does not exist.
+        :raises RepositoryBusyError: on leaving, if another process holds a lock that is needed for too long; then
+            nothing is stored. Likewise the other errors of :meth:`put`.
+        :raises RepositoryError: on leaving, if another process deleted an object that the repository already had when
+            it was put; then nothing is stored.
+        """
+        ...
+
     async def has(self, key: str) -> bool:
         """Return whether an object exists. Abandoned on cancellation.
 

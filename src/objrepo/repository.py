@@ -13,8 +13,9 @@ from typing import Any, Final, Generic, Self, TypeVar
 import anyio
 from anyio.abc import ByteSendStream
 
-from objrepo.async_with import AsyncWithOnly
+from objrepo.async_with import AsyncWithOnly, async_with_only
 from objrepo.backend import Backend
+from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest, combined, with_verification
 from objrepo.keys import is_key, require_str
@@ -186,6 +187,22 @@ class Repository(AsyncRepository, Generic[BackendT]):
     def create(self) -> ObjectWriter:
         return Writer(self.put, self.backend.put, self._open())
 
+    @async_with_only("repo.batch() as batch")
+    async def batch(self) -> AsyncIterator[AsyncRepository]:
+        backend = await self._open().run(self._start_batch)
+        batch = Batch(self.backend if backend is None else backend, self.offload)
+        batch._lifetime.users = 1  # noqa: SLF001  (of the same module)
+        try:
+            yield batch
+            if backend is not None:
+                await self._open().run(backend.commit)
+        finally:
+            await batch._end(self.backend)  # noqa: SLF001
+
+    def _start_batch(self) -> BatchBackend | None:
+        self.backend.key_format()  # raises where there is no repository
+        return self.backend.batch()
+
     async def delete(self, key: str) -> None:
         await self.delete_many([key])
 
@@ -280,6 +297,15 @@ class Repository(AsyncRepository, Generic[BackendT]):
 
     async def _list_keys(self, cursor: Any) -> tuple[list[str], Any]:
         return await self._open().run(self.backend.list_keys, cursor, abandon_on_cancel=True)
+
+
+class Batch(Repository[Backend]):
+    """What ``async with repo.batch()`` returns."""
+
+    async def _end(self, backend: Backend) -> None:
+        """Close everything; a backend that others use stays open."""
+        self._lifetime.users = 0
+        await self.offload.run_shielded(self._streams.close if self.backend is backend else self._close)
 
 
 class _Opening(AsyncWithOnly[T]):

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final, Literal, TypeVar
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.disk import create
+from objrepo.disk.batch import DiskBatch
 from objrepo.disk.bulk_reader import FileSignatures, Item, open_items, plan, read_each
 from objrepo.disk.group_commit import put_group
 from objrepo.disk.layout import Layout
@@ -155,6 +156,9 @@ class DiskBackend(Backend):
                 small, size = {}, 0
         self._put_small(small, outcomes)
         return outcomes
+
+    def batch(self) -> DiskBatch:
+        return DiskBatch(self, self._sessions)
 
     def _small_content(self, source: Source) -> Any:
         """Return the content of a small source, ``UNBATCHED``, or the key of a large one that had to be read."""

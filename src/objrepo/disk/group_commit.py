@@ -14,10 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from objrepo.disk.index import RawRow
 from objrepo.disk.locks import own_pack_lock
@@ -27,7 +27,10 @@ from objrepo.errors import RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.sources import write_all
 
-__all__ = ("FIRST_OWN_PACK", "is_rolled_back", "put_group")
+if TYPE_CHECKING:
+    from io import FileIO
+
+__all__ = ("FIRST_OWN_PACK", "append", "insert", "is_rolled_back", "own_pack", "put_group", "without_packed")
 
 FIRST_OWN_PACK: Final = 1_000_000
 """The number of the first pack that groups are written to."""
@@ -35,6 +38,7 @@ FIRST_OWN_PACK: Final = 1_000_000
 _TRIES: Final = 5
 
 Buffer = bytes | bytearray | memoryview
+BufferT = TypeVar("BufferT", bound=Buffer)
 
 
 def put_group(session: ContainerSession, contents: Sequence[Buffer]) -> list[str]:
@@ -46,12 +50,7 @@ def put_group(session: ContainerSession, contents: Sequence[Buffer]) -> list[str
     keys = [hasher(content).hexdigest() for content in contents]
     objects = dict(zip(keys, contents, strict=True))
     for _ in range(_TRIES):
-        # Only packed objects are skipped: a loose copy beside a packed one is normal after an interrupted packing, and
-        # to look for 256 files costs more than to write 256 small objects.
-        existing = session.index.rows(objects)
-        for pack_id in {row[1] for row in existing}:
-            session.packs.fsync(pack_id)  # the process that wrote it may not have done so yet
-        objects = {key: content for key, content in objects.items() if key not in {row[0] for row in existing}}
+        objects = without_packed(session, objects)
         if not objects or _commit(session, objects):
             return keys
     raise RepositoryError(
@@ -70,30 +69,28 @@ def is_rolled_back(error: Exception) -> bool:
     return code & 0xFF != sqlite3.SQLITE_IOERR
 
 
+def without_packed(session: ContainerSession, objects: dict[str, BufferT]) -> dict[str, BufferT]:
+    """Return the objects that are not packed; those that are packed are made durable."""
+    # Loose objects are not looked up: a loose copy beside a packed one is normal after an interrupted packing, and to
+    # look for 256 files costs more than to write 256 small objects.
+    packed = session.index.rows(objects)
+    for pack_id in {row[1] for row in packed}:
+        session.packs.fsync(pack_id)  # the process that wrote it may not have done so yet
+    keys = {row[0] for row in packed}
+    return {key: content for key, content in objects.items() if key not in keys} if keys else objects
+
+
 def _commit(session: ContainerSession, objects: dict[str, Buffer]) -> bool:
     """Append objects to a pack and insert their rows; return whether all of them are durable."""
-    with _own_pack(session) as (pack_id, pack):
+    with own_pack(session) as (pack_id, pack):
         start = pack.seek(0, os.SEEK_END)
-        rows = _append(pack, pack_id, objects)
-        try:
-            inserted = session.index.insert(rows)
-        except (RepositoryError, OSError) as error:
-            if is_rolled_back(error):
-                pack.truncate(start)
-            raise
-        present = signature(session.packs.path(pack_id))
-        if present is None or present[:2] != file_id(os.fstat(pack.fileno())):
-            session.index.remove_rows(rows)
-            return False
-        if inserted < len(rows):  # keys of another writer, whose pack needs an fsync
-            for key in objects:
-                session.index.row(key)  # raises if the row that was in the way is damaged
-        return inserted == len(rows)
+        rows = append(pack, pack_id, objects)
+        return insert(session, pack, start, rows)
 
 
 @contextmanager
-def _own_pack(session: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
-    """Lock and open for appending the first pack for groups that is neither full nor locked."""
+def own_pack(session: ContainerSession) -> Iterator[tuple[int, FileIO]]:
+    """Lock and open for reading and appending the first pack for groups that is neither full nor locked."""
     pack_id = FIRST_OWN_PACK
     while True:
         path = session.packs.path(pack_id)
@@ -104,16 +101,15 @@ def _own_pack(session: ContainerSession) -> Iterator[tuple[int, BinaryIO]]:
         if not full:
             with own_pack_lock(session.layout.folder, pack_id, timeout=0) as locked:
                 if locked:
-                    with safe_open(path, "ab") as pack:
-                        yield pack_id, cast("BinaryIO", pack)
+                    with safe_open(path, "ab+") as pack:
+                        yield pack_id, pack
                     return
         pack_id += 1
 
 
-def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[RawRow]:
-    """Write objects to the end of a pack and fsync it; on an error truncate it to its former size."""
+def append(pack: FileIO, pack_id: int, objects: Mapping[str, Buffer]) -> list[RawRow]:
+    """Write objects to the end of a pack and return their rows; on an error truncate it to its former size."""
     start = pack.seek(0, os.SEEK_END)
-    data = b"".join(objects.values())
     rows = []
     offset = start
     for key, content in objects.items():
@@ -122,10 +118,37 @@ def _append(pack: BinaryIO, pack_id: int, objects: dict[str, Buffer]) -> list[Ra
         offset += size
     try:
         with with_path(pack.name):
-            write_all(pack, data)
-            fsync_file(pack)
-        fsync_directory(Path(pack.name).parent)  # the process that made the pack may have been killed before its fsync
+            write_all(pack, b"".join(objects.values()))
     except BaseException:
         pack.truncate(start)
         raise
     return rows
+
+
+def insert(session: ContainerSession, pack: FileIO, start: int, rows: Sequence[RawRow]) -> bool:
+    """Make what was appended to a pack durable, and insert its rows; return whether all of them are valid.
+
+    :param start: the size of the pack before it was appended to; it is truncated to that size after an error.
+    """
+    path = Path(cast("str", pack.name))
+    try:
+        with with_path(path):
+            fsync_file(pack)
+        fsync_directory(path.parent)  # the process that made the pack may have been killed before its fsync
+    except BaseException:
+        pack.truncate(start)
+        raise
+    try:
+        inserted = session.index.insert(rows)
+    except (RepositoryError, OSError) as error:
+        if is_rolled_back(error):
+            pack.truncate(start)
+        raise
+    present = signature(path)
+    if present is None or present[:2] != file_id(os.fstat(pack.fileno())):
+        session.index.remove_rows(rows)
+        return False
+    if inserted < len(rows):  # keys of another writer, whose pack needs an fsync
+        for row in rows:
+            session.index.row(row[0])  # raises if the row that was in the way is damaged
+    return inserted == len(rows)

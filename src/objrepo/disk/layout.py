@@ -143,11 +143,11 @@ class Layout:
         return size
 
     def append_note(self, pack_id: int, size: int) -> Path:
-        """Return the path of an empty file whose name says how large a pack was before a packer appended to it."""
+        """Return the path of an empty file whose name says how large a pack was before a writer appended to it."""
         return self.folder / f"append-{pack_id}-{size}"
 
     def append_notes(self) -> list[tuple[Path, int, int]]:
-        """Return the files of packers that did not end: each with its pack and how large that was."""
+        """Return the files of writers that have not ended: each with its pack and how large that was."""
         found = ((path, _APPEND_NOTE.fullmatch(path.name)) for path in self.folder.glob("append-*"))
         return [(path, int(match[1]), int(match[2])) for path, match in found if match]
 

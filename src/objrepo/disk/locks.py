@@ -73,7 +73,8 @@ def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
     import filelock
 
     try:
-        lock = filelock.FileLock(folder / f"writer-{pack_id}.lock").acquire(
+        # Not bound to a thread: the calls of a batch run on several.
+        lock = filelock.FileLock(folder / f"writer-{pack_id}.lock", thread_local=False).acquire(
             timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
         )
     except filelock.Timeout:

@@ -87,16 +87,18 @@ def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
 
 
 def cut_off_appended(session: ContainerSession) -> None:
-    """Remove what failed or killed packers appended to packs; the caller holds the maintenance lock.
+    """Remove what failed or killed writers appended to packs; the caller holds the maintenance lock.
 
-    Only bytes that a packer noted before it appended them are removed, so that no reader can have them open. The lock
+    Only bytes that a writer noted before it appended them are removed, so that no reader can have them open. The lock
     of the index is held because disk-objectstore releases the lock of a pack before it commits the rows.
     """
     for note, pack_id, start in session.layout.append_notes():
         try:
-            with pack_lock(session.layout, pack_id), session.index.locked():
+            with _locked(session, pack_id, timeout=0), session.index.locked():
                 cut_off(session, pack_id, start)
-            note.unlink()
+                note.unlink(missing_ok=True)
+        except RepositoryBusyError:
+            continue  # its writer is at work, as a batch that is open
         except (OSError, RepositoryError) as error:
             _log.warning("pack %d keeps unreferenced bytes until the next maintenance: %s", pack_id, error)
 
@@ -215,12 +217,12 @@ def _next_number(session: ContainerSession, pack_id: int) -> int:
 
 
 @contextmanager
-def _locked(session: ContainerSession, pack_id: int) -> Iterator[None]:
+def _locked(session: ContainerSession, pack_id: int, timeout: float = _PATIENCE) -> Iterator[None]:
     """Keep other processes from writing to a pack: disk-objectstore's packers, or writers of groups."""
     with ExitStack() as stack:
         if pack_id < FIRST_OWN_PACK:
             stack.enter_context(pack_lock(session.layout, pack_id))
-        elif not stack.enter_context(own_pack_lock(session.layout.folder, pack_id, _PATIENCE)):
+        elif not stack.enter_context(own_pack_lock(session.layout.folder, pack_id, timeout)):
             raise RepositoryBusyError(
                 f"another process is writing to pack {pack_id} of {session.layout.folder}; try again later"
             )

@@ -46,7 +46,7 @@ class UnsafePathError(RepositoryError):
     """A file of a container is a symbolic link, or not a regular file."""
 
 
-def safe_open(path: str, mode: Literal["rb", "ab", "xb"] = "rb") -> FileIO:
+def safe_open(path: str, mode: Literal["rb", "ab", "ab+", "xb"] = "rb") -> FileIO:
     """Open a regular file, unbuffered.
 
     :raises UnsafePathError: if it is a symbolic link, a pipe or otherwise not a regular file.

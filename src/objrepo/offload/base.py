@@ -66,6 +66,10 @@ class Offload(ABC):
         """
 
     @abstractmethod
+    async def run_shielded(self, function: Callable[[], object]) -> None:
+        """Call a blocking function to its end, also if the caller is cancelled, which is raised afterwards."""
+
+    @abstractmethod
     async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
         """Submit a blocking call without waiting for it. Each must be awaited: its result, or its cancellation."""
 
@@ -118,6 +122,10 @@ class Inline(Offload):
     ) -> T:
         """Call the function. It cannot be cancelled."""
         return function(*args)
+
+    async def run_shielded(self, function: Callable[[], object]) -> None:
+        """Call the function."""
+        function()
 
     async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
         """Return a call that is made when its result is awaited."""

@@ -85,6 +85,28 @@ class Threads(Offload):
             raise
         return item.take()
 
+    async def run_shielded(self, function: Callable[[], object]) -> None:
+        """Call the function on a worker thread, shielded from cancellation; see :meth:`Offload.run_shielded`."""
+        started = False
+        cancelled: BaseException | None = None
+
+        def call() -> None:
+            nonlocal started
+            started = True
+            function()
+
+        with anyio.CancelScope(shield=True):
+            while not started:
+                try:
+                    await self.run(call)
+                except anyio.get_cancelled_exc_class() as error:
+                    cancelled = error
+        try:
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            del cancelled  # its own traceback would keep it alive
+
     async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
         """Submit a blocking call to the worker threads; see :meth:`Offload.submit`."""
         await anyio.lowlevel.checkpoint_if_cancelled()
@@ -134,43 +156,29 @@ class Threads(Offload):
 
     async def drain(self, function: Callable[[], object] | None = None) -> None:
         """Wait for every abandoned call, call the function on a worker thread, and end the threads if they are idle."""
-        cancelled: BaseException | None = None
-        finished = False
-
-        def last() -> None:
-            nonlocal finished
-            finished = True
-            assert function is not None
-            function()
-
-        failed: Exception | None = None
+        errors: list[BaseException] = []
         with anyio.CancelScope(shield=True):
-            while not finished:
+            for item in tuple(self._abandoned):
                 try:
-                    for item in tuple(self._abandoned):
-                        await _shielded(self._notify_of(item))
-                    if function is None:
-                        break
-                    await self.run(last)
+                    await _shielded(self._notify_of(item))
                 except anyio.get_cancelled_exc_class() as error:
-                    cancelled = error
-                except Exception as error:  # noqa: BLE001  (it is raised when the threads have ended)
-                    failed = error
-                    break
+                    errors.append(error)
             if function is not None:
+                try:
+                    await self.run_shielded(function)
+                except BaseException as error:  # noqa: BLE001  (it is raised when the threads have ended)
+                    errors.append(error)
                 stopped = anyio.Event()
                 self._pool.stop(partial(self._notifier().set_event, stopped))
                 try:
                     await _shielded(stopped)
                 except anyio.get_cancelled_exc_class() as error:
-                    cancelled = error
+                    errors.append(error)
         try:
-            if cancelled is not None:
-                raise cancelled
-            if failed is not None:
-                raise failed
+            if errors:
+                raise errors[0]
         finally:
-            del cancelled, failed  # their own tracebacks would keep them alive
+            errors.clear()  # their own tracebacks would keep them alive
 
     def statistics(self) -> OffloadStatistics:
         """Return how many calls run and wait, in all event loops, and how many were batched."""

@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
 from objrepo.backend import Backend
+from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.integrity import check_digest
 from objrepo.keys import is_key, valid_keys
@@ -272,6 +273,9 @@ class S3Backend(Backend):
                     spool.write(content)
                 content = reader.read(_MAX_SINGLE_REQUEST_BYTES)
             return self._upload(hasher.hexdigest(), cast("BinaryIO", file or spool))
+
+    def batch(self) -> BatchBackend:
+        return BatchBackend(self)
 
     def _upload(self, key: str, file: BinaryIO) -> str:
         """Store a large object, unless it exists."""

@@ -15,9 +15,12 @@ from __future__ import annotations
 import pytest
 
 # Before the imports, so that failed assertions show their values.
-pytest.register_assert_rewrite(*(f"{__name__}.{each}_contract" for each in ("admin", "read", "put", "cancellation")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{each}_contract" for each in ("admin", "read", "put", "batch", "cancellation"))
+)
 
 from objrepo.testing.admin_contract import AdminContract  # noqa: E402
+from objrepo.testing.batch_contract import BatchContract  # noqa: E402
 from objrepo.testing.cancellation_contract import CancellationContract  # noqa: E402
 from objrepo.testing.fixtures import ContractFixtures  # noqa: E402
 from objrepo.testing.put_contract import PutContract  # noqa: E402
@@ -26,5 +29,7 @@ from objrepo.testing.read_contract import ReadContract  # noqa: E402
 __all__ = ("RepositoryContract",)
 
 
-class RepositoryContract(PutContract, ReadContract, AdminContract, CancellationContract, ContractFixtures):
+class RepositoryContract(
+    PutContract, BatchContract, ReadContract, AdminContract, CancellationContract, ContractFixtures
+):
     """Every promise of :class:`~objrepo.AsyncRepository`, as a class of tests to subclass."""

@@ -1,0 +1,144 @@
+"""`DiskBatch`: many small objects by appends to one pack, one fsync, and one transaction of the index.
+
+The pack stays locked while the batch is open, so other writers of groups use another one. A note in the container's
+folder says where the batch began in the pack: what a killed process has appended is removed by the next maintenance.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Final
+
+from objrepo.batch import BatchBackend
+from objrepo.disk.group_commit import append, insert, own_pack, put_group, without_packed
+from objrepo.disk.index import RawRow
+from objrepo.disk.pack_files import read_at
+from objrepo.disk.repack import cut_off
+from objrepo.disk.session import ContainerSession, SessionPool
+from objrepo.errors import RepositoryError
+from objrepo.streams import BATCH_OBJECTS
+
+if TYPE_CHECKING:
+    from objrepo.backend import Backend
+
+__all__ = ("DiskBatch",)
+
+_MAX_ROWS: Final = 100_000
+"""How many objects a batch commits together at the most; they take 40 MB of memory."""
+
+
+class DiskBatch(BatchBackend):
+    """A batch of a container.
+
+    :param backend: the container's backend.
+    :param sessions: the sessions of that backend.
+    """
+
+    def __init__(self, backend: Backend, sessions: SessionPool) -> None:
+        super().__init__(backend)
+        self._sessions = sessions
+        self._process = os.getpid()
+        self._rows: dict[str, RawRow] = {}
+        self._packed: set[str] = set()  # objects that were in the repository when they were put
+        self._pack: _LockedPack | None = None
+
+    def commit(self) -> None:
+        super().commit()
+        with self._storing, self._sessions.check_out() as session:
+            self._commit_rows(session)
+
+    def close(self) -> None:
+        super().close()
+        with self._storing, self._lock:
+            pack, self._pack = self._pack, None
+            self._rows.clear()
+            if pack is not None and self._process == os.getpid():
+                # After an interrupt it is unknown whether the rows were committed: bytes that rows name stay.
+                with suppress(OSError, RepositoryError), self._sessions.check_out() as session:
+                    cut_off(session, pack.number, pack.start)
+                    pack.note.unlink(missing_ok=True)
+            if pack is not None:
+                pack.close()
+
+    def store(self, objects: dict[str, bytes]) -> None:
+        if self._process != os.getpid():
+            raise RepositoryError(
+                f"the batch of {self._backend.location} was open when this process was forked: open one after the fork"
+            )
+        with self._sessions.check_out() as session:
+            objects = {key: content for key, content in objects.items() if key not in self._rows}
+            new = without_packed(session, objects)
+            self._packed.update(objects.keys() - new.keys())
+            if new:
+                if self._pack is None:
+                    self._pack = _LockedPack(session)
+                rows = append(self._pack.file, self._pack.number, new)
+                with self._lock:
+                    self._rows.update((row[0], row) for row in rows)
+                if len(self._rows) >= _MAX_ROWS or self._pack.size() >= session.config.pack_size_target:
+                    self._commit_rows(session)
+
+    def _commit_rows(self, session: ContainerSession) -> None:
+        """Make what was appended durable and insert its rows; one thread at a time calls it."""
+        if deleted := self._packed - session.index.present(self._packed):
+            raise RepositoryError(
+                f"another process deleted {sorted(deleted)[0]} and {len(deleted) - 1} other objects of "
+                f"{session.layout.folder} while a batch had them: nothing of it is committed, put them again"
+            )
+        self._packed.clear()
+        if self._pack is None:
+            return
+        rows = list(self._rows.values())
+        if not insert(session, self._pack.file, self._pack.start, rows):
+            for start in range(0, len(rows), BATCH_OBJECTS):
+                put_group(session, [self._content(row) for row in rows[start : start + BATCH_OBJECTS]])
+        with self._lock:
+            self._rows.clear()
+            self._pack.note.unlink(missing_ok=True)
+            self._pack.close()
+            self._pack = None
+
+    def is_uncommitted(self, key: str) -> bool:
+        return super().is_uncommitted(key) or key in self._rows
+
+    def uncommitted(self, key: str) -> bytes | None:
+        with self._lock:
+            if key in self._rows:
+                return self._content(self._rows[key])
+            return super().uncommitted(key)
+
+    def uncommitted_keys(self) -> set[str]:
+        with self._lock:
+            return super().uncommitted_keys().union(self._rows)
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            super().forget(key)
+            self._rows.pop(key, None)
+
+    def _content(self, row: RawRow) -> bytes:
+        assert self._pack is not None, "rows belong to the pack that is open"
+        return read_at(self._pack.file.fileno(), row[3], row[2])
+
+
+class _LockedPack:
+    """A pack that is locked and open for appending.
+
+    :ivar number: its number.
+    :ivar file: the file.
+    :ivar start: its size before the batch.
+    :ivar note: says so to maintenance, in case this process is killed.
+    """
+
+    def __init__(self, session: ContainerSession) -> None:
+        with ExitStack() as resources:
+            self.number, self.file = resources.enter_context(own_pack(session))
+            self.start = self.size()
+            self.note = session.layout.append_note(self.number, self.start)
+            self.note.touch()
+            self.close = resources.pop_all().close
+
+    def size(self) -> int:
+        """Return the present size in bytes."""
+        return os.fstat(self.file.fileno()).st_size
