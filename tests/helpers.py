@@ -160,7 +160,8 @@ def run_code_block(language, code, folder):
         (folder / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
         assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_put_stores_the_content"], folder)
     else:
-        run([sys.executable, "-W", "error", "-c", code], folder)
+        (folder / "block.py").write_text(code)  # a file, as processes that a block spawns import it
+        run([sys.executable, "-W", "error", "block.py"], folder)
 
 
 DAMAGED_SIZES = (10, 70_000, 400_000, 3_000_000)

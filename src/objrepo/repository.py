@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
+from copy import deepcopy
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
@@ -82,6 +83,9 @@ class Repository(AsyncRepository, Generic[BackendT]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _from_configuration, (type(self), self.backend, self.offload)
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)  # with a backend of its own: to close the copy closes nothing of this one
 
     def __str__(self) -> str:
         return f"{type(self).__name__} at {self.backend.location}"

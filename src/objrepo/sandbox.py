@@ -49,17 +49,18 @@ class SandboxRepository(Repository["SandboxBackend"]):
 class SandboxBackend(FileBackend):
     """See :class:`SandboxRepository`.
 
+    :ivar parent: the folder in which the sandbox is created, None for the system's.
     :ivar folder: the folder that holds the objects, None while there is none.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self._parent = None if path is None else Path(path).absolute()
+        self.parent = None if path is None else Path(path).absolute()
         self.folder: Path | None = None
         self._removal: weakref.finalize[[Path, int], SandboxBackend] | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[SandboxBackend], tuple[Path | None]]:
-        return type(self), (self._parent,)
+        return type(self), (self.parent,)
 
     @property
     def location(self) -> str:
@@ -134,9 +135,9 @@ class SandboxBackend(FileBackend):
     def _create_folder(self) -> Path:
         with self._lock:
             if self.folder is None:
-                if self._parent is not None:
-                    self._parent.mkdir(parents=True, exist_ok=True)
-                self.folder = Path(tempfile.mkdtemp(prefix="objrepo-sandbox-", dir=self._parent))
+                if self.parent is not None:
+                    self.parent.mkdir(parents=True, exist_ok=True)
+                self.folder = Path(tempfile.mkdtemp(prefix="objrepo-sandbox-", dir=self.parent))
                 self._removal = weakref.finalize(self, _remove, self.folder, os.getpid())
             return self.folder
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from tempfile import SpooledTemporaryFile
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Final, Self, cast
+from typing import IO, TYPE_CHECKING, Final, NoReturn, Self, cast
 
 from objrepo.errors import RepositoryClosedError, RepositoryError
 from objrepo.offload import Offload, Submitted
@@ -44,6 +44,9 @@ class Writer:
         self._spool: IO[bytes] | None = None
         self._resources = ExitStack()
         self._error: Exception | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a writer cannot be pickled or copied: give its repository to other processes")
 
     @property
     def key(self) -> str:

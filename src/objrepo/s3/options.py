@@ -83,6 +83,17 @@ class S3Options:
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        if any(getattr(self, name) is not None for name in _SECRETS):
+            raise TypeError(
+                f"cannot pickle {self.url}: it was given a secret, and other programs may store and read a pickle; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the workers instead, or name a profile"
+            )
+        return vars(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it is immutable, and copies in this process may hold the secret
+
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Parse a URL ``s3://BUCKET/PREFIX?OPTION=VALUE&…``.

@@ -39,6 +39,10 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
         self._container = container
         super().__init__(DiskRepository(container.get_folder(), Inline()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A new container: this one may have an open SQL session, which cannot be pickled.
+        return type(self), (type(self._container)(self._container.get_folder()),)
+
     def __str__(self) -> str:
         if self.is_initialised:
             return f"DiskObjectStoreRepository: {self.uuid} | {self._container.get_folder()}"
@@ -141,6 +145,9 @@ class SandboxRepositoryBackend(SyncRepository):
         """Delete the sandbox folder if it exists."""
         if "_resources" in self.__dict__:  # it is missing if the constructor has raised
             self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._sandbox_repository.backend.parent,)
 
     def __str__(self) -> str:
         folder = self._sandbox_repository.folder

@@ -51,6 +51,9 @@ class SyncRepository(AbstractRepositoryBackend):
     def __str__(self) -> str:
         return f"{type(self).__name__}: {self._repository}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._repository,)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._repository}>"  # `str` of a subclass may read the disk
 
