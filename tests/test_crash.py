@@ -25,6 +25,11 @@ from power import Disk, recording  # noqa: E402
 call = InPlace().call
 
 
+def put_in_batch(repo, contents):
+    with InPlace().enter(repo.batch()) as batch:
+        return call(batch.put_many, contents)
+
+
 def run(*arguments, code=0):
     """Run a crash test program, without measuring its coverage."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
@@ -36,7 +41,7 @@ def run(*arguments, code=0):
 
 
 @pytest.mark.parametrize(
-    "names", [("put", "put_many", "put_full", "delete", "initialise"), ("pack", "repack", "repair")]
+    "names", [("put", "put_many", "batch", "put_full", "delete", "initialise"), ("pack", "repack", "repair")]
 )
 def test_killed_before_calls_that_change_something(names):
     every = 24 if "pack" in names else 6
@@ -133,6 +138,7 @@ class TestPower:
                 lambda: [call(opened.put, [b"in ", b"pieces" * 100_000])],
                 lambda: call(opened.put_many, [b"first", b"group"]),
                 lambda: call(opened.put_many, [b"second", b"group", b"loose", b"large" * 100_000]),
+                lambda: put_in_batch(opened, [b"in a", b"batch", b"first", b"large" * 100_001]),
             ):
                 keys = put()
                 found = left()

@@ -71,3 +71,31 @@ def test_objects_of_64_mib_need_at_most_16_mib_of_memory(tmp_path, loop):
         capture_output=True,
     )
     assert peak("read through open") < 16 * MEBIBYTE, "packed, and compressed"
+
+
+BATCH = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from processes import peak_memory
+import objrepo
+from objrepo.offload import Inline
+from objrepo.sync.runner import InPlace
+runner = InPlace()
+repo = objrepo.DiskRepository(sys.argv[1], Inline())
+with runner.enter(repo):
+    runner.call(repo.initialise)
+    runner.call(repo.put_many, [b"warm", b"up"])
+    before = peak_memory()
+    with runner.enter(repo.batch()) as batch:
+        for number in range(int(sys.argv[2])):
+            runner.call(batch.put, b"%d" % number)
+    assert runner.call(repo.info).objects == int(sys.argv[2]) + 2
+    print(peak_memory() - before)
+"""
+
+
+def test_a_batch_of_any_number_of_objects_needs_at_most_64_mib_of_memory(tmp_path):
+    command = [sys.executable, "-c", BATCH, str(tmp_path / "repository"), "230000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 64 * MEBIBYTE

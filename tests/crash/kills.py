@@ -69,6 +69,14 @@ class Worker:
     async def put_many(self, repo: DiskRepository) -> None:
         self.stored(*set(await repo.put_many([self.content(500) for _ in range(self.rng.choice([2, 40]))])))
 
+    async def put_in_batch(self, repo: DiskRepository) -> None:
+        async with repo.batch() as batch:
+            keys = [await batch.put(self.content(500)) for _ in range(self.rng.choice([2, 40]))]
+            if self.rng.random() < 0.3:
+                keys += await batch.put_many([self.content(50) for _ in range(1100)])
+            keys.append(await batch.put(b"common 1"))
+        self.stored(*(key for key in keys if key != keys[-1]))
+
     async def put_streamed(self, repo: DiskRepository) -> None:
         async def source() -> AsyncIterator[bytes]:
             for _ in range(self.rng.choice([1, 20])):
@@ -110,7 +118,8 @@ class Worker:
 
     def run(self, alone: bool) -> None:
         """Work on asyncio or trio."""
-        kinds = [self.put, self.put_concurrently, self.put_many, self.put_streamed, self.put_common, self.delete]
+        kinds = [self.put, self.put_concurrently, self.put_many, self.put_in_batch, self.put_streamed]
+        kinds += [self.put_common, self.delete]
         kinds.append(self.repack if alone else self.pack)
         anyio.run(self.work, kinds, backend=self.rng.choice(["asyncio", "trio"]))
 

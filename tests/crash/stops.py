@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -85,6 +86,17 @@ def put_many(folder: Path, log: Log) -> None:
     log.note("put", *call(repo.put_many, [b"new 3", b"large" * 20_000]))
 
 
+def batch(folder: Path, log: Log) -> None:
+    repo = opened(folder)
+    with InPlace().enter(repo.batch()) as batch:
+        keys = [call(batch.put, content) for content in (b"new 1", b"loose 2", b"packed 3", b"group 5")]
+        keys += call(batch.put_many, [b"%d" % number for number in range(1100)])
+    log.note("put", *keys)
+    with suppress(KeyError), InPlace().enter(repo.batch()) as batch:
+        call(batch.put_many, [b"never stored %d" % number for number in range(1100)])
+        raise KeyError
+
+
 def put_full(folder: Path, log: Log) -> None:
     """Store groups that begin a new pack each time."""
     config, changed = folder / "config.json", folder / "changed"
@@ -142,6 +154,7 @@ def initialise(folder: Path, log: Log) -> None:
 SCENARIOS = (
     put,
     put_many,
+    batch,
     put_full,
     delete,
     pack,
