@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import socket
+import threading
 import time
 
 import anyio
@@ -169,6 +170,34 @@ async def test_verify_of_large_objects_at_the_default_concurrency(repo, server):
     with anyio.fail_after(60):
         report = await repo.verify()
     assert (report.objects, report.ok) == (40, True)
+
+
+async def test_the_objects_of_a_batch_are_sent_concurrently_at_its_end(repo, server):
+    contents = [b"%d" % number for number in range(64)]
+    together = threading.Barrier(16)
+
+    def answer(method, *_):
+        if method == "PUT":
+            together.wait(30)  # fails unless 16 requests run at the same time
+
+    async with repo.batch() as batch:
+        keys = await batch.put_many(contents)
+        assert await batch.get(keys[0]) == contents[0]
+        assert not [each for each in server.requests if each[0] == "PUT" and each[1] != "objrepo.json"]
+        server.answer = answer
+    assert [await repo.get(key) for key in keys] == contents
+
+
+async def test_a_batch_whose_requests_are_denied_raises(repo, server):
+    with pytest.raises(AccessDeniedError):
+        async with repo.batch() as batch:
+            key = await batch.put(b"content")
+            server.answer = lambda method, *_: (403, "AccessDenied") if method == "PUT" else None
+    server.answer = lambda *_: None
+    assert not await repo.has(key)
+    async with repo.batch() as batch:
+        await batch.put(b"content")
+    assert await repo.get(key) == b"content"
 
 
 class TestCancellation:
