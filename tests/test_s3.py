@@ -173,12 +173,12 @@ async def test_verify_of_large_objects_at_the_default_concurrency(repo, server):
 
 
 async def test_the_objects_of_a_batch_are_sent_concurrently_at_its_end(repo, server):
-    contents = [b"%d" % number for number in range(64)]
-    together = threading.Barrier(16)
+    contents = [b"%d" % number for number in range(16)]
+    together = threading.Barrier(4)
 
     def answer(method, *_):
         if method == "PUT":
-            together.wait(30)  # fails unless 16 requests run at the same time
+            together.wait(30)  # fails unless 4 requests run at the same time
 
     async with repo.batch() as batch:
         keys = await batch.put_many(contents)

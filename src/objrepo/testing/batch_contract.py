@@ -87,9 +87,10 @@ class BatchContract:
 
     async def test_a_batch_that_raises_leaves_nothing_half_written(self, repo: AsyncRepository) -> None:
         contents = [*SMALL, LARGE]
+        keys: list[str] = []
         with pytest.raises(ZeroDivisionError):
             async with repo.batch() as batch:
-                keys = [await batch.put(content) for content in contents]
+                keys += [await batch.put(content) for content in contents]
                 raise ZeroDivisionError
         for key, content in zip(keys, contents, strict=True):
             if await repo.has(key):
