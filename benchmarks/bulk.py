@@ -57,7 +57,12 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
     def fresh(count: int) -> list[bytes]:
         return [os.urandom(1024) for _ in range(count)]
 
-    many = [fresh(OBJECTS) for _ in range(rounds + 1)]
+    many = [fresh(OBJECTS) for _ in range(2 * rounds + 2)]
+
+    def batch(contents: list[bytes]) -> None:
+        with drive.enter(repo.batch()) as batch:
+            for content in contents:
+                drive.call(batch.put, content)
 
     def blobs_many(number: int) -> None:
         blobs.connection.execute("BEGIN")
@@ -70,6 +75,7 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
         "put 10,000 × 1 KiB",
         {
             "objrepo put_many": lambda number: drive.call(repo.put_many, many[number]) and None,
+            "objrepo batch": lambda number: batch(many[rounds + 1 + number]),
             "Container.add_objects_to_pack": lambda number: container.add_objects_to_pack(many[number]) and None,
             "SQLite blobs, one transaction": blobs_many,
         },
@@ -82,6 +88,7 @@ def put_many(results: Results, folder: Path, rounds: int) -> None:
         "put 1,000 × 1 KiB, one by one",
         {
             "objrepo put_many": lambda number: drive.call(repo.put_many, fresh(1000)) and None,
+            "objrepo batch": lambda number: batch(fresh(1000)),
             "aiida-core": lambda number: [aiida.put(content) for content in fresh(1000)] and None,
         },
         2 if results.quick else 5,
