@@ -248,6 +248,25 @@ async def test_a_batch_whose_commit_fails_stores_nothing(repo, folder, monkeypat
         assert all(await writer.has_many(keys))
 
 
+async def test_a_batch_that_could_not_store_a_part_stores_nothing_more(repo, folder, monkeypatch):
+    """Its earlier objects are cut off the pack, so later ones would take their place."""
+    monkeypatch.setattr(disk_batch, "_MAX_ROWS", 1000)
+    monkeypatch.setattr(index, "_BUSY_SECONDS", 0.05)
+    await repo.put_many([b"earlier", b"objects"])
+    async with DiskRepository(folder) as writer:
+        with pytest.raises(RepositoryError, match=r"a part of the batch .* could not be stored"):
+            async with writer.batch() as batch:
+                with closing(sqlite3.connect(folder / "packs.idx", isolation_level=None)) as other:
+                    other.execute("BEGIN IMMEDIATE")
+                    with pytest.raises(RepositoryBusyError):
+                        await batch.put_many(CONTENTS)
+                with pytest.raises(RepositoryError, match=r"a part of the batch .* could not be stored"):
+                    await batch.put_many([b"a thousand more %d" % number for number in range(1024)])
+    assert own_pack(folder).read_bytes() == b"earlierobjects"
+    assert (await repo.info()).objects == 2
+    assert (await repo.verify()).ok
+
+
 def test_a_batch_on_a_full_disk(tmp_path):
     run_on_small_file_system(
         tmp_path,

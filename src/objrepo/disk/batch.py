@@ -16,7 +16,7 @@ from objrepo.disk.index import RawRow
 from objrepo.disk.pack_files import read_at
 from objrepo.disk.repack import cut_off
 from objrepo.disk.session import ContainerSession, SessionPool
-from objrepo.errors import RepositoryError
+from objrepo.errors import CorruptObjectError, RepositoryError
 from objrepo.streams import BATCH_OBJECTS
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ class DiskBatch(BatchBackend):
         self._rows: dict[str, RawRow] = {}
         self._packed: set[str] = set()  # objects that were in the repository when they were put
         self._pack: _LockedPack | None = None
+        self._failed = False
 
     def commit(self) -> None:
         super().commit()
         with self._storing, self._sessions.check_out() as session:
+            self._require_intact()
             self._commit_rows(session)
 
     def close(self) -> None:
@@ -66,6 +68,7 @@ class DiskBatch(BatchBackend):
             raise RepositoryError(
                 f"the batch of {self._backend.location} was open when this process was forked: open one after the fork"
             )
+        self._require_intact()
         with self._sessions.check_out() as session:
             objects = {key: content for key, content in objects.items() if key not in self._rows}
             new = without_packed(session, objects)
@@ -90,6 +93,7 @@ class DiskBatch(BatchBackend):
         if self._pack is None:
             return
         rows = list(self._rows.values())
+        self._failed = True  # until the rows are inserted: an error may have cut their bytes off the pack
         if not insert(session, self._pack.file, self._pack.start, rows):
             for start in range(0, len(rows), BATCH_OBJECTS):
                 put_group(session, [self._content(row) for row in rows[start : start + BATCH_OBJECTS]])
@@ -98,6 +102,14 @@ class DiskBatch(BatchBackend):
             self._pack.note.unlink(missing_ok=True)
             self._pack.close()
             self._pack = None
+        self._failed = False
+
+    def _require_intact(self) -> None:
+        if self._failed:
+            raise RepositoryError(
+                f"a part of the batch of {self.location} could not be stored, as an earlier error says: put all its "
+                "objects again, in another batch"
+            )
 
     def is_uncommitted(self, key: str) -> bool:
         return super().is_uncommitted(key) or key in self._rows
@@ -119,7 +131,10 @@ class DiskBatch(BatchBackend):
 
     def _content(self, row: RawRow) -> bytes:
         assert self._pack is not None, "rows belong to the pack that is open"
-        return read_at(self._pack.file.fileno(), row[3], row[2])
+        content = read_at(self._pack.file.fileno(), row[3], row[2])
+        if len(content) < row[3]:
+            raise CorruptObjectError(row[0], f"the pack {self._pack.file.name!r} ends before the object does")
+        return content
 
 
 class _LockedPack:
