@@ -82,6 +82,13 @@ async def get_together(repo, keys):
             group.start_soon(repo.get, key)
 
 
+async def put_in_batch(repo, keys):
+    async with repo.batch() as batch:
+        await batch.put_many(b"of a batch %d" % number for number in range(1100))
+        key = await batch.put(b"last")
+        await batch.get(key)
+
+
 async def put_and_delete(repo, keys):
     await repo.delete_many([await repo.put(b"to go"), *await repo.put_many([b"packed to go"])])
 
@@ -96,6 +103,7 @@ OPERATIONS = {
     "put together": put_together,
     "put_many": lambda repo, keys: repo.put_many(b"many %d" % number for number in range(1500)),
     "put_many async": lambda repo, keys: repo.put_many([b"one", chunks(), b"two"]),
+    "batch": put_in_batch,
     "has": lambda repo, keys: repo.has(keys[0]),
     "has_many": lambda repo, keys: repo.has_many(keys),
     "get": lambda repo, keys: repo.get(keys[2]),
@@ -143,6 +151,7 @@ async def nothing_is_left(repo):
     assert repo.statistics().open_objects == 0
     assert os.listdir(repo.path / "sandbox") == []
     assert [name for name in os.listdir(repo.path / "packs") if not name.isdecimal()] == []
+    assert list(repo.path.glob("append-*")) == []
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

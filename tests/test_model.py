@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -92,6 +92,19 @@ class Model(RuleBasedStateMachine):
     @rule(target=keys, contents=st.lists(CONTENTS, max_size=6))
     def put_many(self, contents):
         return self.stored(self.call(self.repo.put_many, contents), contents)
+
+    @rule(target=keys, contents=st.lists(CONTENTS, max_size=6), raises=st.booleans())
+    def put_in_batch(self, contents, raises):
+        """A batch that raises may have stored some of its objects."""
+        with suppress(ZeroDivisionError), self.driver.enter(self.repo.batch()) as batch:
+            keys = [self.call(batch.put, content) for content in contents]
+            assert [self.call(batch.get, key) for key in keys] == contents
+            if raises:
+                raise ZeroDivisionError
+        present = self.call(self.repo.has_many, keys)
+        assert all(present) or raises
+        stored = [pair for pair, found in zip(zip(keys, contents, strict=True), present, strict=True) if found]
+        return self.stored([key for key, _ in stored], [content for _, content in stored])
 
     @rule(target=keys, content=CONTENTS)
     def put_by_facade(self, content):

@@ -86,10 +86,16 @@ def repo(tmp_path):
     return repo
 
 
+def put_in_batch(repo, contents):
+    with InPlace().enter(repo.batch()) as batch:
+        return call(batch.put_many, contents)
+
+
 WRITES = {
     "put": lambda repo, n: [call(repo.put, b"new %d" % n)],
     "put large": lambda repo, n: [call(repo.put, content_of(2_000_000, n % 250))],
     "put_many": lambda repo, n: call(repo.put_many, [b"new %d" % n, b"and %d" % n, content_of(100_000, n % 250)]),
+    "batch": lambda repo, n: put_in_batch(repo, [b"new %d %d" % (n, each) for each in range(1100)]),
     "maintain": lambda repo, n: call(repo.maintain) and [],
     "maintain alone": lambda repo, n: call(repo.maintain, False, False) and [],
     "delete": lambda repo, n: call(repo.delete_many, call(repo.put_many, [b"to go %d" % n, b"to go"])) or [],

@@ -89,6 +89,11 @@ class Member:
         self.stored(await repo.put(self.content()))
         self.stored(*await repo.put_many([self.content() for _ in range(5)]))
 
+    async def put_in_batch(self, repo: DiskRepository) -> None:
+        async with repo.batch() as batch:
+            keys = [await batch.put(self.content()) for _ in range(self.rng.choice([3, 40]))]
+        self.stored(*keys)
+
     async def put_concurrently(self, repo: DiskRepository) -> None:
         async def one(content: bytes) -> None:
             self.stored(await repo.put(content))
@@ -136,7 +141,7 @@ class Member:
         assert not any(await repo.has_many(some)), "a deleted object exists"
 
     async def work(self, offload: Any) -> None:
-        kinds = [self.put, self.read, self.read_mine, self.list_all, self.delete]
+        kinds = [self.put, self.put_in_batch, self.read, self.read_mine, self.list_all, self.delete]
         if offload is None:
             kinds.append(self.put_concurrently)
         async with DiskRepository(self.folder, offload) as repo:

@@ -55,6 +55,11 @@ class Soak:
     async def put_many(self) -> None:
         self.keys += await self.repo.put_many([self.content() for _ in range(10)])
 
+    async def put_in_batch(self) -> None:
+        async with self.repo.batch() as batch:
+            keys = [await batch.put(self.content()) for _ in range(10)]
+        self.keys += keys
+
     async def get(self) -> None:
         await self.repo.get(self.some_key(), check=random.random() < 0.2)
 
@@ -73,12 +78,12 @@ class Soak:
 
     async def cancel(self) -> None:
         with anyio.move_on_after(random.uniform(0, 0.01)):
-            await random.choice([self.put, self.get, self.read, self.stream])()
+            await random.choice([self.put, self.put_in_batch, self.get, self.read, self.stream])()
 
     async def task(self, until: float) -> None:
         """Do random operations."""
         kinds: list[Callable[[], Awaitable[None]]] = [
-            *[self.put, self.put_many, self.cancel, self.read, self.stream],
+            *[self.put, self.put_many, self.put_in_batch, self.cancel, self.read, self.stream],
             *[self.get, self.has] * 3,
         ]
         while time.monotonic() < until:
