@@ -28,7 +28,7 @@ from objrepo import (
     copy,
     export,
 )
-from objrepo.export.writers import ZipWriter
+from objrepo.exporting.writers import ZipWriter
 from objrepo.memory import MemoryBackend
 from objrepo.repository import Repository
 from objrepo.testing.fixtures import content_of

@@ -1,12 +1,16 @@
-"""The file of user code that the type checkers look at does run."""
+"""The files of user code that the type checkers look at do run."""
 
 from __future__ import annotations
 
 import anyio
 
+import sync_user_code
 import user_code
 
 
 def test_user_code(tmp_path):
     anyio.run(user_code.main, tmp_path)
-    user_code.main_sync(tmp_path)
+
+
+def test_sync_user_code(tmp_path):
+    sync_user_code.main(tmp_path)

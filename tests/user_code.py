@@ -5,23 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import BinaryIO
 
 import aiofiles
 import anyio
 from anyio.abc import ByteReceiveStream
-from disk_objectstore import Container
 
 from objrepo import AsyncRepository, DiskRepository, MemoryRepository, ObjectStream, SandboxRepository
 from objrepo.disk import DiskInfo
 from objrepo.offload import Inline, Threads
 from objrepo.reports import MaintenanceReport, Progress
-from objrepo.sync import (
-    AbstractRepositoryBackend,
-    DiskObjectStoreRepositoryBackend,
-    SandboxRepositoryBackend,
-    SyncRepository,
-)
 
 
 async def chunks() -> AsyncIterator[bytes]:
@@ -83,19 +75,6 @@ async def manage(repo: DiskRepository) -> None:
         print(key, await repo.hash(key))
 
 
-def sync_use(backend: AbstractRepositoryBackend, path: Path) -> bytes:
-    """Use a repository without a loop."""
-    backend.initialise()
-    key: str = backend.put_object_from_file(path)
-    handle: BinaryIO
-    with backend.open(key) as handle:
-        content = handle.read()
-    for _, handle in backend.iter_object_streams([key]):
-        content += handle.read()
-    backend.delete_object(key)
-    return content
-
-
 def forward(stream: ByteReceiveStream) -> ByteReceiveStream:
     """Take any stream of anyio."""
     return stream
@@ -119,15 +98,3 @@ async def main(folder: Path) -> None:
             await repository.erase()
     async with DiskRepository(folder / "disk") as disk:
         await manage(disk)
-
-
-def main_sync(folder: Path) -> None:
-    """Do it without a loop."""
-    container = Container(folder / "container")
-    backends: list[AbstractRepositoryBackend] = [
-        DiskObjectStoreRepositoryBackend(container),
-        SandboxRepositoryBackend(str(folder)),
-        SyncRepository(MemoryRepository(Inline())),
-    ]
-    for backend in backends:
-        assert sync_use(backend, folder / "file")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         RepositoryError,
         RepositoryUnavailableError,
     )
-    from objrepo.export import export
+    from objrepo.exporting import export
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter
     from objrepo.s3 import S3Repository
@@ -65,7 +65,7 @@ _LAZY_EXPORTS = {
     "SandboxRepository": "sandbox",
     "CachedRepository": "cache",
     "copy": "transfer",
-    "export": "export",
+    "export": "exporting",
     "open_repository": "url",
 }
 

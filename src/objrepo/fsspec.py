@@ -11,9 +11,7 @@ from typing import Any, NoReturn
 
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from objrepo.offload import Inline
-from objrepo.sync import SyncRepository
-from objrepo.url import open_repository
+from objrepo.sync import open_repository
 
 __all__ = ("ObjectFileSystem",)
 
@@ -32,9 +30,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def __init__(self, repository: str | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self._repository = SyncRepository(
-            open_repository(repository or os.environ.get("OBJREPO") or ".objrepo", Inline())
-        )
+        self._repository = open_repository(repository or os.environ.get("OBJREPO") or ".objrepo")
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -50,8 +46,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if key:
             found = self.info(key)
             return [found] if detail else [key]
-        keys = self._repository.list_objects()
-        return [{"name": key, "size": None, "type": "file"} if detail else key for key in keys]
+        return [{"name": key, "size": None, "type": "file"} if detail else key for key in self._repository.keys()]
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
         """Return the name, size and type of an object.
@@ -61,8 +56,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         key = self._strip_protocol(path)
         if not key:
             return {"name": "", "size": 0, "type": "directory"}
-        with self._repository.open(key) as file:
-            return {"name": key, "size": file.seek(0, os.SEEK_END), "type": "file"}
+        return {"name": key, "size": self._repository.size(key), "type": "file"}
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """Return the content of an object, or a range of it; negative numbers count from the end.
@@ -71,7 +65,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         key = self._strip_protocol(path)
         if start is None and end is None:
-            return self._repository.get_object_content(key)
+            return self._repository.get(key)
         with self._repository.open(key) as file:
             first, last, _ = slice(start, end).indices(file.seek(0, os.SEEK_END))
             file.seek(first)

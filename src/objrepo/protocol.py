@@ -13,7 +13,7 @@ from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo,
 if TYPE_CHECKING:
     from anyio.abc import ByteSendStream
 
-__all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "ObjectWriter", "Source")
+__all__ = ("AsyncRepository", "BinaryReader", "ObjectStream", "ObjectWriter", "Source", "SyncSource")
 
 
 class BinaryReader(Protocol):
@@ -24,9 +24,10 @@ class BinaryReader(Protocol):
         ...
 
 
-Source: TypeAlias = (
-    bytes | bytearray | memoryview | os.PathLike[str] | BinaryReader | AsyncIterable[Any] | Iterable[bytes]
-)
+SyncSource: TypeAlias = bytes | bytearray | memoryview | os.PathLike[str] | BinaryReader | Iterable[bytes]
+"""A source that is read without an event loop: bytes, the path of a file, a binary file, an iterable of bytes."""
+
+Source: TypeAlias = SyncSource | AsyncIterable[Any]
 """What ``put`` takes: bytes, the path of a file, a binary file (of ``open``, anyio or aiofiles), an anyio byte
 stream, or a synchronous or asynchronous iterable of bytes. Files are read from their current position."""
 
@@ -218,8 +219,8 @@ class AsyncRepository(Protocol):
 
         Cancellation: shielded; reading the source ends between two reads, and then nothing is stored.
 
-        :param source: the bytes: in memory, in a file (path or open file), or in a sync or async iterable or stream. An
-            open file is read from its current position and stays open.
+        :param source: the bytes: in memory, in a file (path or open file), or in an iterable or stream, sync or async.
+            An open file is read from its current position and stays open.
         :return: the key.
         :raises TypeError: if the source is text or has no bytes to read.
         :raises OSError: if the source cannot be read or the repository cannot be written to.

@@ -431,7 +431,7 @@ class ObjectIterator:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `with`")
 
     @property
     def holds_file(self) -> bool:
@@ -480,7 +480,7 @@ def close_all(batch: Iterable[OpenedObject]) -> None:
 
 def stream_closed(key: str) -> RepositoryClosedError:
     """Return the error of using a closed stream."""
-    return RepositoryClosedError(f"the stream of object {key!r} is closed: read inside its `async with`")
+    return RepositoryClosedError(f"the stream of object {key!r} is closed: read inside its `with`")
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import anyio.lowlevel
 
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
 from objrepo.integrity import check_digest
-from objrepo.offload import Offload, Threads
+from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
 from objrepo.sources import closing_generator
@@ -62,8 +62,10 @@ async def copy(
     key_format = await source.key_format()
     same_keys = key_format != "uuid4" and key_format == await target.key_format()
     destination = _RepositoryDestination(source, target, same_keys, check)
-    copier = PageCopier(source, destination, Threads(_CONCURRENT_PAGES), "copy", keys, dry_run, progress)
-    await _copy_pages(copier)
+    in_place = runs_in_place(source) and runs_in_place(target)
+    offload = Inline() if in_place else Threads(_CONCURRENT_PAGES)
+    copier = PageCopier(source, destination, offload, "copy", keys, dry_run, progress)
+    await (copier.copy_pages() if in_place else _copy_pages(copier))
     extraneous = await _extraneous(source, target, same_keys) if delete else []
     if extraneous and not dry_run:
         if len(extraneous) != deletions:
@@ -182,6 +184,14 @@ class PageCopier:
         async with aclosing(_batched_keys(self._source.keys() if self._keys is None else self._keys)) as pages:
             async for page in pages:
                 yield page
+                if self._offload.concurrent:
+                    await anyio.lowlevel.checkpoint()  # a page whose objects the destination has may not suspend
+
+    async def copy_pages(self) -> None:
+        """Copy all objects, one page after the other."""
+        async with aclosing(self.pages()) as pages:
+            async for page in pages:
+                await self.copy_page(page)
 
     async def copy_page(self, page: list[str]) -> None:
         """Copy the objects of a page that the destination does not have."""
@@ -346,8 +356,6 @@ async def _batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenera
     if not isinstance(keys, AsyncIterable):
         unique = list(dict.fromkeys(keys))
         for start in range(0, len(unique), _PAGE_KEYS):
-            if start:
-                await anyio.lowlevel.checkpoint()
             yield unique[start : start + _PAGE_KEYS]
         return
     page: list[str] = []

@@ -47,10 +47,13 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
         Other packages add schemes by entry points of the group ``objrepo.backends``.
     :param offload: where blocking calls run; worker threads unless given.
     :return: the repository, neither entered nor initialised.
+    :raises TypeError: if ``url`` is neither a ``str`` nor a path.
     :raises ValueError: if the scheme is unknown, or the rest of the URL is invalid.
     """
     if isinstance(url, os.PathLike):
         return _by_path(os.fspath(url), offload)
+    if not isinstance(url, str):
+        raise TypeError(f"a repository is named by a path or a URL, not by {url!r}")
     found = _SCHEME.fullmatch(url)
     if found is None:
         return _by_path(url, offload)

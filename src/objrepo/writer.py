@@ -52,7 +52,9 @@ class Writer:
     def key(self) -> str:
         """The key of the object; see :attr:`ObjectWriter.key`."""
         if self._key is None:
-            raise ValueError("there is no key before the object is stored, which happens when `async with` is left")
+            raise ValueError(
+                "there is no key before the object is stored, which happens when the `with` of the writer is left"
+            )
         return self._key
 
     @property
@@ -63,7 +65,7 @@ class Writer:
     async def write(self, chunk: bytes | bytearray | memoryview) -> int:
         """Write some bytes; see :meth:`ObjectWriter.write`."""
         if not self._open:
-            raise RepositoryClosedError("the writer is not open: use `async with repo.create() as writer`")
+            raise RepositoryClosedError("the writer is not open: write inside its `with`")
         if self._error is not None:
             raise self._error
         if not isinstance(chunk, bytes | bytearray | memoryview):

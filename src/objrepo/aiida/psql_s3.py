@@ -15,9 +15,7 @@ from pydantic import field_validator
 
 from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.errors import RepositoryError
-from objrepo.offload import Inline
-from objrepo.sync import SyncRepository
-from objrepo.url import open_repository
+from objrepo.sync import SyncRepository, open_repository
 
 __all__ = ("ObjrepoPsqlS3Storage",)
 
@@ -147,4 +145,4 @@ class ObjrepoPsqlS3Storage(RepositoryMixin, PsqlDosBackend):
 
 
 def _opened(profile: Profile) -> SyncRepository:
-    return SyncRepository(open_repository(str(profile.storage_config["repository_url"]), Inline()))
+    return open_repository(str(profile.storage_config["repository_url"]))

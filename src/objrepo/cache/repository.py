@@ -21,7 +21,7 @@ from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryCl
 from objrepo.forwarding import ForwardingRepository
 from objrepo.keys import require_str
 from objrepo.lifetime import Lifetime
-from objrepo.offload import Inline, Offload, Threads
+from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import CopyReport, DamagedObject, MaintenanceReport, Progress, ProgressCallback, Statistics
 from objrepo.sendfile import send_stream
@@ -70,9 +70,7 @@ class CachedRepository(ForwardingRepository):
         folder = getattr(cache, "path", None)
         if index is None and isinstance(folder, Path):
             index = f"{folder}.cache-index"
-        offloads = (getattr(each, "offload", None) for each in (cache, origin))
-        concurrent = any(getattr(offload, "concurrent", True) for offload in offloads)
-        self.offload: Offload = Threads(4) if concurrent else Inline()
+        self.offload: Offload = Inline() if runs_in_place(cache) and runs_in_place(origin) else Threads(4)
         lru_index = LRUIndex(None if index is None else Path(index).absolute(), max_bytes)
         self._store = CacheStore(cache, origin, lru_index, self.offload)
         self._single_flight = SingleFlight()
@@ -312,7 +310,7 @@ class _Objects:
 
     async def __anext__(self) -> tuple[str, ObjectStream]:
         if self._closed:
-            raise RepositoryClosedError("the stream of objects is closed: read inside its `async with`")
+            raise RepositoryClosedError("the stream of objects is closed: read inside its `with`")
         await self._resources.aclose()
         for key in self._remaining:
             return key, await self._resources.enter_async_context(self._repository.open(key))

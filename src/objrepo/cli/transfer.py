@@ -104,8 +104,8 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
     objrepo backup s3://my-bucket/photos
     """
     from objrepo.archive import ArchiveRepository
-    from objrepo.export import export as export_objects
-    from objrepo.export import is_tar
+    from objrepo.exporting import export as export_objects
+    from objrepo.exporting import is_tar
 
     if is_tar(target):
         raise click.UsageError(f"cannot add to {target}: back up to a zip or a directory, or use `objrepo export`")
@@ -170,7 +170,7 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
     objrepo export photos.zip
     objrepo export photos.tar.gz KEY KEY
     """
-    from objrepo.export import export as export_objects
+    from objrepo.exporting import export as export_objects
 
     with reporter() as report:
         done = await export_objects(repo, file, keys or None, compress=compress, progress=report)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics", "Submitted")
+__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics", "Submitted", "runs_in_place")
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -149,6 +149,11 @@ class Inline(Offload):
         """Call the function: no call outlives its caller."""
         if function is not None:
             function()
+
+
+def runs_in_place(repository: object) -> bool:
+    """Return whether the coroutines of a repository never suspend: they need no event loop."""
+    return not getattr(getattr(repository, "offload", None), "concurrent", True)
 
 
 class _Deferred(Generic[T]):

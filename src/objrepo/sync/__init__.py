@@ -1,10 +1,12 @@
-"""Repositories for programs without an event loop, with the interface of AiiDA's ``aiida.repository.backend``."""
+"""Repositories for programs without an event loop; they also have the names of AiiDA's ``repository.backend``."""
 
 from __future__ import annotations
 
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
 from objrepo.sync.aiida_backends import DiskObjectStoreRepositoryBackend, SandboxFolder, SandboxRepositoryBackend
-from objrepo.sync.repository import SyncRepository
+from objrepo.sync.repository import SyncRepository, open_repository
+from objrepo.sync.transfer import copy, export
+from objrepo.sync.writer import SyncWriter
 
 __all__ = (
     "AbstractRepositoryBackend",
@@ -12,4 +14,8 @@ __all__ = (
     "SandboxFolder",
     "SandboxRepositoryBackend",
     "SyncRepository",
+    "SyncWriter",
+    "copy",
+    "export",
+    "open_repository",
 )

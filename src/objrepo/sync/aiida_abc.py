@@ -110,7 +110,7 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
         """
 
     @abstractmethod
-    def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> None:
+    def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> object:
         """Run the maintenance of the repository.
 
         :param dry_run: whether to only report what would be done.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from objrepo.disk import DiskInfo, DiskRepository
 from objrepo.offload import Inline
+from objrepo.reports import MaintenanceReport
 from objrepo.sandbox import SandboxRepository
 from objrepo.sync.repository import SyncRepository
 
@@ -53,7 +54,7 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
 
         :param detailed: whether to add the sizes, in units of 1024² bytes.
         """
-        info = self._runner.call(self._repository.info, detailed)
+        info = self.info(detailed)
         assert isinstance(info, DiskInfo), "the repository is a DiskRepository"
         result: dict[str, Any] = {
             "SHA-hash algorithm": info.key_format,
@@ -81,7 +82,7 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
         do_vacuum: bool | None = None,
         compress: bool = False,
         incremental_cleanup: bool = True,
-    ) -> dict[str, Any]:
+    ) -> dict[str, dict[str, int]]:
         """Pack loose objects and, unless the repository is live, rewrite the packs and the index without gaps.
 
         A step whose argument is None is run if it is safe. The steps are also logged as aiida-core logs them.
@@ -102,15 +103,18 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
         steps = {"pack_loose": pack_loose, "do_repack": do_repack, "clean_storage": clean_storage}
         options = {**steps, "do_vacuum": do_vacuum, "compress": compress, "incremental_cleanup": incremental_cleanup}
         if dry_run or _logger.isEnabledFor(_REPORT):
-            planned: dict[str, Any] = super().maintain(True, live, **options)
-            _report(planned)
+            planned = _dictionary(super().maintain(True, live, **options))
+            _log(planned)
             if dry_run:
                 return planned
-        result: dict[str, Any] = super().maintain(False, live, **options)
-        return result
+        return _dictionary(super().maintain(False, live, **options))
 
 
-def _report(planned: dict[str, Any]) -> None:
+def _dictionary(report: MaintenanceReport) -> dict[str, dict[str, int]]:
+    return {step.name: {"objects": step.objects, "size": step.size} for step in report.steps}
+
+
+def _log(planned: dict[str, dict[str, int]]) -> None:
     if step := planned.get("pack_loose"):
         size = step["size"] / _MEGABYTE
         _logger.log(_REPORT, f"Packing all loose files ({step['objects']} files occupying {size} MB) ...")

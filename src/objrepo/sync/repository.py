@@ -1,30 +1,66 @@
-"""`SyncRepository`: AiiDA's documented interface for any async repository."""
+"""`SyncRepository`: every method of an async repository, and the names that AiiDA documents, without an event loop."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Iterable, Iterator
+import io
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
 
+from objrepo.disk import DiskRepository, ObjectLocation
 from objrepo.errors import RepositoryClosedError
-from objrepo.protocol import AsyncRepository, ObjectStream
+from objrepo.offload import Inline, runs_in_place
+from objrepo.protocol import AsyncRepository, ObjectStream, SyncSource
+from objrepo.reports import (
+    CopyReport,
+    MaintenanceReport,
+    ProgressCallback,
+    RepairReport,
+    RepositoryInfo,
+    Statistics,
+    VerifyReport,
+)
 from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
+from objrepo.sync.docstrings import documented_as
 from objrepo.sync.files import WHOLE_BYTES, object_reader, whole_reader
 from objrepo.sync.runner import CoroutineRunner, InPlace, ThroughPortal
+from objrepo.sync.sources import sync_source, sync_sources
+from objrepo.sync.writer import SyncWriter
+from objrepo.url import open_repository as open_async_repository
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
-__all__ = ("SyncRepository",)
+__all__ = ("SyncRepository", "call_with", "open_repository")
+
+T = TypeVar("T")
 
 _KEY_PAGE_SIZE: Final = 1000
 
 
+def open_repository(url: str | os.PathLike[str]) -> SyncRepository:
+    """Return the repository at a path or URL. It is open until it is closed, and starts no event loop.
+
+    :param url: as for :func:`objrepo.open_repository`: ``PATH``, ``s3://BUCKET/PREFIX``, ``memory:``, ….
+    :return: the repository, which need not exist: see :meth:`SyncRepository.initialise`. ``with`` closes it.
+    :raises TypeError: if ``url`` is neither a ``str`` nor a path.
+    :raises ValueError: if the scheme is unknown, or the rest of the URL is invalid.
+    """
+    return SyncRepository(open_async_repository(url, Inline()))
+
+
+@documented_as(AsyncRepository, DiskRepository)
 class SyncRepository(AbstractRepositoryBackend):
-    """An :class:`~objrepo.AsyncRepository` for callers without an event loop.
+    """An :class:`~objrepo.AsyncRepository` for callers without an event loop, as :func:`open_repository` returns it.
+
+    It has the methods of the async repository, with the same parameters, results and errors, and the names that AiiDA
+    documents, such as :meth:`put_object_from_filelike`. An async source is a :class:`TypeError`. ``repair``,
+    ``locate``, ``prefetch`` and ``statistics`` are an :class:`AttributeError` where the repository does not have them.
 
     A repository with an :class:`~objrepo.offload.Inline` offload runs on the caller's thread. It is open from the
     start until :meth:`close`, starts no thread and no event loop, and may be used by many threads at the same time,
@@ -34,18 +70,24 @@ class SyncRepository(AbstractRepositoryBackend):
     interrupts a call, such as ``KeyboardInterrupt``, cancels the call. A child process that was forked meanwhile gets a
     :class:`~objrepo.RepositoryError`.
 
-    The methods raise the errors of the async methods.
-
     :param repository: the repository; it need not have been entered.
     :param portal: a portal for a repository that needs one; by default, ``with`` starts one and stops it again.
+    :raises TypeError: if the repository is something else, such as a path.
     """
 
     def __init__(self, repository: AsyncRepository, portal: BlockingPortal | None = None) -> None:
+        if isinstance(repository, type) or not hasattr(repository, "__aenter__"):
+            raise TypeError(
+                f"a SyncRepository needs an async repository, such as DiskRepository(path, Inline()), not "
+                f"{_shown(repository)}: for a path or URL, use objrepo.sync.open_repository(path)"
+            )
+        if not (portal is None or hasattr(portal, "start_task_soon")):
+            raise TypeError(f"portal must be an anyio.from_thread.BlockingPortal, not {_shown(portal)}")
         self._repository = repository
         self._portal = portal
         self._open_runner: CoroutineRunner | None = None
         self._resources = ExitStack()
-        if self._runs_inline:
+        if runs_in_place(repository):
             self._enter()
 
     def __str__(self) -> str:
@@ -75,10 +117,6 @@ class SyncRepository(AbstractRepositoryBackend):
         self._resources.close()
 
     @property
-    def _runs_inline(self) -> bool:
-        return not getattr(getattr(self._repository, "offload", None), "concurrent", True)
-
-    @property
     def _runner(self) -> CoroutineRunner:
         if self._open_runner is None:
             raise RepositoryClosedError(f"{self._repository} is not open: use it inside `with`")
@@ -87,7 +125,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def _enter(self) -> None:
         with ExitStack() as resources:
             runner: CoroutineRunner
-            if self._runs_inline:
+            if runs_in_place(self._repository):
                 runner = InPlace()
             else:
                 from anyio.from_thread import start_blocking_portal
@@ -98,7 +136,7 @@ class SyncRepository(AbstractRepositoryBackend):
             self._resources = resources.pop_all()
             self._open_runner = runner
 
-    # -- the documented interface ------------------------------------------------------------------------------------
+    # -- the repository as a whole -----------------------------------------------------------------------------------
 
     @property
     def uuid(self) -> str | None:
@@ -106,97 +144,124 @@ class SyncRepository(AbstractRepositoryBackend):
         return self._runner.call(self._repository.uuid)
 
     @property
-    def key_format(self) -> str | None:
-        """The format of the keys, such as ``'sha256'``."""
+    def key_format(self) -> str:
+        """The format of the keys: ``'sha256'``, ``'sha1'`` or ``'uuid4'``."""
         return self._runner.call(self._repository.key_format)
-
-    def initialise(self, **kwargs: Any) -> None:
-        """Create the repository; do nothing if it exists.
-
-        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.initialise`.
-        :raises ValueError: if the repository exists with other options.
-        """
-        self._runner.call(lambda: self._repository.initialise(**kwargs))
 
     @property
     def is_initialised(self) -> bool:
         """Whether the repository exists."""
         return self._runner.call(self._repository.is_initialised)
 
+    def initialise(self, **kwargs: Any) -> None:
+        """Create the repository, or do nothing if it exists.
+
+        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.initialise`.
+        :raises ValueError: if an option is invalid or contradicts the existing repository.
+        :raises TypeError: if the backend has no such option.
+        :raises OSError: if the repository cannot be created.
+        """
+        self._runner.call(partial(self._repository.initialise, **kwargs))
+
+    def info(self, detailed: bool = False) -> RepositoryInfo:
+        return self._runner.call(self._repository.info, detailed)
+
+    def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> MaintenanceReport:
+        """Do the work that keeps a repository fast and small.
+
+        :param dry_run: whether to report only what would be done.
+        :param live: whether others may be using the repository; then only safe work is done.
+        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.maintain`.
+        :return: what was done, or with ``dry_run`` would be done.
+        :raises ValueError: if work is requested that is not safe while the repository is live.
+        :raises TypeError: if the backend has no such option.
+        :raises RepositoryBusyError: if another process is maintaining the repository.
+        :raises OSError: if the storage fails.
+        """
+        return self._runner.call(partial(self._repository.maintain, dry_run, live, **kwargs))
+
+    def verify(self, progress: ProgressCallback | None = None, quick: bool = False) -> VerifyReport:
+        return self._runner.call(self._repository.verify, progress, quick)
+
     def erase(self) -> None:
-        """Delete the repository and all its resources; do nothing if it does not exist."""
         self._runner.call(self._repository.erase)
 
-    def _put_object_from_filelike(self, handle: BinaryIO) -> str:
-        return self._runner.call(self._repository.put, handle)
+    # -- writing -----------------------------------------------------------------------------------------------------
 
-    def has_objects(self, keys: list[str]) -> list[bool]:
-        """Return for each key whether the object exists, in the order of the keys."""
-        return self._runner.call(self._repository.has_many, keys)
+    def put(self, source: SyncSource) -> str:
+        return self._runner.call(self._repository.put, sync_source(source))
 
-    def has_object(self, key: str) -> bool:
-        """Return whether an object exists."""
-        return self._runner.call(self._repository.has, key)
+    def put_many(self, sources: Iterable[SyncSource], progress: ProgressCallback | None = None) -> list[str]:
+        return self._runner.call(self._repository.put_many, sync_sources(sources), progress)
 
-    def list_objects(self) -> Iterable[str]:
-        """Iterate over the keys of all objects, each once, with bounded memory."""
-        call = self._runner.call
-        keys: Any = self._repository.keys()
-        try:
-            while page := call(_next_keys, keys):
-                yield from page
-        finally:
-            if hasattr(keys, "aclose"):
-                call(keys.aclose)
-
-    def get_info(self, detailed: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Return the state of the repository as a dictionary: the fields of :class:`~objrepo.reports.RepositoryInfo`.
-
-        :param detailed: whether to include the sizes, which takes longer.
-        :param kwargs: options of the backend.
-        """
-        return dataclasses.asdict(self._runner.call(lambda: self._repository.info(detailed, **kwargs)))
-
-    def maintain(self, dry_run: bool = False, live: bool = True, **kwargs: Any) -> Any:
-        """Run the maintenance of the repository.
-
-        :param dry_run: whether to only report what would be done.
-        :param live: whether other processes may be using the repository; steps that are unsafe then are not run.
-        :param kwargs: options of the backend, such as those of :meth:`objrepo.DiskRepository.maintain`.
-        :return: a dictionary from the names of the steps to their numbers of objects and bytes.
-        :raises RepositoryBusyError: if another process is maintaining the repository.
-        """
-        report = self._runner.call(lambda: self._repository.maintain(dry_run, live, **kwargs))
-        return {step.name: {"objects": step.objects, "size": step.size} for step in report.steps}
+    def create(self) -> SyncWriter:
+        return SyncWriter(self._runner, self._repository.create())
 
     @contextmanager
-    def open(self, key: str) -> Iterator[BinaryIO]:
-        """Open an object for reading.
+    def batch(self) -> Iterator[SyncRepository]:
+        runner = self._runner
+        with runner.enter(self._repository.batch()) as batch:
+            yield _around(batch, runner)
 
-        :param key: the key of the object.
-        :return: a context manager for an ``io.BufferedReader``, which it closes.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
+    def delete(self, key: str) -> None:
+        self._runner.call(self._repository.delete, key)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self._runner.call(self._repository.delete_many, keys)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def has(self, key: str) -> bool:
+        return self._runner.call(self._repository.has, key)
+
+    def has_many(self, keys: Iterable[str]) -> list[bool]:
+        return self._runner.call(self._repository.has_many, keys)
+
+    def get(self, key: str, check: bool = False) -> bytes:
+        return self._runner.call(self._repository.get, key, check)
+
+    def size(self, key: str) -> int:
+        return self._runner.call(self._repository.size, key)
+
+    def hash(self, key: str) -> str:
+        return self._runner.call(self._repository.hash, key)
+
+    @contextmanager
+    def open(
+        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+    ) -> Iterator[io.BufferedReader]:
+        """Open an object for reading: ``with repo.open(key) as file``.
+
+        :param key: the object.
+        :param offset: where the range begins, in bytes; past the end, the file is empty.
+        :param length: the maximum length of the range in bytes; None reads to the end.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes. A file that is
+            read in sequence raises :class:`CorruptObjectError` at its end at the latest if the bytes are not those of
+            the key.
+        :return: a context manager for a seekable ``io.BufferedReader``, whose positions count from the offset.
+        :raises ValueError: on entering, if the offset or length is negative, or if a range is to be checked.
+        :raises TypeError: on entering, if one of these is of a wrong type.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) on entering, if the object does not exist.
+        :raises CorruptObjectError: on entering or while reading, if its stored bytes are damaged.
+        :raises RepositoryBusyError: on entering, if another process locks the index for too long.
+        :raises OSError: on entering or while reading, if it cannot be read.
         """
         runner = self._runner
-        with runner.enter(self._repository.open(key)) as stream, object_reader(runner, stream) as reader:
+        opening = self._repository.open(key, offset, length, check)
+        with runner.enter(opening) as stream, object_reader(runner, stream) as reader:
             yield reader
 
-    def get_object_content(self, key: str) -> bytes:
-        """Return the content of an object.
+    def stream(self, keys: Iterable[str]) -> Iterator[tuple[str, io.BufferedReader]]:
+        """Iterate over many objects in the order that is fastest to read: ``for key, file in repo.stream(keys)``.
 
-        :param key: the key of the object.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
-        """
-        return self._runner.call(self._repository.get, key)
-
-    def iter_object_streams(self, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
-        """Iterate over objects in the order that is fastest to read; each object comes once.
-
-        :param keys: the keys of the objects.
-        :return: an iterator over pairs of a key and an ``io.BufferedReader``, which is closed when the iterator
-            advances.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) before the first object, if objects do not exist; it
-            names all of them.
+        :param keys: the objects; one that is given twice comes once.
+        :return: an iterator over keys and files, each an ``io.BufferedReader``. Each step, and leaving the loop, closes
+            the file of the step before.
+        :raises TypeError: in the first step, if a key is no ``str``.
+        :raises ObjectNotFoundError: (a ``FileNotFoundError``) in the first step, naming every missing key; in a later
+            one, if an object was deleted since.
+        :raises CorruptObjectError: in a step, or while reading, if stored bytes are damaged.
+        :raises OSError: if an object cannot be read.
         """
         runner = self._runner
         with runner.enter(self._repository.stream(keys)) as objects:
@@ -213,22 +278,122 @@ class SyncRepository(AbstractRepositoryBackend):
                 elif not small:
                     return
 
-    def get_object_hash(self, key: str) -> str:
-        """Return the SHA-256 of an object as 64 hexadecimal digits, for every key format.
+    def keys(self) -> Iterator[str]:
+        call = self._runner.call
+        keys: Any = self._repository.keys()
+        try:
+            while page := call(_next_keys, keys):
+                yield from page
+        finally:
+            if hasattr(keys, "aclose"):
+                call(keys.aclose)
 
-        :param key: the key of the object.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if the object does not exist.
+    # -- what only some repositories have ----------------------------------------------------------------------------
+
+    def repair(
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        source: SyncRepository | None = None,
+        timeout: float = 0,
+        progress: ProgressCallback | None = None,
+    ) -> RepairReport:
+        def repair(_: AsyncRepository, source: AsyncRepository | None = None) -> Awaitable[RepairReport]:
+            options = {"source": source, "timeout": timeout, "progress": progress}
+            return cast("Awaitable[RepairReport]", self._method("repair")(dry_run, live, **options))
+
+        return call_with(repair, self) if source is None else call_with(repair, self, source)
+
+    def locate(self, key: str) -> ObjectLocation:
+        location: ObjectLocation = self._runner.call(self._method("locate"), key)
+        return location
+
+    def prefetch(self, keys: Iterable[str], progress: ProgressCallback | None = None) -> CopyReport:
+        """Fetch objects into a cache; see :class:`~objrepo.CachedRepository`.
+
+        :param keys: the objects. If they are more than the cache can hold, the later ones evict the earlier ones.
+        :param progress: called after each object.
+        :return: how many objects were fetched, and which are damaged in the origin.
+        :raises ObjectNotFoundError: if there is no such object.
+        :raises RepositoryUnavailableError: if the origin is unavailable.
         """
-        return self._runner.call(self._repository.hash, key)
+        report: CopyReport = self._runner.call(self._method("prefetch"), keys, progress)
+        return report
+
+    def statistics(self) -> Statistics:
+        statistics: Statistics = self._method("statistics")()
+        return statistics
+
+    def _method(self, name: str) -> Any:
+        method = getattr(self._repository, name, None)
+        if method is None:
+            raise AttributeError(f"{type(self._repository).__name__} has no method {name!r}")
+        return method
+
+    # -- the names that AiiDA documents ------------------------------------------------------------------------------
+
+    def _put_object_from_filelike(self, handle: BinaryIO) -> str:
+        return self.put(handle)
+
+    def has_objects(self, keys: list[str]) -> list[bool]:
+        return self.has_many(keys)
+
+    def has_object(self, key: str) -> bool:
+        return self.has(key)
+
+    def list_objects(self) -> Iterator[str]:
+        return self.keys()
+
+    def get_info(self, detailed: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Return the state of the repository as a dictionary: the fields of what :meth:`info` returns.
+
+        :param detailed: whether to include the sizes, which takes longer.
+        :param kwargs: options of the backend.
+        """
+        return dataclasses.asdict(self._runner.call(partial(self._repository.info, detailed, **kwargs)))
+
+    def get_object_content(self, key: str) -> bytes:
+        return self.get(key)
+
+    def get_object_hash(self, key: str) -> str:
+        return self.hash(key)
+
+    def iter_object_streams(self, keys: Iterable[str]) -> Iterator[tuple[str, BinaryIO]]:
+        return self.stream(keys)
 
     def delete_objects(self, keys: list[str]) -> None:
-        """Delete objects.
+        self.delete_many(keys)
 
-        :param keys: the keys of the objects; a key may be given twice.
-        :raises ObjectNotFoundError: (a ``FileNotFoundError``) if objects do not exist; it names all of them, and
-            nothing is deleted.
-        """
-        self._runner.call(self._repository.delete_many, keys)
+    def delete_object(self, key: str) -> None:
+        self.delete(key)
+
+
+def _around(repository: AsyncRepository, runner: CoroutineRunner) -> SyncRepository:
+    """Return the facade of a repository that the runner has entered."""
+    facade = SyncRepository.__new__(SyncRepository)
+    facade._repository, facade._portal, facade._open_runner = repository, None, runner  # noqa: SLF001  (of the same module)
+    facade._resources = ExitStack()  # noqa: SLF001
+    return facade
+
+
+def call_with(function: Callable[..., Awaitable[T]], *facades: SyncRepository) -> T:
+    """Call a coroutine function with the async repositories of facades, and return its result.
+
+    It runs in place if all of them do, else in the loop of a portal, where what runs in place runs as well.
+
+    :raises TypeError: if one is not a :class:`SyncRepository`.
+    """
+    for facade in facades:
+        if not isinstance(facade, SyncRepository):
+            raise TypeError(f"pass a repository of objrepo.sync.open_repository(path), not {_shown(facade)}")
+    runners = [facade._runner for facade in facades]  # noqa: SLF001  (of the same module)
+    runner = next((runner for runner in runners if isinstance(runner, ThroughPortal)), runners[0])
+    return runner.call(function, *(facade._repository for facade in facades))  # noqa: SLF001
+
+
+def _shown(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
 
 
 async def _next_objects(

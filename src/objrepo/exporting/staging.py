@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from objrepo.atomic_file import AtomicFile
 from objrepo.errors import RepositoryBusyError
-from objrepo.export.writers import ATTRIBUTES, FOLDER, ArchiveWriter, TarWriter, ZipWriter, tar_mode
+from objrepo.exporting.writers import ATTRIBUTES, FOLDER, ArchiveWriter, TarWriter, ZipWriter, tar_mode
 from objrepo.keys import is_key
 from objrepo.offload import WorkCancelled, cancel_requested
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import AsyncIterable, Iterable
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from objrepo.archive import ArchiveRepository
 from objrepo.errors import CorruptObjectError, with_path
-from objrepo.export.staging import new_archive, updated_archive
-from objrepo.export.writers import ArchiveWriter, is_tar
-from objrepo.offload import Offload, Threads
+from objrepo.exporting.staging import new_archive, updated_archive
+from objrepo.exporting.writers import ArchiveWriter, is_tar
+from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository, BinaryReader
 from objrepo.reports import CopyReport, ProgressCallback
 from objrepo.sources import run_with_reader
@@ -48,7 +48,7 @@ async def export(
         when the new one is complete: meanwhile both need space.
     :param check: whether to read the whole zip back and compare it before it gets its name.
     :param progress: called with the number of objects that were compared.
-    :param offload: where the file is written; a worker thread unless given.
+    :param offload: where the file is written; where the source runs if that is in place, else a worker thread.
     :return: how many objects were written, and which are damaged.
     :raises FileExistsError: if the file exists, without ``update``.
     :raises ObjectNotFoundError: if the source does not have one of ``keys``.
@@ -61,16 +61,15 @@ async def export(
     if is_tar(path.name) and (compress or update or check):
         raise ValueError(f"{path} is a tar: compress, update and check are for zips")
     opening = updated_archive(path, compress) if update else new_archive(path, compress)
-    offload = Threads(1) if offload is None else offload
+    if offload is None:
+        offload = Inline() if runs_in_place(source) else Threads(1)
     await source.key_format()  # raises before a file is created if the source does not exist
     opened = ExitStack()
     try:
         writer, file = await offload.run(lambda: opened.enter_context(opening))
         destination = _ArchiveDestination(source, writer, path, offload)
         copier = PageCopier(source, destination, offload, "export", keys, False, progress)
-        async with aclosing(copier.pages()) as pages:
-            async for page in pages:
-                await copier.copy_page(page)
+        await copier.copy_pages()
         with with_path(path):
             await offload.run(writer.close)
             await offload.run(file.finish)
