@@ -41,6 +41,11 @@ def loose_file(folder, key):
     return folder / "loose" / key[:2] / key[2:]
 
 
+def files_in(folder):
+    """Return the names in a folder without lock files, which newer releases of filelock leave and older ones remove."""
+    return {name for name in os.listdir(folder) if not name.endswith(".lock")}
+
+
 def own_pack(folder, number=0):
     """Return the path of a pack that objrepo writes."""
     return folder / "packs" / str(FIRST_OWN_PACK + number)

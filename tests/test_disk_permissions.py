@@ -102,5 +102,5 @@ def test_every_file_has_the_mode_that_the_umask_allows(tmp_path, umask):
     folder = tmp_path / "repository"
     subprocess.run([sys.executable, "-c", UNDER_UMASK, str(folder), umask], check=True)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()}
-    assert {"config.json", "packs.idx", "packs.idx-wal", "packs.idx-shm", "maintain.lock", "1000000"} <= set(modes)
+    assert {"config.json", "packs.idx", "packs.idx-wal", "packs.idx-shm", "1000000"} <= set(modes)
     assert set(modes.values()) == {0o666 & ~int(umask, 8)}, modes
