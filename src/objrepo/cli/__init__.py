@@ -32,8 +32,9 @@ def command() -> None:
 
 
 for module in iter_modules(__path__):
-    for each in getattr(import_module(f"{__name__}.{module.name}"), "COMMANDS", ()):
-        command.add_command(each)
+    for each in vars(import_module(f"{__name__}.{module.name}")).values():
+        if isinstance(each, click.Command):
+            command.add_command(each)
 
 
 def run(arguments: Sequence[str]) -> NoReturn:

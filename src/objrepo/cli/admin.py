@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from objrepo.cli.context import (
+    damaged_lines,
     dry_run_option,
     json_option,
-    print_json,
+    print_result,
     timeout_option,
     with_repository,
     with_threaded_repository,
@@ -19,8 +20,6 @@ from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.url import open_repository
-
-__all__ = ("COMMANDS",)
 
 
 @click.command()
@@ -71,11 +70,8 @@ async def maintain(
         if isinstance(repository, DiskRepository):
             options |= {"timeout": timeout, "progress": report}
         done = await repository.maintain(dry_run, live, **_given(options))
-    if json_wanted:
-        print_json(done)
-        return
-    for step in done.steps:
-        click.echo(f"{step.name:<16}{count_of(step.objects, 'object'):>20} {size_of(step.size):>12}")
+    lines = (f"{step.name:<16}{count_of(step.objects, 'object'):>20} {size_of(step.size):>12}" for step in done.steps)
+    print_result(done, json_wanted, lines)
 
 
 @click.command()
@@ -94,14 +90,10 @@ async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) ->
     """
     with reporter() as report:
         result = await repository.verify(report, quick)
-    if json_wanted:
-        print_json(result)
-    else:
-        for damaged in result.damaged:
-            click.echo(f"{damaged.key}  {damaged.reason}")
-        click.echo(f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged")
-        for leftover in result.leftovers:
-            click.echo(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}")
+    lines = damaged_lines(result)
+    lines.append(f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged")
+    lines += [f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}" for leftover in result.leftovers]
+    print_result(result, json_wanted, lines)
     return 0 if result.ok else 1
 
 
@@ -135,18 +127,12 @@ async def repair(
         other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
-    if json_wanted:
-        print_json(done)
-    else:
-        for step in done.steps:
-            click.echo(f"{step.action} {step.subject}: {step.reason}")
-        click.echo(f"{count_of(len(done.steps), 'step')}, {count_of(len(done.lost), 'object')} lost")
+    lines = [f"{step.action} {step.subject}: {step.reason}" for step in done.steps]
+    lines.append(f"{count_of(len(done.steps), 'step')}, {count_of(len(done.lost), 'object')} lost")
+    print_result(done, json_wanted, lines)
     return 1 if done.lost else 0
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the user gave: not every repository supports the others."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-COMMANDS: Final = (init, maintain, verify, repair)

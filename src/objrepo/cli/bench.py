@@ -13,12 +13,10 @@ import anyio
 import anyio.to_thread
 import click
 
-from objrepo.cli.context import json_option, print_json
+from objrepo.cli.context import json_option, print_result
 from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.reports import Progress, ProgressCallback
-
-__all__ = ("COMMANDS",)
 
 _SMALL: Final = 1024
 _LARGE: Final = 16 * 1024 * 1024
@@ -60,16 +58,13 @@ def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix=".objrepo-bench-", dir=folder) as temporary, reporter() as report:
         rows = anyio.run(_timed, Path(temporary), seconds, report)
-    if json_wanted:
-        for row in rows:
-            print_json(row)
-        return
-    click.echo(f"{'':<40}{'each':>12}{'per second':>14}")
+    if not json_wanted:
+        click.echo(f"{'':<40}{'each':>12}{'per second':>14}")
     for row in rows:
         each = row["seconds"]
         shown = f"{each * 1e6:,.0f} µs" if each < 0.01 else f"{each * 1e3:,.1f} ms"
         rate = size_of(int(row["size"] / each)) if row["size"] > _SMALL else f"{1 / each:,.0f}"
-        click.echo(f"{row['work']:<40}{shown:>12}{rate:>14}")
+        print_result(row, json_wanted, [f"{row['work']:<40}{shown:>12}{rate:>14}"])
 
 
 async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list[dict[str, Any]]:
@@ -78,7 +73,7 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
     rows = []
     async with DiskRepository(folder / "repository") as repository:
         await repository.initialise()
-        measurements = _measurements(repository, folder / "plain file")
+        measurements = await _measurements(repository, folder / "plain file")
         for number, work in enumerate(measurements, 1):
             durations: list[float] = []
             end = time.monotonic() + seconds / len(measurements)
@@ -91,21 +86,18 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
     return rows
 
 
-def _measurements(repository: DiskRepository, plain: Path) -> list[_Measurement]:
-    small: list[str] = []
-    large: list[str] = []
+async def _measurements(repository: DiskRepository, plain: Path) -> list[_Measurement]:
+    small = await repository.put(os.urandom(_SMALL))
+    large = await repository.put(os.urandom(_LARGE))
 
     async def put() -> None:
-        small.append(await repository.put(os.urandom(_SMALL)))
-
-    async def put_large() -> None:
-        large[:] = [await repository.put(os.urandom(_LARGE))]
+        await repository.put(os.urandom(_SMALL))
 
     async def get() -> None:
-        await repository.get(small[0])
+        await repository.get(small)
 
     async def get_large() -> None:
-        async with repository.open(large[0]) as stream:
+        async with repository.open(large) as stream:
             async for _ in stream:
                 pass
 
@@ -126,8 +118,8 @@ def _measurements(repository: DiskRepository, plain: Path) -> list[_Measurement]
         _Measurement(f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
         _Measurement("get 1 KiB, sequentially", _SMALL, 1, get),
         _Measurement(f"get 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(get)),
-        _Measurement("has, sequentially", 0, 1, lambda: repository.has(small[0])),
-        _Measurement("put 16 MiB", _LARGE, 1, put_large),
+        _Measurement("has, sequentially", 0, 1, lambda: repository.has(small)),
+        _Measurement("put 16 MiB", _LARGE, 1, lambda: repository.put(os.urandom(_LARGE))),
         _Measurement("open and read 16 MiB", _LARGE, 1, get_large),
     ]
 
@@ -136,6 +128,3 @@ async def _concurrently(function: Callable[[], Coroutine[Any, Any, None]]) -> No
     async with anyio.create_task_group() as group:
         for _ in range(_CONCURRENT):
             group.start_soon(function)
-
-
-COMMANDS: Final = (bench,)

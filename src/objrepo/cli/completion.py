@@ -14,7 +14,7 @@ from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("COMMANDS", "complete_key", "keys_argument")
+__all__ = ("complete_key", "keys_argument")
 
 _MAX_COMPLETIONS: Final = 50
 _MAX_KEYS_READ: Final = 100_000
@@ -66,6 +66,3 @@ def completion(shell: str) -> None:
     assert complete is not None, "click supports these three shells"
     root = click.get_current_context().find_root().command
     click.echo(complete(root, {}, "objrepo", "_OBJREPO_COMPLETE").source())
-
-
-COMMANDS: Final = (completion,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Concatenate, ParamSpec
 
 import anyio
@@ -13,13 +13,15 @@ import click
 
 from objrepo.offload import Inline, Offload, Threads
 from objrepo.protocol import AsyncRepository
+from objrepo.reports import CopyReport, VerifyReport
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
 __all__ = (
+    "damaged_lines",
     "dry_run_option",
     "json_option",
-    "print_json",
+    "print_result",
     "repo_option",
     "timeout_option",
     "with_repository",
@@ -69,6 +71,12 @@ def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | 
     return command
 
 
-def print_json(value: Any) -> None:
-    """Print a value, in which there may be dataclasses, as one line of JSON."""
-    click.echo(json.dumps(value, default=dataclasses.asdict))
+def print_result(result: Any, json_wanted: bool, lines: Iterable[str]) -> None:
+    """Print a result, in which there may be dataclasses, as one line of JSON, or the lines that describe it."""
+    for line in (json.dumps(result, default=dataclasses.asdict),) if json_wanted else lines:
+        click.echo(line)
+
+
+def damaged_lines(report: CopyReport | VerifyReport) -> list[str]:
+    """Return a line for each damaged object."""
+    return [f"{damaged.key}  {damaged.reason}" for damaged in report.damaged]

@@ -10,12 +10,10 @@ from typing import Any, Final
 import click
 
 from objrepo.cli.completion import keys_argument
-from objrepo.cli.context import json_option, print_json, with_repository
+from objrepo.cli.context import json_option, print_result, with_repository
 from objrepo.cli.progress import size_of
 from objrepo.disk import DiskInfo, DiskRepository
 from objrepo.protocol import AsyncRepository
-
-__all__ = ("COMMANDS",)
 
 _BATCH_KEYS: Final = 1000
 
@@ -37,10 +35,7 @@ async def has(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: b
         batch = keys[start : start + _BATCH_KEYS]
         for key, present in zip(batch, await repository.has_many(batch), strict=True):
             all_exist = all_exist and present
-            if json_wanted:
-                print_json({"key": key, "present": present})
-            else:
-                click.echo(f"{key}  {'yes' if present else 'no'}")
+            print_result({"key": key, "present": present}, json_wanted, [f"{key}  {'yes' if present else 'no'}"])
     return 0 if all_exist else 1
 
 
@@ -56,11 +51,8 @@ async def ls(repository: AsyncRepository, sizes: bool, json_wanted: bool) -> Non
     objrepo ls | wc -l
     """
     async for key in repository.keys():
-        size = await repository.size(key) if sizes else None
-        if json_wanted:
-            print_json({"key": key} if size is None else {"key": key, "size": size})
-        else:
-            click.echo(key if size is None else f"{key}  {size}")
+        entry = {"key": key, "size": await repository.size(key)} if sizes else {"key": key}
+        print_result(entry, json_wanted, ["  ".join(map(str, entry.values()))])
 
 
 @click.command()
@@ -79,14 +71,7 @@ async def stat(repository: AsyncRepository, keys: tuple[str, ...], json_wanted: 
         else:
             location = {"size": await repository.size(key)}
         facts = {"key": key, "size": location["size"], "sha256": await repository.hash(key)} | location
-        if json_wanted:
-            print_json(facts)
-            continue
-        if number:
-            click.echo()
-        for name, value in facts.items():
-            if value is not None:
-                _line(name, ("no", "yes")[value] if isinstance(value, bool) else value)
+        print_result(facts, json_wanted, [""] * (number > 0) + _lines(facts))
 
 
 @click.command()
@@ -100,12 +85,8 @@ async def info(repository: AsyncRepository, detailed: bool, json_wanted: bool) -
     objrepo info --detailed
     """
     state = dataclasses.asdict(await repository.info(detailed))
-    if json_wanted:
-        print_json(state)
-        return
-    for name, value in state.items():
-        if value is not None:
-            _line(name, size_of(value) if "size" in name else value)
+    sizes = {name: size_of(value) for name, value in state.items() if "size" in name and value is not None}
+    print_result(state, json_wanted, _lines(state | sizes))
 
 
 @click.command()
@@ -123,15 +104,13 @@ async def du(repository: AsyncRepository, json_wanted: bool) -> None:
     if isinstance(repository, DiskRepository) and isinstance(state, DiskInfo):
         total, on_disk = _space_of(repository.path)
         parts = _parts(state, total)
-    if json_wanted:
-        print_json({"objects": state.objects, "size": state.size, "parts": parts, "on_disk": on_disk})
-        return
-    click.echo(f"{'objects':<28}{state.objects:>12,}{size_of(state.size or 0):>14}")
+    lines = [f"{'objects':<28}{state.objects:>12,}{size_of(state.size or 0):>14}"]
     for part in parts:
         count = "" if part["files"] is None else f"{part['files']:,}"
-        click.echo(f"  {part['name']:<26}{count:>12}{size_of(part['size']):>14}")
+        lines.append(f"  {part['name']:<26}{count:>12}{size_of(part['size']):>14}")
     if on_disk is not None:
-        click.echo(f"{'space on disk':<40}{size_of(on_disk):>14}")
+        lines.append(f"{'space on disk':<40}{size_of(on_disk):>14}")
+    print_result({"objects": state.objects, "size": state.size, "parts": parts, "on_disk": on_disk}, json_wanted, lines)
 
 
 def _parts(state: DiskInfo, total: int) -> list[dict[str, Any]]:
@@ -160,9 +139,11 @@ def _space_of(folder: Path) -> tuple[int, int]:
     return size, space
 
 
-def _line(name: str, value: Any) -> None:
-    shown = f"{value:,}" if isinstance(value, int) else value
-    click.echo(f"{name.replace('_', ' '):<22}{shown}")
+def _lines(facts: dict[str, Any]) -> list[str]:
+    return [f"{name.replace('_', ' '):<22}{_shown(value)}" for name, value in facts.items() if value is not None]
 
 
-COMMANDS: Final = (has, ls, stat, info, du)
+def _shown(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else value

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -19,8 +20,6 @@ from objrepo.cli.progress import reporter
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
-
-__all__ = ("COMMANDS",)
 
 _BATCH_FILES: Final = 200
 """The files that are open at the same time: every system allows a process at least 256."""
@@ -63,18 +62,9 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: 
 
 def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
     """Yield files in batches. One whose reads may block, such as a pipe, is a batch of its own."""
-    batch: list[str] = []
-    for path in paths:
-        alone = path == "-" or not os.path.isfile(path)  # noqa: PTH113
-        if batch and (alone or len(batch) == _BATCH_FILES):
+    for alone, group in groupby(paths, lambda path: path == "-" or not os.path.isfile(path)):  # noqa: PTH113
+        while batch := list(islice(group, 1 if alone else _BATCH_FILES)):
             yield batch
-            batch = []
-        batch.append(path)
-        if alone:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 async def _store(
@@ -147,9 +137,6 @@ async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
     objrepo rm KEY KEY
     """
     await repository.delete_many(keys)
-
-
-COMMANDS: Final = (put, cat, get, rm)
 
 
 def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
@@ -14,11 +13,6 @@ from objrepo.cli.context import repo_option
 from objrepo.offload import Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.url import open_repository
-
-if TYPE_CHECKING:
-    from objrepo.asgi import ObjectApp
-
-__all__ = ("COMMANDS",)
 
 
 @click.command()
@@ -41,7 +35,12 @@ def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: i
     objrepo serve --port 8080
     OBJREPO_TOKEN=secret objrepo serve --host 0.0.0.0
     """
-    uvicorn, ObjectApp = _import_server()  # noqa: N806
+    try:
+        import uvicorn
+
+        from objrepo.asgi import ObjectApp
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is missing: pip install 'objrepo[serve]'") from None
     token = os.environ.get("OBJREPO_TOKEN") if token_file is None else token_file.read_text(encoding="utf-8").strip()
     if token is None and not _is_loopback(host):
         raise click.UsageError(f"--host {host} needs a token: set OBJREPO_TOKEN, or give --token-file")
@@ -56,21 +55,8 @@ async def _require_initialised(repository: AsyncRepository) -> None:
         await repository.key_format()
 
 
-def _import_server() -> tuple[Any, type[ObjectApp]]:
-    try:
-        import uvicorn
-
-        from objrepo.asgi import ObjectApp
-    except ImportError as error:
-        raise click.ClickException(f"{error.name} is missing: pip install 'objrepo[serve]'") from None
-    return uvicorn, ObjectApp
-
-
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-COMMANDS = (serve,)

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import click
 
-from objrepo.cli.context import dry_run_option, json_option, print_json, with_threaded_repository
+from objrepo.cli.context import damaged_lines, dry_run_option, json_option, print_result, with_threaded_repository
 from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
-
-__all__ = ("COMMANDS",)
 
 
 @click.command()
@@ -75,12 +73,10 @@ def sync(first: str, second: str, json_wanted: bool) -> int:
         async with _both(first, second) as (one, other):
             await _require_same_keys(one, other)
             forward, backward = await _copy(one, other), await _copy(other, one)
-        if json_wanted:
-            print_json({"first_to_second": forward, "second_to_first": backward})
-        else:
-            _print_damaged(forward, backward)
-            click.echo(f"{count_of(forward.copied, 'object')} to {second} ({size_of(forward.size)})")
-            click.echo(f"{count_of(backward.copied, 'object')} to {first} ({size_of(backward.size)})")
+        lines = damaged_lines(forward) + damaged_lines(backward)
+        for done, target in (forward, second), (backward, first):
+            lines.append(f"{count_of(done.copied, 'object')} to {target} ({size_of(done.size)})")
+        print_result({"first_to_second": forward, "second_to_first": backward}, json_wanted, lines)
         return 0 if forward.ok and backward.ok else 1
 
     return anyio.run(main)
@@ -194,10 +190,8 @@ async def _initialise(repository: AsyncRepository, like: AsyncRepository) -> Non
     key_format = await like.key_format()
     if await repository.is_initialised():
         return
-    if isinstance(repository, DiskRepository) and key_format != "uuid4":
-        await repository.initialise(hash_type=key_format)
-    else:
-        await repository.initialise()
+    has_hash_type = isinstance(repository, DiskRepository) and key_format != "uuid4"
+    await repository.initialise(**({"hash_type": key_format} if has_hash_type else {}))
 
 
 async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:
@@ -210,17 +204,5 @@ async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> No
 
 def _print(done: CopyReport, line: str, json_wanted: bool) -> int:
     """Print a report, and return the exit status."""
-    if json_wanted:
-        print_json(done)
-    else:
-        _print_damaged(done)
-        click.echo(f"{line}, {len(done.damaged):,} damaged")
+    print_result(done, json_wanted, [*damaged_lines(done), f"{line}, {len(done.damaged):,} damaged"])
     return 0 if done.ok else 1
-
-
-def _print_damaged(*reports: CopyReport) -> None:
-    for damaged in (each for report in reports for each in report.damaged):
-        click.echo(f"{damaged.key}  {damaged.reason}")
-
-
-COMMANDS: Final = (copy, sync, backup, restore, export)
