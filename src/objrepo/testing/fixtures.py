@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ import pytest
 
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("BAD_KEYS", "LOOPS", "NOT_STRINGS", "SIZES", "ContractFixtures", "content_of")
+__all__ = ("BAD_KEYS", "LOOPS", "NEED_AN_OBJECT", "NOT_STRINGS", "SIZES", "ContractFixtures", "content_of")
 
 LOOPS: Final = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
@@ -30,6 +30,28 @@ BAD_KEYS: Final = (
 """Keys that are malformed in every repository."""
 
 NOT_STRINGS: Final[tuple[Any, ...]] = (b"a" * 64, None, 7, ["a"], ("a",))
+
+
+async def _open(repo: AsyncRepository, key: str) -> None:
+    async with repo.open(key):
+        pytest.fail("the object does not exist")
+
+
+async def _stream(repo: AsyncRepository, key: str) -> None:
+    async with repo.stream([key]):
+        pytest.fail("the object does not exist")
+
+
+NEED_AN_OBJECT: Final[dict[str, Callable[[AsyncRepository, Any], Any]]] = {
+    "get": lambda repo, key: repo.get(key),
+    "size": lambda repo, key: repo.size(key),
+    "hash": lambda repo, key: repo.hash(key),
+    "open": _open,
+    "stream": _stream,
+    "delete": lambda repo, key: repo.delete(key),
+    "delete_many": lambda repo, key: repo.delete_many([key]),
+}
+"""The methods that raise ``ObjectNotFoundError`` if the object does not exist."""
 
 
 def content_of(size: int, seed: int = 0) -> bytes:

@@ -7,12 +7,13 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 from aiofiles.threadpool import wrap as aiofiles_wrap
-from anyio.abc import ByteReceiveStream
+from anyio.streams.file import FileReadStream
 
 from objrepo.errors import RepositoryClosedError, RepositoryError
 from objrepo.keys import is_key
@@ -24,35 +25,6 @@ __all__ = ("PutContract",)
 
 CONTENT = content_of(2 * 1024 * 1024 + 3)
 """Larger than the buffer of async sources, so that these are piped to a worker thread."""
-
-
-class Stream(ByteReceiveStream):
-    """An anyio byte stream of a content."""
-
-    def __init__(self, content: bytes) -> None:
-        self.file = io.BytesIO(content)
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        """Return the next bytes."""
-        await anyio.lowlevel.checkpoint()
-        if data := self.file.read(max_bytes):
-            return data
-        raise anyio.EndOfStream
-
-    async def aclose(self) -> None:
-        """Nothing to close."""
-
-
-class AsyncFile:
-    """An object with an async ``read``, such as the uploads of web frameworks."""
-
-    def __init__(self, content: bytes) -> None:
-        self.file = io.BytesIO(content)
-
-    async def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        await anyio.lowlevel.checkpoint()
-        return self.file.read(size)
 
 
 class Broken:
@@ -121,8 +93,8 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "generator": lambda path: chunks(path.read_bytes()),
     "async generator": lambda path: achunks(path.read_bytes()),
     "short async generator": lambda path: achunks(path.read_bytes()[:1000]),
-    "anyio byte stream": lambda path: Stream(path.read_bytes()),
-    "async read": lambda path: AsyncFile(path.read_bytes()),
+    "anyio byte stream": lambda path: FileReadStream(path.open("rb")),
+    "async read": lambda path: SimpleNamespace(read=anyio.wrap_file(io.BytesIO(path.read_bytes())).read),
 }
 
 

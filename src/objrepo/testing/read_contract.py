@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import random
-from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -15,34 +14,11 @@ from anyio.abc import ByteReceiveStream
 
 from objrepo.errors import ObjectNotFoundError, RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.testing.fixtures import BAD_KEYS, NOT_STRINGS, SIZES, content_of
+from objrepo.testing.fixtures import BAD_KEYS, NEED_AN_OBJECT, NOT_STRINGS, SIZES, content_of
 
 __all__ = ("ReadContract",)
 
 CONTENT = content_of(3 * 1024 * 1024 + 7)
-
-
-async def read_open(repo: AsyncRepository, key: str) -> None:
-    """Open an object."""
-    async with repo.open(key):
-        pytest.fail("the object does not exist")
-
-
-async def read_stream(repo: AsyncRepository, key: str) -> None:
-    """Open an object as one of many."""
-    async with repo.stream([key]):
-        pytest.fail("the object does not exist")
-
-
-NEED_THE_OBJECT: dict[str, Callable[[AsyncRepository, Any], Any]] = {
-    "get": lambda repo, key: repo.get(key),
-    "size": lambda repo, key: repo.size(key),
-    "hash": lambda repo, key: repo.hash(key),
-    "open": read_open,
-    "stream": read_stream,
-    "delete": lambda repo, key: repo.delete(key),
-    "delete_many": lambda repo, key: repo.delete_many([key]),
-}
 
 
 class ReadContract:
@@ -55,18 +31,18 @@ class ReadContract:
             assert isinstance(stream, ObjectStream)
             assert isinstance(stream, ByteReceiveStream)
 
-    @pytest.mark.parametrize("method", NEED_THE_OBJECT)
+    @pytest.mark.parametrize("method", NEED_AN_OBJECT)
     async def test_malformed_keys_raise_not_found(self, repo: AsyncRepository, absent: str, method: str) -> None:
         kept = await repo.put(b"kept")
         for key in (*BAD_KEYS, absent):
             with pytest.raises(ObjectNotFoundError) as caught:
-                await NEED_THE_OBJECT[method](repo, key)
+                await NEED_AN_OBJECT[method](repo, key)
             assert isinstance(caught.value, FileNotFoundError)
             assert caught.value.keys == (key,)
             assert len(str(caught.value)) < 400
         for value in NOT_STRINGS:
             with pytest.raises(TypeError):
-                await NEED_THE_OBJECT[method](repo, value)
+                await NEED_AN_OBJECT[method](repo, value)
         assert [key async for key in repo.keys()] == [kept]
 
     async def test_has(self, repo: AsyncRepository, absent: str) -> None:
