@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
-from objrepo.backend import FileBackend, paginate
+from objrepo.backend import Backend, paginate
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import KeyFormat, is_key
 from objrepo.offload import BlockingPool, Offload, WorkCancelled, cancel_requested
@@ -21,7 +21,7 @@ from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
 from objrepo.repository import Repository
 from objrepo.s3.remote_file import RemoteFile, is_remote
-from objrepo.streams import DecompressingFile
+from objrepo.streams import DecompressingFile, OpenedObject, open_range
 
 __all__ = ("ArchiveRepository",)
 
@@ -60,7 +60,7 @@ class ArchiveRepository(Repository["ArchiveBackend"]):
         return self.backend.path
 
 
-class ArchiveBackend(FileBackend):
+class ArchiveBackend(Backend):
     """See :class:`ArchiveRepository`.
 
     :ivar path: the path of the file, None if it is remote.
@@ -103,11 +103,11 @@ class ArchiveBackend(FileBackend):
     def put(self, reader: BinaryReader) -> str:
         raise self._refused()
 
-    def has_keys(self, keys: Sequence[str]) -> list[bool]:
+    def has(self, keys: Sequence[object]) -> list[bool]:
         members = self._members()
-        return [key in members for key in keys]
+        return [isinstance(key, str) and key in members for key in keys]
 
-    def open_file(self, key: str) -> tuple[BinaryIO, int]:
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
         member = self._members().get(key)
         if member is None:
             raise ObjectNotFoundError([key], self)
@@ -117,10 +117,11 @@ class ArchiveBackend(FileBackend):
         try:
             start = _start_of(key, file, member)
             if member.compress_type == zipfile.ZIP_STORED:
-                return cast("BinaryIO", _Part(file, start, member.file_size)), member.file_size
+                return open_range(key, file, member.file_size, offset, length, start=start)
             file.seek(start)
             inflated = zipfile.ZipExtFile(cast("Any", file), "r", member, close_fileobj=True)
-            return cast("BinaryIO", DecompressingFile(key, inflated, _BROKEN, inflated.close)), member.file_size
+            whole = cast("BinaryIO", DecompressingFile(key, inflated, _BROKEN, inflated.close))
+            return open_range(key, whole, member.file_size, offset, length)
         except BaseException:
             file.close()
             raise
@@ -212,26 +213,3 @@ def _aiida_version(archive: zipfile.ZipFile) -> str | None:
         if isinstance(metadata, dict) and isinstance(version := metadata.get("export_version"), str):
             return version
     return None
-
-
-class _Part:
-    """A part of a file, as a file."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file = file
-        self._start = start
-        self._size = size
-        self._position = 0
-
-    def seek(self, position: int) -> int:
-        self._position = position
-        return position
-
-    def read(self, size: int) -> bytes:
-        self._file.seek(self._start + self._position)
-        data = self._file.read(max(min(size, self._size - self._position), 0))
-        self._position += len(data)
-        return data
-
-    def close(self) -> None:
-        self._file.close()
