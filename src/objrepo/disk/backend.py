@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, TypeVar
@@ -258,10 +258,8 @@ class DiskBackend(Backend):
         """Remove the locks and temporary files of interrupted operations; nothing while others may be at work."""
         with self._sessions.check_out() as session:
             locks = [RepairStep("removed", str(path), "a stale lock") for path in session.layout.pack_locks()]
-            if dry_run:
-                return [] if live else locks + remove_stale_files(session, dry_run=True)
-            with maintenance_lock(session.layout, timeout, break_locks=not live):
-                return [] if live else locks + remove_stale_files(session, dry_run=False)
+            with nullcontext() if dry_run else maintenance_lock(session.layout, timeout, break_locks=not live):
+                return [] if live else locks + remove_stale_files(session, dry_run)
 
     def lost_keys(self) -> list[str]:
         """Return the keys of objects that an earlier repair has quarantined and not restored."""
@@ -272,11 +270,11 @@ class DiskBackend(Backend):
         self, key: str, dry_run: bool, timeout: float
     ) -> Literal["restored", "quarantined", "skipped"]:
         """Move the damaged bytes of an object to the quarantine; see :func:`~objrepo.disk.repair.quarantine_object`."""
-        with self._sessions.check_out() as session:
-            if dry_run:
-                return quarantine_object(session, key, dry_run=True)
-            with maintenance_lock(session.layout, timeout):
-                return quarantine_object(session, key)
+        with (
+            self._sessions.check_out() as session,
+            nullcontext() if dry_run else maintenance_lock(session.layout, timeout),
+        ):
+            return quarantine_object(session, key, dry_run)
 
     def drop_damaged(self, key: str, timeout: float) -> None:
         """Remove the rows of damaged copies of an object from the index."""

@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
@@ -40,21 +40,15 @@ def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = Fals
     :param break_locks: whether no other program is packing, so that its locks are stale and can be removed.
     :raises RepositoryBusyError: if another process holds the lock, or another program is writing to a pack.
     """
-    import filelock
-
     deadline = time.monotonic() + timeout
-    try:
-        lock = filelock.FileLock(layout.maintenance_lock).acquire(
-            timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
-        )
-    except filelock.Timeout:
-        if cancel_requested():
-            raise WorkCancelled from None
-        raise RepositoryBusyError(
-            f"another process is maintaining the repository at {layout.folder} (lock {layout.maintenance_lock}); "
-            "try again later"
-        ) from None
-    with lock:
+    with _file_lock(layout.maintenance_lock, timeout) as locked:
+        if not locked and cancel_requested():
+            raise WorkCancelled
+        if not locked:
+            raise RepositoryBusyError(
+                f"another process is maintaining the repository at {layout.folder} (lock {layout.maintenance_lock}); "
+                "try again later"
+            )
         if not break_locks and not _wait(lambda: _other_lock(layout) is None, deadline):
             raise _busy(_other_lock(layout) or layout.packs)
         for path in layout.pack_locks():
@@ -67,14 +61,18 @@ def maintenance_lock(layout: Layout, timeout: float, *, break_locks: bool = Fals
             _pack_lock_timeout.reset(token)
 
 
-@contextmanager
-def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> Iterator[bool]:
+def own_pack_lock(folder: Path, pack_id: int, timeout: float) -> AbstractContextManager[bool]:
     """Hold the lock of a pack that groups are written to; False if it is not free within ``timeout`` seconds."""
+    return _file_lock(folder / f"writer-{pack_id}.lock", timeout)
+
+
+@contextmanager
+def _file_lock(path: Path, timeout: float) -> Iterator[bool]:
     import filelock
 
     try:
         # Not bound to a thread: the calls of a batch run on several.
-        lock = filelock.FileLock(folder / f"writer-{pack_id}.lock", thread_local=False).acquire(
+        lock = filelock.FileLock(path, thread_local=False).acquire(
             timeout=timeout, poll_interval=_POLL_SECONDS, cancel_check=cancel_requested
         )
     except filelock.Timeout:

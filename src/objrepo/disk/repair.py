@@ -49,7 +49,7 @@ def quarantine_object(
                 fsync_directory(path.parent)
             else:
                 with _quarantined(session, f"{key}.packed") as (_, file):
-                    _copy_packed(session, damage.row, file)
+                    file.writelines(_readable(session, damage.row))
     return "restored" if intact else "quarantined"
 
 
@@ -110,15 +110,11 @@ def _quarantined(session: ContainerSession, name: str) -> Iterator[tuple[Path, B
     fsync_directory(folder.parent)
 
 
-def _copy_packed(session: ContainerSession, row: Row, target: BinaryIO) -> None:
-    """Copy the bytes of a packed object up to the first that cannot be read, or its row if that is invalid."""
-    if not row.is_valid():
-        target.write(repr(tuple(row)).encode())
-        return
-    target.writelines(_readable(session, row))
-
-
 def _readable(session: ContainerSession, row: Row) -> Iterator[bytes]:
+    """Yield the bytes of a packed object up to the first that cannot be read, or its row if that is invalid."""
+    if not row.is_valid():
+        yield repr(tuple(row)).encode()
+        return
     # Errors of reading end the iteration; those of writing do not get here.
     with suppress(OSError, RepositoryError, *NO_ROW), safe_open(session.packs.path(row.pack_id)) as pack:
         for start in range(0, row.length, _COPY_BYTES):

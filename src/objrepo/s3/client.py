@@ -59,7 +59,7 @@ class MissingError(Exception):
 class Body(NamedTuple):
     """The content of an object, or a range of it, and the size of the whole object."""
 
-    content: bytes
+    content: Buffer
     size: int
 
 
@@ -178,13 +178,6 @@ class BucketClient:
         :raises MissingError: if the object does not exist.
         """
         return self._send(lambda obstore, store: get_range(obstore, store, name, start, end))
-
-    def get_buffer(self, name: str, start: int, end: int) -> Buffer:
-        """Return the bytes of a range without copying them.
-
-        :raises MissingError: if the object does not exist.
-        """
-        return self._send(lambda obstore, store: _buffer(_open_range(obstore, store, name, start, end)))
 
     def size(self, name: str) -> int | None:
         """Return the size of an object, None if it does not exist."""
@@ -326,7 +319,7 @@ def _connect(options: S3Options, retries: int = 0) -> Any:
 def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body:
     """Return the bytes of an object or a file from ``start`` to ``end``, or to its own end."""
     result = _open_range(obstore, store, name, start, end)
-    return result if isinstance(result, Body) else Body(result.bytes().to_bytes(), result.meta["size"])
+    return result if isinstance(result, Body) else Body(result.bytes(), result.meta["size"])
 
 
 def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
@@ -341,12 +334,7 @@ def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> An
 
 def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buffer:
     """Return the first part of an object, from the request in ``received`` or, if that has failed, from a new one."""
-    return _buffer(received.pop() if received else _open_range(obstore, store, name, 0, PART_BYTES))
-
-
-def _buffer(result: Any) -> Buffer:
-    content: Buffer = result.content if isinstance(result, Body) else result.bytes()
-    return content
+    return received.pop().bytes() if received else get_range(obstore, store, name, 0, PART_BYTES).content
 
 
 _DENIED: Final = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, Self
 
 from objrepo.offload import BlockingPool
+from objrepo.s3.client import Buffer
 from objrepo.s3.options import PART_BYTES
 
 __all__ = ("RangeRequestFile",)
@@ -27,10 +28,10 @@ class RangeRequestFile:
     :param pool: fetches the next ranges. The file may be read in a thread of this pool.
     """
 
-    def __init__(self, name: str, size: int, fetch: Callable[[int, int], bytes], pool: BlockingPool) -> None:
+    def __init__(self, name: str, size: int, fetch: Callable[[int, int], Buffer], pool: BlockingPool) -> None:
         self.name = name
         self._size = size
-        self._fetch = fetch
+        self._fetch = lambda start, end: bytes(fetch(start, end))
         self._pool = pool
         self._position = 0
         self._sequential_end = 0

@@ -371,15 +371,13 @@ class S3Backend(Backend):
         offset = min(offset, whole)
         size = whole - offset if length is None else min(length, whole - offset)
         if len(head) >= size:
-            return OpenedObject(key, size, head[:size], None)
-        file = RangeRequestFile(
-            f"{self.location} {key}", whole, lambda start, end: bytes(self._buffer(key, start, end)), self._threads
-        )
-        return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
+            return OpenedObject(key, size, bytes(head)[:size], None)
+        file = RangeRequestFile(f"{self.location} {key}", whole, partial(self._buffer, key), self._threads)
+        return OpenedObject(key, size, bytes(head), RangeHandle(key, cast("BinaryIO", file), offset, size))
 
     def _buffer(self, key: str, start: int, end: int) -> Buffer:
         with self._missing(key):
-            content = self._bucket.get_buffer(_name(key), start, end)
+            content = self._bucket.get_range(_name(key), start, end).content
         if len(content) != end - start:
             raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
         return content
