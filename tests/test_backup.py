@@ -42,7 +42,7 @@ class RecordingRepository(MemoryRepository):
         super().__init__()
         self.read = []
 
-    def stream(self, keys):
+    def stream(self, keys, check=None):
         self.read += keys
         return super().stream(keys)
 

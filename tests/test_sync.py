@@ -366,7 +366,7 @@ class ThirdPartyRepository:
         await self.repository.__aexit__(*exc_info)
 
     @contextlib.asynccontextmanager
-    async def stream(self, keys):
+    async def stream(self, keys, check=None):
         async def objects():
             for key in keys:
                 async with self.repository.open(key) as stream:

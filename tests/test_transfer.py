@@ -147,7 +147,7 @@ class TestCopy:
         """A repository that names another key than it was asked for must not make the copy try again forever."""
         await repo.put_many([b"one", b"two"])
 
-        def stream(keys):
+        def stream(keys, check=None):
             raise CorruptObjectError("0" * 64, "a key that was not requested")
 
         monkeypatch.setattr(repo, "stream", stream)

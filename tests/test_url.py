@@ -81,6 +81,8 @@ async def test_memory_and_sandbox_need_no_path(tmp_path):
         ("cached:?cache=a&origin=b", r"write cached:\?cache=URL"),
         ("cached:?cache=a&origin=b&max_bytes=much", "invalid max_bytes 'much': write a number of bytes"),
         ("cached:?cache=ftp:a&origin=b&max_bytes=1", "unknown scheme 'ftp'"),
+        ("checked:", "path"),
+        ("checked:ftp://me:secret@host?token=abc", "unknown scheme 'ftp' in 'ftp://host'"),
     ],
 )
 def test_an_invalid_url_raises_value_error_without_secrets(text, message):
@@ -118,6 +120,22 @@ def test_the_urls_in_a_cache_are_percent_decoded(tmp_path):
     assert type(repo.offload) is Inline
 
 
+@pytest.mark.parametrize(
+    "text", ["a?check=0", "disk:a%3F", "sandbox:", "some.zip", "s3://bucket/x?region=r", "checked:a"]
+)
+def test_checked_precedes_any_other_url(text):
+    offload = Inline()
+    plain, checking = open_repository(text, offload), open_repository(f"checked:{text}", offload)
+    assert (type(checking), str(checking), checking.offload) == (type(plain), str(plain), offload)
+    assert (plain.check, checking.check) == (text.startswith("checked:"), True)
+
+
+def test_a_cache_is_always_checked_and_may_have_a_checked_origin(tmp_path):
+    repo = open_repository(f"checked:cached:?cache=disk:{tmp_path}/cache&origin=checked:{tmp_path}/origin&max_bytes=2G")
+    assert type(repo) is CachedRepository
+    assert repo._repository.check
+
+
 async def test_a_missing_extra_is_named_on_first_use(monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
@@ -129,7 +147,9 @@ async def test_a_missing_extra_is_named_on_first_use(monkeypatch):
 
 
 def test_an_unknown_scheme_raises_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, cached:, sandbox:, memory:"):
+    with pytest.raises(
+        ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, checked:, cached:, sandbox:, memory:"
+    ):
         open_repository("ftp://host/folder")
 
 
@@ -143,6 +163,8 @@ def test_other_packages_add_schemes_by_entry_points(monkeypatch):
     assert open_repository("mine://some/where?x=%20", offload) == ("//some/where?x=%20", offload)
     with pytest.raises(ValueError, match="memory:, mine:"):
         open_repository("other:")
+    with pytest.raises(ValueError, match="tuple has no default for check: open 'mine:x' without checked:"):
+        open_repository("checked:mine:x?token=abc")
 
 
 def opened(rest, offload):

@@ -24,25 +24,29 @@ __all__ = ("open",)
 T = TypeVar("T")
 
 
-def open(repository: AsyncRepository, key: str) -> AiofilesContextManager[AsyncBufferedReader]:  # noqa: A001
+def open(  # noqa: A001
+    repository: AsyncRepository, key: str, check: bool | None = None
+) -> AiofilesContextManager[AsyncBufferedReader]:
     """Open an object for reading, as ``aiofiles.open`` opens a file: with ``async with`` or with ``await``.
 
     The file reads in asyncio's default executor. As with aiofiles, cancelling a read does not stop it.
 
     :param repository: the repository, inside its ``async with``.
     :param key: the key of the object.
+    :param check: whether to compare the content with the key, as for :meth:`~objrepo.AsyncRepository.open`.
     :return: an awaitable context manager for an :class:`aiofiles.threadpool.binary.AsyncBufferedReader`.
     :raises ObjectNotFoundError: if the object does not exist.
+    :raises CorruptObjectError: here or while reading, if its stored bytes are damaged.
     :raises RuntimeError: if no asyncio loop is running, as under trio: use ``repo.open`` there.
     """
-    return AiofilesContextManager(_open(repository, key))
+    return AiofilesContextManager(_open(repository, key, check))
 
 
-async def _open(repository: AsyncRepository, key: str) -> AsyncBufferedReader:
+async def _open(repository: AsyncRepository, key: str, check: bool | None) -> AsyncBufferedReader:
     loop = _running_loop()
     if loop is None:
         raise RuntimeError("aiofiles needs a running asyncio loop: under trio, use repo.open(key)")
-    context = repository.open(key)
+    context = repository.open(key, check=check)
     stream = await context.__aenter__()
     if stream.size <= WHOLE_BYTES:
         try:

@@ -49,10 +49,11 @@ class ArchiveRepository(Repository["ArchiveBackend"]):
     :param path: the zip, or its URL, ``https://…`` or ``s3://BUCKET/PATH?OPTION=VALUE`` with the options of
         :func:`~objrepo.open_repository`. It is opened on first use, and its list of members is read once.
     :param offload: where the blocking methods run; worker threads unless given.
+    :param check: whether reads of whole objects compare the content with the key, unless called with ``check=False``.
     """
 
-    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
-        super().__init__(ArchiveBackend(path), offload)
+    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None, *, check: bool = False) -> None:
+        super().__init__(ArchiveBackend(path), offload, check=check)
 
     @property
     def path(self) -> Path | None:

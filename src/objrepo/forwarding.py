@@ -72,7 +72,7 @@ class ForwardingRepository(AsyncRepository):
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         return await self._repository.has_many(keys)
 
-    async def get(self, key: str, check: bool = False) -> bytes:
+    async def get(self, key: str, check: bool | None = None) -> bytes:
         return await self._repository.get(key, check)
 
     async def size(self, key: str) -> int:
@@ -82,15 +82,24 @@ class ForwardingRepository(AsyncRepository):
         return await self._repository.hash(key)
 
     def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AbstractAsyncContextManager[ObjectStream]:
         return self._repository.open(key, offset, length, check)
 
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        return await self._repository.send_object(stream, key, offset, length)
+    async def send_object(
+        self,
+        stream: ByteSendStream,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        check: bool | None = None,
+    ) -> int:
+        return await self._repository.send_object(stream, key, offset, length, check)
 
-    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
-        return self._repository.stream(keys)
+    def stream(
+        self, keys: Iterable[str], check: bool | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+        return self._repository.stream(keys, check)
 
     def keys(self) -> AsyncIterator[str]:
         return self._repository.keys()

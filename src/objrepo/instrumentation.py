@@ -118,7 +118,7 @@ class InstrumentedRepository(ForwardingRepository):
 
     @async_with_only("repo.open(key) as stream")
     async def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AsyncIterator[ObjectStream]:
         with self._timing("open") as operation:
             async with super().open(key, offset, length, check) as stream:
@@ -127,9 +127,11 @@ class InstrumentedRepository(ForwardingRepository):
                     operation.size = await stream.tell()
 
     @async_with_only("repo.stream(keys) as objects")
-    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+    async def stream(
+        self, keys: Iterable[str], check: bool | None = None
+    ) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
         with self._timing("stream"):
-            async with super().stream(keys) as objects:
+            async with super().stream(keys, check) as objects:
                 yield objects
 
     @async_with_only("repo.batch() as batch")

@@ -11,9 +11,9 @@ from typing import Final
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import DamagedObject, VerifyReport
-from objrepo.streams import OpenedObject, RangeHandle
+from objrepo.streams import OpenedObject, RangeHandle, close_all
 
-__all__ = ("check_digest", "combined", "digest", "verify", "with_verification")
+__all__ = ("check_digest", "combined", "digest", "verify", "with_verification", "with_verification_of_each")
 
 _READ_BYTES: Final = 1024 * 1024
 
@@ -47,7 +47,7 @@ def check_digest(key: str, key_format: str, content: bytes) -> bytes:
 def with_verification(opened: OpenedObject, key_format: str) -> OpenedObject:
     """Return an opened object that is compared with its key: now if it is small, else when it is read to its end.
 
-    :raises CorruptObjectError: if it is small and its hash is not the key; the object is then closed.
+    :raises CorruptObjectError: if it is small and its hash is not the key; it then has no file to close.
     """
     if key_format == "uuid4":
         return opened
@@ -57,8 +57,27 @@ def with_verification(opened: OpenedObject, key_format: str) -> OpenedObject:
     return opened._replace(handle=VerifyingHandle(opened.key, opened.handle, opened.size, key_format, opened.head))
 
 
+def with_verification_of_each(batch: list[OpenedObject], key_format: str) -> list[OpenedObject]:
+    """Return opened objects likewise, up to the first damaged one: the error recurs when that is the first.
+
+    :raises CorruptObjectError: if the first object is damaged; all are then closed.
+    """
+    position = 0
+    try:
+        for position, opened in enumerate(batch):
+            batch[position] = with_verification(opened, key_format)
+    except CorruptObjectError:
+        close_all(batch[position:])
+        if not position:
+            raise
+        return batch[:position]
+    return batch
+
+
 class VerifyingHandle(RangeHandle):
     """A handle that hashes the bytes that are read in sequence, and compares the hash with the key at the end.
+
+    After a damaged end, every read raises the same error.
 
     :param head: the bytes from the start that were read already.
     """
@@ -80,6 +99,8 @@ class VerifyingHandle(RangeHandle):
         """Return bytes from a position; see :meth:`RangeHandle.read_at`."""
         data = self._inner.read_at(position, size)
         with self._hashing:
+            if self._hashed == self._end:
+                _require_equal(self._of, self._hasher.hexdigest())
             if position <= self._hashed < position + size:
                 self._hasher.update(memoryview(data)[self._hashed - position :])
                 self._hashed = position + size

@@ -298,11 +298,12 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    async def get(self, key: str, check: bool = False) -> bytes:
+    async def get(self, key: str, check: bool | None = None) -> bytes:
         """Return the whole content of an object. Abandoned on cancellation.
 
         :param key: the object.
-        :param check: whether to compare the hash of the content with the key, where keys are hashes.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes; None takes the
+            default of the repository, which is False unless it was made with ``check=True``.
         :raises ObjectNotFoundError: if the object does not exist.
         :raises CorruptObjectError: if its stored bytes are damaged.
         :raises RepositoryBusyError: if another process locks the index for too long.
@@ -330,18 +331,19 @@ class AsyncRepository(Protocol):
         ...
 
     def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AbstractAsyncContextManager[ObjectStream]:
         """Open an object for reading: ``async with repo.open(key) as stream``. Abandoned on cancellation.
 
         :param key: the object.
         :param offset: where the range begins, in bytes; past the end, the stream is empty.
         :param length: the maximum length of the range in bytes; None reads to the end.
-        :param check: whether to compare the hash of the content with the key, where keys are hashes. A stream that is
-            read in sequence raises :class:`CorruptObjectError` at its end at the latest if the bytes are not those of
-            the key.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes; None as for
+            :meth:`get`. A stream that is read in sequence raises :class:`CorruptObjectError` at its end at the latest
+            if the bytes are not those of the key. A range cannot be compared: the default leaves it unchecked.
         :return: an async context manager, which opens the object and closes it.
-        :raises ValueError: on entering, if the offset or length is negative, or if a range is to be checked.
+        :raises ValueError: on entering, if the offset or length is negative, or if a range is given with
+            ``check=True``.
         :raises TypeError: on entering, if one of these is of a wrong type.
         :raises ObjectNotFoundError: on entering, if the object does not exist.
         :raises CorruptObjectError: on entering or while reading, if its stored bytes are damaged.
@@ -350,29 +352,41 @@ class AsyncRepository(Protocol):
         """
         ...
 
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
+    async def send_object(
+        self,
+        stream: ByteSendStream,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        check: bool | None = None,
+    ) -> int:
         """Send an object, or a range of it, to a byte stream: a socket, a TLS stream, a pipe of a process.
 
-        Where the system supports it, the file is sent to the socket by ``sendfile``. On cancellation, the receiver has
-        received a part.
+        Where the system supports it, a file that is not checked is sent to the socket by ``sendfile``. On cancellation,
+        the receiver has received a part.
 
         :param stream: receives the bytes; it is not closed.
         :param key: the object.
         :param offset: as for :meth:`open`.
         :param length: as for :meth:`open`.
+        :param check: as for :meth:`open`. The last bytes of a damaged object are not sent, of a small one none.
         :return: the number of bytes that were sent.
+        :raises ValueError: as for :meth:`open`.
         :raises ObjectNotFoundError: if the object does not exist; then nothing was sent.
         :raises CorruptObjectError: if its stored bytes are damaged; then a part may have been sent.
         :raises anyio.BrokenResourceError: if the receiver has closed the stream.
         """
         ...
 
-    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+    def stream(
+        self, keys: Iterable[str], check: bool | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
         """Read many objects in the order that is fastest: ``async with repo.stream(keys) as objects``.
 
         Abandoned on cancellation.
 
         :param keys: the objects; one that is given twice comes once.
+        :param check: as for :meth:`open`. A small object is compared before its step returns it.
         :return: an async context manager of an async iterator over keys and streams. Each step closes the stream of the
             step before.
         :raises TypeError: on entering, if a key is no ``str``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from copy import deepcopy
 from functools import partial
@@ -18,7 +18,7 @@ from objrepo.async_with import AsyncWithOnly, async_with_only
 from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
-from objrepo.integrity import check_digest, combined, with_verification
+from objrepo.integrity import check_digest, combined, with_verification, with_verification_of_each
 from objrepo.keys import is_key, require_str
 from objrepo.lifetime import Lifetime
 from objrepo.offload import Offload, Threads
@@ -61,10 +61,12 @@ class Repository(AsyncRepository, Generic[BackendT]):
 
     :param backend: stores the objects.
     :param offload: where the backend's blocking methods run; worker threads of its own unless given.
+    :param check: whether reads compare the content with the key unless they are told otherwise.
     """
 
-    def __init__(self, backend: BackendT, offload: Offload | None = None) -> None:
+    def __init__(self, backend: BackendT, offload: Offload | None = None, *, check: bool = False) -> None:
         self.backend = backend
+        self.check = check
         self.offload = offload = Threads() if offload is None else offload
         self._lifetime = Lifetime()
         self._streams = OpenStreams()
@@ -82,7 +84,7 @@ class Repository(AsyncRepository, Generic[BackendT]):
         return partial(self.offload.run, one, abandon_on_cancel=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _from_configuration, (type(self), self.backend, self.offload)
+        return _from_configuration, (type(self), self.backend, self.offload, self.check)
 
     def __copy__(self) -> Self:
         return deepcopy(self)  # with a backend of its own: to close the copy closes nothing of this one
@@ -194,7 +196,7 @@ class Repository(AsyncRepository, Generic[BackendT]):
     @async_with_only("repo.batch() as batch")
     async def batch(self) -> AsyncIterator[AsyncRepository]:
         backend = await self._open().run(self._start_batch)
-        batch = Batch(self.backend if backend is None else backend, self.offload)
+        batch = Batch(self.backend if backend is None else backend, self.offload, check=self.check)
         batch._lifetime.users = 1  # noqa: SLF001  (of the same module)
         try:
             yield batch
@@ -230,9 +232,9 @@ class Repository(AsyncRepository, Generic[BackendT]):
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         return await self._open().run(self.backend.has, list(keys), abandon_on_cancel=True)
 
-    async def get(self, key: str, check: bool = False) -> bytes:
+    async def get(self, key: str, check: bool | None = None) -> bytes:
         self._open()
-        get = self._get_checked if check else self._get
+        get = self._get_checked if (self.check if check is None else check) else self._get
         return await get(require_str(key))  # type: ignore[no-any-return]
 
     def _get_one_checked(self, key: str) -> bytes:
@@ -256,13 +258,16 @@ class Repository(AsyncRepository, Generic[BackendT]):
         return await self._open().run(self.backend.hash, require_str(key), abandon_on_cancel=True)
 
     def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AbstractAsyncContextManager[ObjectStream]:
         return _Opening("repo.open(key) as stream", partial(self._open_stream, key, offset, length, check))
 
-    async def _open_stream(self, key: str, offset: int, length: int | None, check: bool) -> BackendStream:
-        if check and (offset or length is not None):
-            raise ValueError("only a whole object can be checked, not a range of it")
+    async def _open_stream(self, key: str, offset: int, length: int | None, check: bool | None) -> BackendStream:
+        if offset or length is not None:
+            if check:
+                raise ValueError("only a whole object can be checked, not a range of it")
+        elif check is None:
+            check = self.check
         offset, length = checked_range(offset, length)
         opened = await self._open().run(
             self._open_checked if check else self.backend.open,
@@ -275,26 +280,39 @@ class Repository(AsyncRepository, Generic[BackendT]):
         return BackendStream(opened, self.offload, self._streams)
 
     def _open_checked(self, key: str, offset: int, length: int | None) -> OpenedObject:
-        opened = self.backend.open(key, offset, length)
-        try:
-            return with_verification(opened, self.backend.key_format())
-        except BaseException:
-            opened.close()
-            raise
+        key_format = self.backend.key_format()
+        return with_verification(self.backend.open(key, offset, length), key_format)
 
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        async with self.open(key, offset, length) as opened:
+    async def send_object(
+        self,
+        stream: ByteSendStream,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        check: bool | None = None,
+    ) -> int:
+        async with self.open(key, offset, length, check) as opened:
             return await send_stream(opened, stream, self.offload)
 
-    def stream(self, keys: Iterable[str]) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
-        return _Opening("repo.stream(keys) as objects", partial(self._open_many, keys))
+    def stream(
+        self, keys: Iterable[str], check: bool | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[str, ObjectStream]]]:
+        return _Opening("repo.stream(keys) as objects", partial(self._open_many, keys, check))
 
-    async def _open_many(self, keys: Iterable[str]) -> ObjectIterator:
+    async def _open_many(self, keys: Iterable[str], check: bool | None) -> ObjectIterator:
         unique = list(dict.fromkeys(keys))
         if not all(type(key) is str for key in unique):
             unique = [require_str(key) for key in unique]
         items, open_batch = await self._open().run(self.backend.plan, unique, abandon_on_cancel=True)
+        if self.check if check is None else check:
+            open_batch = partial(self._open_batch_checked, open_batch)
         return ObjectIterator(items, open_batch, self.offload, self._streams)
+
+    def _open_batch_checked(
+        self, open_batch: Callable[[Sequence[Any]], list[OpenedObject]], items: Sequence[Any]
+    ) -> list[OpenedObject]:
+        key_format = self.backend.key_format()
+        return with_verification_of_each(open_batch(items), key_format)
 
     def keys(self) -> AsyncIterator[str]:
         return _Keys(self)
@@ -359,10 +377,12 @@ class _Keys(AsyncIterator[str]):
             self._page, self._ended = iter(page), self._cursor is None
 
 
-def _from_configuration(kind: type[Repository[Any]], backend: Backend, offload: Offload) -> Repository[Any]:
+def _from_configuration(
+    kind: type[Repository[Any]], backend: Backend, offload: Offload, check: bool
+) -> Repository[Any]:
     """Return a repository as it was pickled, of any subclass that adds no state of its own."""
     repository = kind.__new__(kind)
-    Repository.__init__(repository, backend, offload)
+    Repository.__init__(repository, backend, offload, check=check)
     return repository
 
 

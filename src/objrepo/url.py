@@ -42,7 +42,9 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
         - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``: in the inner URLs ``&`` and ``%`` are percent-encoded; a size
           is a number of bytes, or a number with the suffix ``K``, ``M``, ``G`` or ``T`` for powers of 1024;
         - ``sandbox:`` or ``sandbox:PATH``;
-        - ``memory:``.
+        - ``memory:``;
+        - ``checked:`` followed by a path or any other of these URLs: reads of whole objects compare the content with
+          the key, as with ``check=True``.
 
         Other packages add schemes by entry points of the group ``objrepo.backends``.
     :param offload: where blocking calls run; worker threads unless given.
@@ -142,6 +144,20 @@ def _memory(rest: str, offload: Offload | None) -> AsyncRepository:
     return MemoryRepository(offload)
 
 
+def _checked(rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.cache import CachedRepository
+    from objrepo.repository import Repository
+
+    repository = open_repository(rest, offload)
+    if isinstance(repository, Repository):
+        repository.check = True
+    elif not isinstance(repository, CachedRepository):  # which always checks
+        raise ValueError(
+            f"{type(repository).__name__} has no default for check: open {_redacted(rest)!r} without checked:"
+        )
+    return repository
+
+
 def _redacted(url: str) -> str:
     """Return a URL without the parts that could contain secrets."""
     return _CREDENTIALS.sub("//", url.partition("?")[0])
@@ -155,6 +171,7 @@ _SCHEMES: Final[dict[str, BackendFactory]] = {
     "disk": lambda rest, offload: _disk(_decoded(rest), offload),
     "zip": _zip_url,
     "s3": _s3,
+    "checked": _checked,
     "cached": _cached,
     "sandbox": _sandbox,
     "memory": _memory,

@@ -36,7 +36,8 @@ class CachedRepository(ForwardingRepository):
     """Reads objects from a cache, and from the origin if the cache does not have them; the cache then keeps a copy.
 
     Objects are written to the origin. Objects in the cache are read without a request to the origin, also while the
-    origin is unavailable. Each is compared with its key; one that is damaged in the cache is fetched again. Concurrent
+    origin is unavailable. Each is compared with its key, whatever ``check`` says, unless a range is read; one that is
+    damaged in the cache is fetched again. Concurrent
     misses of an object are coalesced into one download (single-flight). When the cache is full, the least recently used
     objects are evicted. Ranges of objects that are not in the cache are read from the origin and not kept.
 
@@ -171,7 +172,7 @@ class CachedRepository(ForwardingRepository):
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    async def get(self, key: str, check: bool = False) -> bytes:
+    async def get(self, key: str, check: bool | None = None) -> bytes:
         completed = self._single_flight.completed
         content = await self._store.get(require_str(key))
         if content is not None:
@@ -189,11 +190,11 @@ class CachedRepository(ForwardingRepository):
 
     @async_with_only("repo.open(key) as stream")
     async def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AsyncIterator[ObjectStream]:
         offset, length = checked_range(offset, length)
         async with AsyncExitStack() as resources:
-            stream = await self._open(resources, require_str(key), offset, length, check)
+            stream = await self._open(resources, require_str(key), offset, length, bool(check))
             try:
                 yield stream
             except CorruptObjectError as error:
@@ -201,12 +202,21 @@ class CachedRepository(ForwardingRepository):
                     await self._store.drop(key)
                 raise
 
-    async def send_object(self, stream: ByteSendStream, key: str, offset: int = 0, length: int | None = None) -> int:
-        async with self.open(key, offset, length) as opened:
+    async def send_object(
+        self,
+        stream: ByteSendStream,
+        key: str,
+        offset: int = 0,
+        length: int | None = None,
+        check: bool | None = None,
+    ) -> int:
+        async with self.open(key, offset, length, check) as opened:
             return await send_stream(opened, stream, self.offload)
 
     @async_with_only("repo.stream(keys) as objects")
-    async def stream(self, keys: Iterable[str]) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
+    async def stream(
+        self, keys: Iterable[str], check: bool | None = None
+    ) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
         wanted = list(dict.fromkeys(require_str(key) for key in keys))
         present = await self.has_many(wanted)
         missing = [key for key, found in zip(wanted, present, strict=True) if not found]

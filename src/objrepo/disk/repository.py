@@ -29,10 +29,12 @@ class DiskRepository(Repository[DiskBackend]):
 
     :param path: the folder; nothing is read or created before the first use.
     :param offload: where the blocking methods run; worker threads unless given.
+    :param check: whether every read of a whole object compares the content with the key, unless it is called with
+        ``check=False``; a small one before the first byte, a large one at its end.
     """
 
-    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None) -> None:
-        super().__init__(DiskBackend(path), offload)
+    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None, *, check: bool = False) -> None:
+        super().__init__(DiskBackend(path), offload, check=check)
 
     @property
     def path(self) -> Path:

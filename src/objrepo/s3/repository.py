@@ -73,6 +73,8 @@ class S3Repository(Repository["S3Backend"]):
         ``retry_timeout + 2 * timeout`` seconds.
     :param concurrency: how many requests run at the same time for one call, and how many calls do.
     :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
+    :param check: whether ``open``, ``stream`` and ``send_object`` compare whole objects with the key, unless called
+        with ``check=False``; ``get`` always does.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class S3Repository(Repository["S3Backend"]):
         retry_timeout: float = 60.0,
         concurrency: int = 32,
         offload: Offload | None = None,
+        check: bool = False,
     ) -> None:
         options = S3Options(
             bucket=bucket,
@@ -108,7 +111,7 @@ class S3Repository(Repository["S3Backend"]):
             retry_timeout=retry_timeout,
             concurrency=concurrency,
         )
-        super().__init__(S3Backend(options), Threads(concurrency) if offload is None else offload)
+        super().__init__(S3Backend(options), Threads(concurrency) if offload is None else offload, check=check)
 
     def __str__(self) -> str:
         return f"S3Repository {self.backend.location}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from objrepo.disk import DiskInfo, DiskRepository
@@ -29,20 +30,23 @@ class DiskObjectStoreRepositoryBackend(SyncRepository):
     """A repository in the folder of a ``disk_objectstore.Container``. It starts no event loop and no thread.
 
     :param container: the container; the repository uses its folder only, with connections of its own.
+    :param check: whether reads compare the content with the key; see :class:`~objrepo.DiskRepository`.
     :raises TypeError: if ``container`` is not a ``disk_objectstore.Container``.
     """
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, *, check: bool = False) -> None:
         from disk_objectstore import Container
 
         if not isinstance(container, Container):
             raise TypeError(f"container must be a disk_objectstore.Container, not {type(container).__name__}")
         self._container = container
-        super().__init__(DiskRepository(container.get_folder(), Inline()))
+        super().__init__(DiskRepository(container.get_folder(), Inline(), check=check))
+        self._check = check
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A new container: this one may have an open SQL session, which cannot be pickled.
-        return type(self), (type(self._container)(self._container.get_folder()),)
+        container = type(self._container)(self._container.get_folder())
+        return partial(type(self), check=self._check), (container,)
 
     def __str__(self) -> str:
         if self.is_initialised:
