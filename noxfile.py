@@ -168,7 +168,7 @@ def aiida(session: nox.Session) -> None:
     """Run aiida-core's tests of repositories and nodes on this package: `nox -s aiida -- CHECKOUT`."""
     if len(session.posargs) != 1:
         session.error("give the path of a checkout of aiida-core: nox -s aiida -- PATH")
-    session.install("-e", ".", "aiida-core[tests]")
+    session.install("-e", ".", f"{session.posargs[0]}[tests]")
     env = {"AIIDA_PATH": session.create_tmp(), "PYTHONPATH": str(Path("tests", "aiida_core").absolute())}
     with session.chdir(session.posargs[0]):
         session.run("pytest", "-p", "swapped_backends", "-o", "addopts=", *AIIDA_TESTS, "-k", "not ssh", env=env)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 
-import aiida.repository.backend.abstract
 import aiida.repository.backend.disk_object_store
 import aiida.repository.backend.sandbox
 import aiida.repository.repository
@@ -19,7 +18,6 @@ import objrepo.sync
 SWAPS = {
     id(getattr(module, name)): getattr(objrepo.sync, name)
     for module, name in (
-        (aiida.repository.backend.abstract, "AbstractRepositoryBackend"),
         (aiida.repository.backend.disk_object_store, "DiskObjectStoreRepositoryBackend"),
         (aiida.repository.backend.sandbox, "SandboxRepositoryBackend"),
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from contextlib import ExitStack
 
 import boto3
 import pytest
 from filelock import FileLock
 
-from engines import ceph
+from engines import ceph, postgres
 from engines.proxy import proxy_to
 from objrepo import S3Repository
 from objrepo.testing.fixtures import LOOPS
@@ -94,3 +95,23 @@ async def repo(bucket, proxy):
         await repo.initialise()
         proxy.taken()
         yield repo
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    with postgres.running(tmp_path_factory.mktemp("postgres") / "node") as server:
+        yield server
+
+
+@pytest.fixture
+def database(server, tmp_path):
+    """The options of a profile with a database of its own."""
+    name = f"aiida_{time.monotonic_ns()}"
+    server.make_database(name)
+    return {
+        "database-hostname": "127.0.0.1",
+        "database-port": server.port,
+        "database-username": postgres.USER,
+        "database-password": server.password,
+        "database-name": name,
+    }

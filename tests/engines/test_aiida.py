@@ -7,13 +7,10 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-
-from engines import postgres
 
 BIN = Path(sys.executable).parent
 
@@ -108,26 +105,6 @@ class Profiles:
 
     def switch(self, backend, **options):
         return self.run(sys.executable, "-m", "objrepo.aiida", "mine", backend, **options)
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    with postgres.running(tmp_path_factory.mktemp("postgres") / "node") as server:
-        yield server
-
-
-@pytest.fixture
-def database(server, tmp_path):
-    """The options of a profile with a database of its own."""
-    name = f"aiida_{time.monotonic_ns()}"
-    server.make_database(name)
-    return {
-        "database-hostname": "127.0.0.1",
-        "database-port": server.port,
-        "database-username": postgres.USER,
-        "database-password": server.password,
-        "database-name": name,
-    }
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from aiida.storage.psql_dos.backend import PsqlDosBackend, get_filepath_containe
 from disk_objectstore import Container
 
 from objrepo.aiida.storage_mixin import RepositoryMixin
-from objrepo.sync import DiskObjectStoreRepositoryBackend
+from objrepo.aiida.transactions import TransactionalDiskRepository
 
 __all__ = ("ObjrepoPsqlDosStorage",)
 
@@ -14,5 +14,5 @@ __all__ = ("ObjrepoPsqlDosStorage",)
 class ObjrepoPsqlDosStorage(RepositoryMixin, PsqlDosBackend):
     """PostgreSQL and a folder of objects, both in the format of ``core.psql_dos``."""
 
-    def _make_repository(self) -> DiskObjectStoreRepositoryBackend:
-        return DiskObjectStoreRepositoryBackend(Container(get_filepath_container(self.profile)))
+    def _make_repository(self) -> TransactionalDiskRepository:
+        return TransactionalDiskRepository(Container(get_filepath_container(self.profile)))

@@ -14,8 +14,10 @@ from aiida.storage.psql_dos.migrator import PsqlDosMigrator
 from pydantic import field_validator
 
 from objrepo.aiida.storage_mixin import RepositoryMixin
+from objrepo.aiida.transactions import TransactionalRepository
 from objrepo.errors import RepositoryError
-from objrepo.sync import SyncRepository, open_repository
+from objrepo.offload import Inline
+from objrepo.url import open_repository
 
 __all__ = ("ObjrepoPsqlS3Storage",)
 
@@ -59,7 +61,7 @@ class PsqlS3Migrator(PsqlDosMigrator):
             repository.initialise()
 
     @contextmanager
-    def _repository(self) -> Iterator[SyncRepository]:
+    def _repository(self) -> Iterator[TransactionalRepository]:
         try:
             with _opened(self.profile) as repository:
                 yield repository
@@ -115,7 +117,7 @@ class ObjrepoPsqlS3Storage(RepositoryMixin, PsqlDosBackend):
             open_repository(value)
             return value
 
-    def _make_repository(self) -> SyncRepository:
+    def _make_repository(self) -> TransactionalRepository:
         return _opened(self.profile)
 
     def maintain(self, full: bool = False, dry_run: bool = False, **kwargs: Any) -> None:
@@ -144,5 +146,5 @@ class ObjrepoPsqlS3Storage(RepositoryMixin, PsqlDosBackend):
         )
 
 
-def _opened(profile: Profile) -> SyncRepository:
-    return open_repository(str(profile.storage_config["repository_url"]))
+def _opened(profile: Profile) -> TransactionalRepository:
+    return TransactionalRepository(open_repository(str(profile.storage_config["repository_url"]), Inline()))

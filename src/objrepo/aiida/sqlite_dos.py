@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiida.storage.sqlite_dos.backend import SqliteDosStorage
 
 from objrepo.aiida.storage_mixin import RepositoryMixin
-from objrepo.sync import DiskObjectStoreRepositoryBackend
+from objrepo.aiida.transactions import TransactionalDiskRepository
 
 __all__ = ("ObjrepoSqliteDosStorage",)
 
@@ -13,5 +13,5 @@ __all__ = ("ObjrepoSqliteDosStorage",)
 class ObjrepoSqliteDosStorage(RepositoryMixin, SqliteDosStorage):
     """SQLite and a folder of objects, both in the format of ``core.sqlite_dos``."""
 
-    def _make_repository(self) -> DiskObjectStoreRepositoryBackend:
-        return DiskObjectStoreRepositoryBackend(self.get_container())
+    def _make_repository(self) -> TransactionalDiskRepository:
+        return TransactionalDiskRepository(self.get_container())

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from objrepo.sync import SyncRepository
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from objrepo.aiida.transactions import TransactionalRepository
 
 __all__ = ("RepositoryMixin",)
 
 
 class RepositoryMixin:
-    """Gives a storage one repository, as opening a repository has a cost."""
+    """Gives a storage one repository, as opening a repository has a cost, and stores files with each transaction."""
 
-    _open_repository: SyncRepository | None = None
+    _open_repository: TransactionalRepository | None = None
 
-    def _make_repository(self) -> SyncRepository:
+    def _make_repository(self) -> TransactionalRepository:
         raise NotImplementedError
 
-    def get_repository(self) -> SyncRepository:
+    def get_repository(self) -> TransactionalRepository:
         """Return the repository, which many threads may use at the same time."""
         if self._open_repository is None:
             self._open_repository = self._make_repository()
         return self._open_repository
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Begin a transaction of the database. The files that this thread puts in it are stored before its commit."""
+        with super().transaction() as session, _with_files(session, self.get_repository()):  # type: ignore[misc]
+            yield session
 
     def close(self) -> None:
         """Close the storage and its repository."""
@@ -41,3 +52,21 @@ class RepositoryMixin:
         repository, self._open_repository = self._open_repository, None
         if repository is not None:
             repository.close()
+
+
+@contextmanager
+def _with_files(session: Session, repository: TransactionalRepository) -> Iterator[None]:
+    """Store files at the end, and before AiiDA commits inside the transaction, as when it clears a group."""
+
+    def before_commit(_: Session) -> None:
+        savepoint = session.get_nested_transaction()
+        # SQLite commits when the outermost savepoint is released.
+        if savepoint is None or savepoint.parent is None or not savepoint.parent.nested:
+            files.store()
+
+    with repository.transaction() as files:
+        event.listen(session, "before_commit", before_commit)
+        try:
+            yield
+        finally:
+            event.remove(session, "before_commit", before_commit)
