@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
-from objrepo.offload import WorkCancelled, cancel_requested
+from objrepo.range_reader import PART_BYTES, Buffer
+from objrepo.retry import FIRST_PAUSE, MAX_PAUSE, retry
 from objrepo.s3.credentials import credential_options, import_extra
-from objrepo.s3.options import PART_BYTES, S3Options
+from objrepo.s3.options import S3Options
 
 __all__ = (
     "PAGE_NAMES",
     "Body",
     "BucketClient",
-    "Buffer",
     "Client",
     "Listing",
     "MissingError",
     "client_options",
     "get_range",
-    "retry",
     "translate_error",
 )
 
@@ -38,15 +35,9 @@ T = TypeVar("T")
 PAGE_NAMES: Final = 1000
 """How many names one request lists or deletes at the most, by the S3 protocol."""
 
-Buffer: TypeAlias = Any
-"""Bytes in obstore's memory or in Python's: they have a length, and can be hashed and written."""
-
 _log: Final = logging.getLogger("objrepo")
 _MAX_PARTS: Final = 9000
 _PART_RETRIES: Final = 1  # by obstore; when they fail too, the whole upload is repeated
-_FIRST_PAUSE: Final = 0.1
-_MAX_PAUSE: Final = 5.0
-_CANCEL_CHECK_INTERVAL: Final = 0.05
 
 _first_process: list[int] = []
 """The process that first sent a request: obstore's threads do not survive a fork."""
@@ -260,32 +251,6 @@ class Listing:
             raise
 
 
-def retry(request: Callable[[], T], timeout: float) -> T:
-    """Call a function; call it again for ``timeout`` seconds while it raises :class:`RepositoryUnavailableError`.
-
-    :raises WorkCancelled: if the caller is cancelled between two calls.
-    """
-    end = time.monotonic() + timeout
-    pause = _FIRST_PAUSE
-    while True:
-        try:
-            return request()
-        except RepositoryUnavailableError as error:
-            if time.monotonic() + pause >= end:
-                raise
-            _log.info("retrying: %s", error)
-        _sleep(pause * random.uniform(0.5, 1))
-        pause = min(2 * pause, _MAX_PAUSE)
-
-
-def _sleep(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if cancel_requested():
-            raise WorkCancelled
-        time.sleep(min(left, _CANCEL_CHECK_INTERVAL))
-
-
 def client_options(timeout: float, insecure: bool, retries: int = 0) -> dict[str, Any]:
     """Return the options of an obstore store that set its timeouts and retries.
 
@@ -299,9 +264,9 @@ def client_options(timeout: float, insecure: bool, retries: int = 0) -> dict[str
             "allow_http": insecure,
             "timeout": timedelta(seconds=timeout),
             "connect_timeout": timedelta(seconds=timeout),
-            "pool_idle_timeout": timedelta(seconds=_MAX_PAUSE),
+            "pool_idle_timeout": timedelta(seconds=MAX_PAUSE),
         },
-        "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=_FIRST_PAUSE)}},
+        "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=FIRST_PAUSE)}},
     }
 
 

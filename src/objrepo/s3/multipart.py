@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from objrepo.errors import AccessDeniedError, RepositoryError, RepositoryUnavailableError
-from objrepo.s3.client import retry, translate_error
+from objrepo.retry import retry
+from objrepo.s3.client import translate_error
 from objrepo.s3.credentials import botocore_client, import_extra
 from objrepo.s3.options import S3Options
 

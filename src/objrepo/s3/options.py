@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-__all__ = ("PART_BYTES", "S3Options")
-
-PART_BYTES: Final = 8 * 1024 * 1024
-"""How many bytes one request carries at the most: larger objects are uploaded and downloaded in parts."""
+__all__ = ("S3Options",)
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key

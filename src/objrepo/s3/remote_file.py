@@ -9,10 +9,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from objrepo.offload import BlockingPool
+from objrepo.range_reader import RangeRequestFile
 from objrepo.s3.client import Body, BucketClient, Client, MissingError, client_options, get_range
 from objrepo.s3.credentials import import_extra
 from objrepo.s3.options import S3Options
-from objrepo.s3.range_reader import RangeRequestFile
 
 __all__ = ("RemoteFile", "is_remote")
 

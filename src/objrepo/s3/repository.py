@@ -10,26 +10,26 @@ import operator
 import uuid
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from tempfile import TemporaryFile
 from typing import Any, BinaryIO, Final, cast
 
 from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
+from objrepo.hashed_source import hash_source, unchanged_chunks
 from objrepo.integrity import check_digest
 from objrepo.keys import is_key, valid_keys
 from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
+from objrepo.range_reader import PART_BYTES, Buffer, RangeRequestFile
 from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
 from objrepo.repository import Repository
-from objrepo.s3.client import PAGE_NAMES, BucketClient, Buffer, Listing, MissingError
+from objrepo.s3.client import PAGE_NAMES, BucketClient, Listing, MissingError
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
-from objrepo.s3.options import PART_BYTES, S3Options
-from objrepo.s3.range_reader import RangeRequestFile
-from objrepo.sources import as_seekable, read_up_to
+from objrepo.s3.options import S3Options
+from objrepo.sources import read_up_to
 from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
 
 __all__ = ("S3Backend", "S3Repository")
@@ -39,7 +39,6 @@ _log: Final = logging.getLogger("objrepo")
 _MARKER: Final = "objrepo.json"  # listed after all objects, whose names begin with hexadecimal digits
 _FORMAT: Final = 1
 _MAX_SINGLE_REQUEST_BYTES: Final = PART_BYTES // 2
-_READ_BYTES: Final = 1024 * 1024
 _MIN_KEYS_FOR_LISTING: Final = 8
 _DAY: Final = 24 * 60 * 60.0
 
@@ -265,18 +264,8 @@ class S3Backend(Backend):
             key = hashlib.sha256(content).hexdigest()
             self._bucket.create(_name(key), content)
             return key
-        # The name is the hash of the whole content, which is therefore read twice.
-        file = as_seekable(reader)
-        with TemporaryFile() if file is None else nullcontext() as spool:
-            hasher = hashlib.sha256()
-            while content:
-                if cancel_requested():
-                    raise WorkCancelled
-                hasher.update(content)
-                if spool is not None:
-                    spool.write(content)
-                content = reader.read(_MAX_SINGLE_REQUEST_BYTES)
-            return self._upload(hasher.hexdigest(), cast("BinaryIO", file or spool))
+        with hash_source(content, reader) as (key, file):
+            return self._upload(key, file)
 
     def batch(self) -> BatchBackend:
         return BatchBackend(self)
@@ -287,7 +276,7 @@ class S3Backend(Backend):
         size = file.seek(0, 2)
         if self._bucket.size(name) is None:
             # An iterator and not the file: obstore aborts the upload when an iterator raises, but not when a file does.
-            self._bucket.upload(name, lambda: _chunks(key, file), size)
+            self._bucket.upload(name, lambda: unchanged_chunks(key, file), size)
         return key
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -409,23 +398,3 @@ def _key(name: str) -> str | None:
 def _distance(key: str, other: str) -> int:
     """Return how many keys lie between two keys, in units of the first 64 bits."""
     return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
-
-
-def _chunks(key: str, file: BinaryIO) -> Iterator[bytes | memoryview]:
-    """Yield the content of a file; raise an error at its end if it has changed since the key was computed."""
-    file.seek(0)
-    if isinstance(file, io.BytesIO):  # no other thread has it, so it is not hashed again
-        content = memoryview(file.getvalue())  # without a copy
-        for start in range(0, len(content), PART_BYTES):
-            if cancel_requested():
-                raise WorkCancelled
-            yield content[start : start + PART_BYTES]
-        return
-    hasher = hashlib.sha256()
-    while chunk := file.read(_READ_BYTES):
-        if cancel_requested():
-            raise WorkCancelled
-        hasher.update(chunk)
-        yield chunk
-    if hasher.hexdigest() != key:
-        raise OSError(f"the content of object {key} changed while it was being read: store it again")

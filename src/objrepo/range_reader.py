@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from objrepo.offload import BlockingPool
-from objrepo.s3.client import Buffer
-from objrepo.s3.options import PART_BYTES
 
-__all__ = ("RangeRequestFile",)
+__all__ = ("PART_BYTES", "Buffer", "RangeRequestFile")
+
+PART_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes one response carries at the most: larger objects are downloaded in parts."""
+
+Buffer: TypeAlias = Any
+"""Bytes in Python's memory or in a package's own: they have a length, and can be hashed and written."""
 
 _MIN_WINDOW: Final = 256 * 1024
 _MAX_WINDOW: Final = 4 * 1024 * 1024
