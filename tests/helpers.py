@@ -13,15 +13,20 @@ import textwrap
 import threading
 import time
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
+import httpx
+import hypercorn.config
+import hypercorn.trio
 import pytest
 import uvicorn
 from disk_objectstore import Container
 
 from objrepo.disk.group_commit import FIRST_OWN_PACK
 from objrepo.testing.fixtures import content_of
+from processes import free_ports
 
 ROOT = Path(__file__).parent.parent
 OBJREPO = (sys.executable, "-m", "objrepo")
@@ -127,6 +132,40 @@ def under_uvicorn(app):
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def under_hypercorn(app):
+    """Run an application under hypercorn, on trio; gives its URL."""
+    config = hypercorn.config.Config()
+    config.bind = [f"127.0.0.1:{free_ports()[0]}"]
+    config.graceful_timeout = 2
+    config.keep_alive_timeout = 60  # a connection that waits for a response is not idle
+    stop, ready = threading.Event(), threading.Event()
+
+    async def serve(*, task_status=None):
+        async def stopped():
+            ready.set()
+            while not stop.is_set():
+                await anyio.sleep(0.02)
+
+        await hypercorn.trio.serve(app, config, shutdown_trigger=stopped)
+
+    thread = threading.Thread(target=partial(anyio.run, serve, backend="trio"))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        url = f"http://{config.bind[0]}"
+        for _ in range(500):
+            try:
+                httpx.get(url)
+                break
+            except httpx.TransportError:
+                time.sleep(0.02)
+        yield url
+    finally:
+        stop.set()
+        thread.join()
 
 
 def run(command, folder, **options):

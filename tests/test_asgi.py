@@ -12,21 +12,17 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 
 import anyio
 import httpx
-import hypercorn.config
-import hypercorn.trio
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from helpers import under_uvicorn
+from helpers import under_hypercorn, under_uvicorn
 from objrepo import (
     ArchiveRepository,
     DiskRepository,
@@ -492,40 +488,6 @@ async def test_a_read_only_repository_is_403(tmp_path):
 
 
 # -- real servers ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def under_hypercorn(app):
-    """Run an application under hypercorn, on trio; gives its URL."""
-    config = hypercorn.config.Config()
-    config.bind = [f"127.0.0.1:{free_ports()[0]}"]
-    config.graceful_timeout = 2
-    config.keep_alive_timeout = 60  # a connection that waits for a response is not idle
-    stop, ready = threading.Event(), threading.Event()
-
-    async def serve(*, task_status=None):
-        async def stopped():
-            ready.set()
-            while not stop.is_set():
-                await anyio.sleep(0.02)
-
-        await hypercorn.trio.serve(app, config, shutdown_trigger=stopped)
-
-    thread = threading.Thread(target=partial(anyio.run, serve, backend="trio"))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        url = f"http://{config.bind[0]}"
-        for _ in range(500):
-            try:
-                httpx.get(url)
-                break
-            except httpx.TransportError:
-                time.sleep(0.02)
-        yield url
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.fixture(params=[under_uvicorn, under_hypercorn])

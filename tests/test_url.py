@@ -11,6 +11,7 @@ from objrepo import (
     ArchiveRepository,
     CachedRepository,
     DiskRepository,
+    HTTPRepository,
     MemoryRepository,
     RepositoryError,
     S3Repository,
@@ -74,7 +75,16 @@ async def test_memory_and_sandbox_need_no_path(tmp_path):
         ("s3://bucket?endpoint=https://me:secret@host", "invalid endpoint: write https://HOST"),
         ("s3://bucket?secret_access_key=abc", "is not allowed in a URL"),
         ("s3://file.zip", "is a bucket: add the path of a file"),
-        ("https://me:secret@host/folder?token=abc", "https://host/folder does not end in .zip or .aiida: .*zip:https:"),
+        ("https://me:secret@host/folder", "the URL of host contains a user or password: set OBJREPO_TOKEN"),
+        ("https://host/folder?token=abc", "token is not allowed in a URL: set OBJREPO_TOKEN"),
+        ("https://host/folder?sig=abc", "unknown option 'sig' of http: .*archive, write zip: before it"),
+        ("http://host?timeout=soon", "invalid value 'soon' of the option timeout"),
+        ("http://host?retry_timeout=-1", "timeout and retry_timeout must be seconds"),
+        ("http://host?concurrency=2000", "concurrency must be from 1"),
+        ("http:host", "write http://HOST:PORT/PATH"),
+        ("http:///path", "write http://HOST:PORT/PATH"),
+        ("http://host:port", "[Pp]ort"),
+        ("http://host/a#b", "write http://HOST:PORT/PATH"),
         ("ftp://me:secret@host/folder?token=abc", "unknown scheme 'ftp' in 'ftp://host/folder'"),
         ("zip:https:///file", "has no host"),
         ("cached:", r"write cached:\?cache=URL"),
@@ -102,6 +112,14 @@ def test_the_options_of_a_bucket_are_parsed():
     options = repo.backend._options
     assert (options.region, options.timeout, options.retry_timeout, options.concurrency) == ("r", 3.5, 0, 4)
     assert options.bucket_endpoint == "http://bucket.127.0.0.1:1"
+
+
+def test_the_options_of_a_server_are_parsed():
+    repo = open_repository("HTTPS://Host:8000/in/a/folder/?timeout=3.5&retry_timeout=0&concurrency=4&token_variable=T")
+    assert type(repo) is HTTPRepository
+    assert repr(repo) == "<HTTPRepository at https://Host:8000/in/a/folder>"
+    options = repo.backend._options
+    assert (options.timeout, options.retry_timeout, options.concurrency, options.token_variable) == (3.5, 0, 4, "T")
 
 
 def test_an_archive_on_a_server_is_named_without_its_query():
@@ -148,7 +166,7 @@ async def test_a_missing_extra_is_named_on_first_use(monkeypatch):
 
 def test_an_unknown_scheme_raises_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, checked:, cached:, sandbox:, memory:"
+        ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, checked:, http:, https:, cached:, sandbox:, memory:"
     ):
         open_repository("ftp://host/folder")
 

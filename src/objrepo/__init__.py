@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RepositoryUnavailableError,
     )
     from objrepo.exporting import export
+    from objrepo.http import HTTPRepository
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter
     from objrepo.s3 import S3Repository
@@ -37,6 +38,7 @@ __all__ = (
     "CachedRepository",
     "CorruptObjectError",
     "DiskRepository",
+    "HTTPRepository",
     "MemoryRepository",
     "NotInitialisedError",
     "ObjectNotFoundError",
@@ -58,6 +60,7 @@ _LAZY_EXPORTS = {
     "ArchiveRepository": "archive",
     "AsyncRepository": "protocol",
     "DiskRepository": "disk",
+    "HTTPRepository": "http",
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",
     "ObjectWriter": "protocol",

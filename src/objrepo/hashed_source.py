@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from tempfile import TemporaryFile
-from typing import BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
@@ -21,8 +21,8 @@ _SENT_BYTES_OF_MEMORY: Final = 8 * 1024 * 1024
 
 
 @contextmanager
-def hash_source(head: bytes, reader: BinaryReader) -> Iterator[tuple[str, BinaryIO]]:
-    """Read a source to its end; give its SHA-256, and a file of its content: itself, or a temporary one.
+def hash_source(head: bytes, reader: BinaryReader) -> Iterator[tuple[Any, BinaryIO]]:
+    """Read a source to its end; give the hasher of its SHA-256, and a file of its content: itself, or a temporary one.
 
     :param head: the bytes that were read already.
     :raises WorkCancelled: if the caller is cancelled.
@@ -38,7 +38,7 @@ def hash_source(head: bytes, reader: BinaryReader) -> Iterator[tuple[str, Binary
             if spool is not None:
                 spool.write(content)
             content = reader.read(_HASHED_BYTES)
-        yield hasher.hexdigest(), cast("BinaryIO", file or spool)
+        yield hasher, cast("BinaryIO", file or spool)
 
 
 def unchanged_chunks(sha256: str, file: BinaryIO) -> Iterator[bytes | memoryview]:

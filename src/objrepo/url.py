@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import parse_qsl, unquote
@@ -37,6 +38,8 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout`` and ``concurrency`` of
           :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they come from the environment or from the
           shared configuration files;
+        - ``https://HOST/PATH?OPTION=VALUE&…`` or ``http://…`` of a web server of objrepo, with the options
+          ``token_variable``, ``timeout``, ``retry_timeout`` and ``concurrency`` of :class:`~objrepo.HTTPRepository`;
         - ``zip:`` followed by a path or by an ``https:``, ``http:`` or ``s3:`` URL; ``zip:`` may be omitted if the path
           ends in ``.aiida`` or ``.zip``;
         - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``: in the inner URLs ``&`` and ``%`` are percent-encoded; a size
@@ -67,8 +70,6 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
     for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=scheme):
         factory: BackendFactory = entry_point.load()
         return factory(rest, offload)
-    if scheme in ("http", "https"):
-        raise ValueError(f"{_redacted(url)} does not end in .zip or .aiida: if it is an archive, write zip:{scheme}:…")
     others = sorted(entry_point.name for entry_point in entry_points(group=ENTRY_POINT_GROUP))
     raise ValueError(
         f"unknown scheme {scheme!r} in {_redacted(url)!r}: write a path, or one of "
@@ -109,6 +110,13 @@ def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
     if not rest.startswith("//"):
         raise ValueError(f"invalid bucket {_redacted(rest)!r}: write s3://BUCKET/PREFIX")
     return S3Repository(**asdict(S3Options.from_url(f"s3:{rest}")), offload=offload)
+
+
+def _http(scheme: str, rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.http import HTTPRepository
+    from objrepo.http.options import HTTPOptions
+
+    return HTTPRepository(**asdict(HTTPOptions.from_url(f"{scheme}:{rest}")), offload=offload)
 
 
 def _cached(rest: str, offload: Offload | None) -> AsyncRepository:
@@ -172,6 +180,8 @@ _SCHEMES: Final[dict[str, BackendFactory]] = {
     "zip": _zip_url,
     "s3": _s3,
     "checked": _checked,
+    "http": partial(_http, "http"),
+    "https": partial(_http, "https"),
     "cached": _cached,
     "sandbox": _sandbox,
     "memory": _memory,

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
-from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from objrepo.asgi.access import Authorize, BearerToken, Operation, require_permission
+from objrepo.asgi.collection import about, delete_keys, has_keys, info, list_keys, read_keys, root_path
 from objrepo.asgi.download import Download
-from objrepo.asgi.html import object_page, overview_page
+from objrepo.asgi.html import html_response, object_page
 from objrepo.asgi.ranges import entity_tag, precondition_status
 from objrepo.asgi.upload import Uploads
 from objrepo.errors import (
     AccessDeniedError,
+    NotInitialisedError,
     ObjectNotFoundError,
     ReadOnlyError,
     RepositoryBusyError,
@@ -33,28 +34,31 @@ from objrepo.protocol import AsyncRepository
 __all__ = ("ObjectApp",)
 
 _log: Final = logging.getLogger("objrepo.asgi")
-_LIMIT: Final = 1000
-_HTML_LIMIT: Final = 100
-_MAX_LIMIT: Final = 10_000
 _PREVIEW_BYTES: Final = 16 * 1024
 
 
 class ObjectApp:
-    """An ASGI application that serves the objects of a repository; clients with a token may store and delete some.
+    """An ASGI application that serves the objects of a repository; clients with permission may store and delete some.
 
-    =========== ========== ==========================================================================================
-    ``GET``     ``/KEY``   Returns the object or ranges of it. Parameters: ``type``, its media type; ``filename``, the
-                           name under which a browser saves it; ``inline=1`` to display it, if its type is safe.
-    ``HEAD``    ``/KEY``   Returns the headers, among them the size.
-    ``GET``     ``/``      Lists keys as JSON, ``?after=KEY&limit=1000``; browsers get an HTML page.
-    ``POST``    ``/``      Stores the body: 201 with the key and its ``Location``.
-    ``PUT``     ``/KEY``   Stores the body if its SHA-256 is the key: 201, or 200 if the object existed.
-    ``DELETE``  ``/KEY``   Deletes the object: 204.
-    =========== ========== ==========================================================================================
+    =========== ============= =======================================================================================
+    ``GET``     ``/KEY``      Returns the object or ranges of it. Parameters: ``type``, its media type; ``filename``,
+                              the name under which a browser saves it; ``inline=1`` to display it, if its type is safe.
+    ``HEAD``    ``/KEY``      Returns the headers, among them the size.
+    ``GET``     ``/``         Lists keys as JSON, ``?after=KEY&limit=1000``; browsers get an HTML page.
+    ``POST``    ``/``         Stores the body: 201 with the key and its ``Location``; 422 if it has another SHA-256 than
+                              the request's ``Content-Digest``.
+    ``PUT``     ``/KEY``      Stores the body if its SHA-256 is the key: 201, or 200 if the object existed.
+    ``DELETE``  ``/KEY``      Deletes the object: 204.
+    ``GET``     ``/?about``   Returns the UUID and the key format as JSON.
+    ``GET``     ``/?info``    Returns the number of objects, too; with ``?info=detailed`` the sum of their sizes.
+    ``POST``    ``/?has``     Returns for each key of ``{"keys": ["KEY", …]}`` whether its object exists.
+    ``POST``    ``/?delete``  Deletes the objects of ``{"keys": ["KEY", …]}``: 204, or 404 with the missing keys.
+    =========== ============= =======================================================================================
 
     ``If-Match``, ``If-None-Match`` and ``If-Range`` work as RFC 9110 defines them; the ``ETag`` is the key. Objects
     never change, so responses may be cached forever. If a client disconnects, its request is cancelled, and an
-    incomplete upload is not stored. A slow client occupies no worker thread.
+    incomplete upload is not stored. A slow client occupies no worker thread. :class:`~objrepo.HTTPRepository` is a
+    client.
 
     A server that runs this application opens and closes the repository; if it is mounted in another application,
     that application has to do so.
@@ -62,10 +66,16 @@ class ObjectApp:
     :param repository: an initialised repository.
     :param token: the value that ``Authorization: Bearer TOKEN`` must have in requests that store or delete; None for a
         read-only server.
+    :param authorize: decides instead of a token: a function or an async function that gets each request, and its
+        operation: ``'read'`` reads objects whose keys it names, ``'list'`` lists keys or counts objects, ``'put'``
+        stores, ``'delete'`` deletes. It returns True to permit the request; False responds with 403. For another
+        response it raises Starlette's ``HTTPException``. It is called on the event loop, and must not block.
+    :param cache_control: the value of ``Cache-Control`` for objects; unless given, caches may keep them for a year:
+        all caches, or with ``authorize`` those of browsers only (``private``).
     :param max_bytes: the maximum size of an upload; None for no limit.
     :param max_uploads: the maximum number of concurrent uploads.
     :param upload_seconds: the maximum duration of an upload.
-    :raises ValueError: if the token is empty or a limit is not positive.
+    :raises ValueError: if the token is empty, a token and a function are given, or a limit is not positive.
     """
 
     def __init__(
@@ -73,26 +83,33 @@ class ObjectApp:
         repository: AsyncRepository,
         *,
         token: str | None = None,
+        authorize: Authorize | None = None,
+        cache_control: str | None = None,
         max_bytes: int | None = None,
         max_uploads: int = 64,
         upload_seconds: float = 3600.0,
     ) -> None:
-        if token is not None and not token.strip():
-            raise ValueError("the token is empty: pass one, or None for a read-only server")
+        if token is not None and authorize is not None:
+            raise ValueError("pass either a token or authorize: the function decides about every request")
         limits = {"max_uploads": max_uploads, "upload_seconds": upload_seconds, "max_bytes": max_bytes}
         for name, limit in limits.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be positive, not {limit}")
         self._repository = repository
-        self._token = token
+        self._writable = token is not None
+        self._authorize = BearerToken(token) if authorize is None else authorize
+        scope = "public" if authorize is None else "private"
+        self._cache_control = f"{scope}, max-age=31536000, immutable" if cache_control is None else cache_control
+        self._list_cache_control = "no-cache" if authorize is None else "private, no-cache"
         self._uploads = Uploads(max_bytes, max_uploads, upload_seconds)
         self._app: ASGIApp = Starlette(
             routes=[
-                Route("/", self._root, methods=["GET", "POST"]),
-                Route("/{key}", self._object, methods=["GET", "PUT", "DELETE"]),
+                Route("/", self._root, methods=["GET", "POST", "OPTIONS"]),
+                Route("/{key}", self._object, methods=["GET", "PUT", "DELETE", "OPTIONS"]),
             ],
             exception_handlers={
                 ObjectNotFoundError: _error_response(404, "the object does not exist"),
+                NotInitialisedError: _error_response(503, "the server's repository does not exist"),
                 ReadOnlyError: _error_response(403, "the repository is read-only"),
                 RepositoryBusyError: _error_response(503, "the repository is busy: try again later"),
                 RepositoryUnavailableError: _error_response(503, "the repository is unavailable: try again later"),
@@ -103,7 +120,7 @@ class ObjectApp:
         )
 
     def __repr__(self) -> str:
-        return f"<ObjectApp of {self._repository}{'' if self._token is None else ', writable'}>"
+        return f"<ObjectApp of {self._repository}{', writable' if self._writable else ''}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to a request, as ASGI defines it."""
@@ -115,27 +132,57 @@ class ObjectApp:
             yield
 
     async def _root(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return _options("GET, HEAD, POST, OPTIONS")
+        query = request.query_params
         if request.method == "POST":
-            self._require_token(request)
-            self._uploads.check_headers(request.headers)
-            return await self._store(request, None, 201)
-        if "key" in request.query_params:
-            return await self._show_object(request, request.query_params["key"].strip())
-        return await self._list(request)
+            return await self._post(request)
+        if "about" in query:
+            await self._require(request, "read")
+            return await about(self._repository)
+        if "info" in query:
+            await self._require(request, "list")
+            return await info(self._repository, query["info"])
+        if "key" in query:
+            await self._require(request, "read")
+            return await self._show_object(request, query["key"].strip())
+        await self._require(request, "list")
+        return await list_keys(self._repository, request, self._writable, self._list_cache_control)
+
+    async def _post(self, request: Request) -> Response:
+        if "has" in request.query_params:
+            await self._require(request, "read")
+            return await has_keys(self._repository, await read_keys(request))
+        if "delete" in request.query_params:
+            await self._require(request, "delete")
+            keys = await read_keys(request)
+            response = await delete_keys(self._repository, keys)
+            _log.info("deleted %d objects" if response.status_code == 204 else "deleted none of %d objects", len(keys))
+            return response
+        await self._require(request, "put")
+        self._uploads.check_headers(request.headers)
+        return await self._store(request, self._uploads.sent_digest(request.headers), 201)
 
     async def _object(self, request: Request) -> Any:
         key = request.path_params["key"]
+        if request.method == "OPTIONS":
+            return _options("GET, HEAD, PUT, DELETE, OPTIONS")
         if request.method in ("GET", "HEAD"):
-            return Download(self._repository, request)
-        self._require_token(request)
+            await self._require(request, "read")
+            return Download(self._repository, request, self._cache_control)
         if request.method == "PUT":
+            await self._require(request, "put")
             return await self._put(request, key)
+        await self._require(request, "delete")
         if not await self._repository.has(key):
             raise ObjectNotFoundError([key], self._repository)
         self._check_preconditions(request, key, exists=True)
         await self._repository.delete(key)
         _log.info("deleted %s", key)
         return Response(status_code=204)
+
+    async def _require(self, request: Request, operation: Operation) -> None:
+        await require_permission(self._authorize, request, operation)
 
     async def _put(self, request: Request, key: str) -> Response:
         if await self._repository.key_format() != "sha256":
@@ -150,7 +197,7 @@ class ObjectApp:
     async def _store(self, request: Request, expected: str | None, status: int) -> Response:
         key, size = await self._uploads.store(self._repository, request, expected)
         _log.info("stored %s, %d bytes", key, size)
-        headers = {"location": f"{_root_path(request)}/{key}", "etag": entity_tag(key)}
+        headers = {"location": f"{root_path(request)}/{key}", "etag": entity_tag(key)}
         return JSONResponse({"key": key, "size": size}, status, headers)
 
     def _check_preconditions(self, request: Request, key: str, exists: bool) -> None:
@@ -158,67 +205,20 @@ class ObjectApp:
         if status is not None:
             raise HTTPException(status, f"a precondition failed: the object {'exists' if exists else 'does not exist'}")
 
-    def _require_token(self, request: Request) -> None:
-        if self._token is None:
-            raise HTTPException(403, "this server is read-only")
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._token.encode()):
-            raise HTTPException(401, "the token is missing or wrong", {"www-authenticate": "Bearer"})
-
-    async def _list(self, request: Request) -> Response:
-        html = "text/html" in request.headers.get("accept", "")
-        after = request.query_params.get("after", "")
-        limit = request.query_params.get("limit", str(_HTML_LIMIT if html else _LIMIT))
-        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 0 < int(limit) <= _MAX_LIMIT):
-            raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
-        keys, more = await _page_of_keys(self._repository, after, int(limit))
-        root = _root_path(request)
-        next_page = f"{root}/?{urlencode({'after': keys[-1], 'limit': limit})}" if more else None
-        headers = {"vary": "accept", "cache-control": "no-cache"}
-        if html:
-            return _html_response(overview_page(root, keys, next_page, self._token is not None), headers)
-        return JSONResponse({"keys": keys, "next": next_page}, headers=headers)
-
     async def _show_object(self, request: Request, key: str) -> Response:
         async with self._repository.open(key) as stream:
             head = await stream.read(_PREVIEW_BYTES)
-            return _html_response(
-                object_page(_root_path(request), key, stream.size, head), {"cache-control": "no-cache"}
-            )
+            return html_response(object_page(root_path(request), key, stream.size, head), {"cache-control": "no-cache"})
 
 
-def _html_response(content: tuple[str, str], headers: dict[str, str]) -> Response:
-    text, nonce = content
-    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-    policy += "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    return HTMLResponse(
-        text, headers=headers | {"content-security-policy": policy, "x-content-type-options": "nosniff"}
-    )
-
-
-def _root_path(request: Request) -> str:
-    return str(request.scope.get("root_path", "")).rstrip("/")
-
-
-async def _page_of_keys(repository: AsyncRepository, after: str, limit: int) -> tuple[list[str], bool]:
-    """Return the first keys after a given one in sorted order, and whether there are more.
-
-    A repository lists its keys in no order: all of them are read, and a page of them is held in memory.
-    """
-    first: list[str] = []
-    async for key in repository.keys():
-        if key > after:
-            first.append(key)
-            if len(first) > 4 * limit + 1000:
-                first = sorted(first)[: limit + 1]
-    first.sort()
-    return first[:limit], len(first) > limit
+def _options(methods: str) -> Response:
+    return Response(status_code=204, headers={"allow": methods})
 
 
 def _error_response(status: int, text: str) -> Any:
     async def respond(request: Request, error: Exception) -> Response:
         level = logging.WARNING if status >= 500 else logging.DEBUG
         _log.log(level, "%s %s: %s", request.method, request.url.path, error)
-        return PlainTextResponse(f"{text}\n", status)
+        return PlainTextResponse(f"{text}\n", status, {"objrepo-error": type(error).__name__})
 
     return respond

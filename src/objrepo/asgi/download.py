@@ -30,10 +30,11 @@ _INLINE_TYPES: Final = re.compile(r"image/(png|jpeg|gif|webp|avif|bmp)|(audio|vi
 class Download:
     """The response to a GET or HEAD request for one object; an ASGI application.
 
+    :param cache_control: the value of ``Cache-Control``.
     :raises HTTPException: if the query parameters are invalid.
     """
 
-    def __init__(self, repository: AsyncRepository, request: Request) -> None:
+    def __init__(self, repository: AsyncRepository, request: Request, cache_control: str) -> None:
         self._repository = repository
         self._key = request.path_params["key"]
         self._request_headers = request.headers
@@ -41,7 +42,7 @@ class Download:
         self._headers = {
             "etag": self._tag,
             "accept-ranges": "bytes",
-            "cache-control": "public, max-age=31536000, immutable",
+            "cache-control": cache_control,
             "x-content-type-options": "nosniff",
             "content-security-policy": "default-src 'none'; sandbox",
         } | _content_headers(request.query_params)

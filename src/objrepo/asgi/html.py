@@ -10,7 +10,9 @@ from importlib.resources import files
 from string import Template
 from typing import Final
 
-__all__ = ("object_page", "overview_page")
+from starlette.responses import HTMLResponse, Response
+
+__all__ = ("html_response", "object_page", "overview_page")
 
 _IMAGES: Final = {
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -18,6 +20,19 @@ _IMAGES: Final = {
     b"GIF8": "image/gif",
 }
 _HEX_BYTES: Final = 512
+
+
+def html_response(content: tuple[str, str], headers: dict[str, str]) -> Response:
+    """Return the response that sends a page.
+
+    :param content: the page and its nonce.
+    """
+    text, nonce = content
+    policy = f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+    policy += "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    return HTMLResponse(
+        text, headers=headers | {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+    )
 
 
 def overview_page(root: str, keys: Sequence[str], next_page: str | None, writable: bool) -> tuple[str, str]:

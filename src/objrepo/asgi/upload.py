@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Final
 
 import anyio
 from starlette.datastructures import Headers
@@ -14,6 +17,8 @@ from starlette.requests import Request
 from objrepo.protocol import AsyncRepository
 
 __all__ = ("Uploads",)
+
+_SHA256: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
 
 
 class Uploads:
@@ -43,6 +48,20 @@ class Uploads:
             raise HTTPException(415, reason, {"accept-encoding": "identity"})
         length = headers.get("content-length", "0")
         self._check_size(int(length[:20]) if length.isascii() and length.isdigit() else 0)
+
+    def sent_digest(self, headers: Headers) -> str | None:
+        """Return the SHA-256 of a body that its ``Content-Digest`` promises (RFC 9530), None if it promises none.
+
+        :raises HTTPException: 400 if it is malformed.
+        """
+        found = _SHA256.search(headers.get("content-digest", ""))
+        try:
+            digest = None if found is None else base64.b64decode(found[1], validate=True)
+        except ValueError:
+            digest = b""
+        if digest is not None and len(digest) != hashlib.sha256().digest_size:
+            raise HTTPException(400, "Content-Digest must be sha-256=:BASE64: with the 32 bytes of a SHA-256")
+        return None if digest is None else digest.hex()
 
     async def store(self, repository: AsyncRepository, request: Request, expected: str | None) -> tuple[str, int]:
         """Store the body of a request.
@@ -80,4 +99,4 @@ class Uploads:
 
     def _check_size(self, size: int) -> None:
         if self._max_bytes is not None and size > self._max_bytes:
-            raise HTTPException(413, f"the upload is larger than {self._max_bytes} bytes")
+            raise HTTPException(413, f"the upload has {size} bytes, and the limit is {self._max_bytes} bytes")

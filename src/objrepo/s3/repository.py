@@ -264,8 +264,8 @@ class S3Backend(Backend):
             key = hashlib.sha256(content).hexdigest()
             self._bucket.create(_name(key), content)
             return key
-        with hash_source(content, reader) as (key, file):
-            return self._upload(key, file)
+        with hash_source(content, reader) as (hasher, file):
+            return self._upload(hasher.hexdigest(), file)
 
     def batch(self) -> BatchBackend:
         return BatchBackend(self)

@@ -1,0 +1,315 @@
+"""`HTTPRepository`: objects on a web server of objrepo."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
+from itertools import compress
+from typing import Any, BinaryIO, Final, NamedTuple, cast
+
+from objrepo.backend import LIST_PAGE_SIZE, Backend
+from objrepo.batch import BatchBackend
+from objrepo.errors import (
+    AccessDeniedError,
+    CorruptObjectError,
+    NotInitialisedError,
+    ObjectNotFoundError,
+    RepositoryError,
+)
+from objrepo.hashed_source import hash_source, unchanged_chunks
+from objrepo.http.client import Chunks, Client, Response
+from objrepo.http.options import HTTPOptions
+from objrepo.integrity import check_digest
+from objrepo.keys import is_key, valid_keys
+from objrepo.offload import BlockingPool, Offload, Threads
+from objrepo.protocol import BinaryReader
+from objrepo.range_reader import PART_BYTES, RangeRequestFile
+from objrepo.reports import MaintenanceReport, RepositoryInfo
+from objrepo.repository import Repository
+from objrepo.sources import read_up_to
+from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
+
+__all__ = ("HTTPBackend", "HTTPRepository")
+
+_PROTOCOL: Final = 1
+_MAX_SMALL_BYTES: Final = 4 * 1024 * 1024
+_KEYS_PER_REQUEST: Final = 10_000
+_LISTED_KEYS: Final = 100_000
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:\*|(\d+)-\d+)/(\d+)")
+
+
+class HTTPRepository(Repository["HTTPBackend"]):
+    """The repository that a web server of objrepo serves: ``objrepo serve``, or an :class:`~objrepo.asgi.ObjectApp`.
+
+    ``put`` computes the hash of an object before it sends the object; the server compares it with what it receives, and
+    the returned key is compared once more. A large object that exists is not sent again. ``get`` compares the content
+    with the key; ``open`` and ``stream`` fetch ranges, and read ahead while they are read sequentially.
+
+    It needs the extra ``http``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
+    raises :class:`~objrepo.RepositoryUnavailableError`; a request that the server does not permit raises
+    :class:`~objrepo.AccessDeniedError`. A cancelled operation ends with the part of a body that is being sent or
+    received. The repository is created, maintained and erased on the server: these methods raise
+    :class:`~objrepo.AccessDeniedError`. No error, log or ``repr`` contains the token. It can be pickled unless a token
+    was given.
+
+    :param url: ``https://HOST/PATH`` or ``http://HOST:PORT/PATH``. Without TLS, others on the network can read the
+        token and the objects.
+    :param token: the token of the server; unless given, that of the environment variable, if it is set.
+    :param token_variable: the name of the environment variable.
+    :param timeout: how many seconds the server may take to accept a connection, and to send or receive more of a body.
+    :param retry_timeout: how many seconds a request is repeated.
+    :param concurrency: how many requests run at the same time for one call, and how many calls do.
+    :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
+    :raises ValueError: if the URL or an option is invalid.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        token_variable: str = "OBJREPO_TOKEN",
+        timeout: float = 30.0,
+        retry_timeout: float = 60.0,
+        concurrency: int = 16,
+        offload: Offload | None = None,
+    ) -> None:
+        options = HTTPOptions(
+            url=url,
+            token=token,
+            token_variable=token_variable,
+            timeout=timeout,
+            retry_timeout=retry_timeout,
+            concurrency=concurrency,
+        )
+        super().__init__(HTTPBackend(options), Threads(concurrency) if offload is None else offload)
+
+
+class _Range(NamedTuple):
+    """The content of a range of an object, and the size of the whole object."""
+
+    content: bytes
+    size: int
+
+
+class HTTPBackend(Backend):
+    """See :class:`HTTPRepository`."""
+
+    def __init__(self, options: HTTPOptions) -> None:
+        self._options = options
+        self._client = Client(options)
+        self.pool = self._threads = BlockingPool(options.concurrency)
+        self._described: dict[str, Any] | None = None
+
+    def __reduce__(self) -> tuple[type[HTTPBackend], tuple[HTTPOptions]]:
+        return type(self), (self._options,)
+
+    @property
+    def location(self) -> str:
+        return self._options.url
+
+    # -- the repository as a whole ------------------------------------------------------------------------------
+
+    def initialise(self, **options: Any) -> None:
+        if options:
+            raise TypeError(f"an HTTP repository has no options, got {', '.join(options)}")
+        if self._describe() is None:
+            raise AccessDeniedError(f"{self} has no repository, and clients cannot create one: create it on the server")
+
+    def is_initialised(self) -> bool:
+        return self._describe() is not None
+
+    def uuid(self) -> str | None:
+        described = self._describe()
+        return None if described is None else cast("str | None", described["uuid"])
+
+    def key_format(self) -> str:
+        described = self._describe()
+        if described is None:
+            raise NotInitialisedError(f"the server at {self} has no repository yet: call initialise() on the server")
+        return str(described["key_format"])
+
+    def info(self, detailed: bool) -> RepositoryInfo:
+        self.key_format()
+        names = ("uuid", "key_format", "objects", "size")
+        state = self._json(self._client.send("GET", "?info=detailed" if detailed else "?info"), *names)
+        return RepositoryInfo(location=self.location, **{name: state[name] for name in names})
+
+    def maintain(self, *, dry_run: bool, live: bool) -> MaintenanceReport:
+        self.key_format()
+        raise AccessDeniedError(f"clients cannot maintain {self}: run `objrepo maintain` on the server")
+
+    def erase(self) -> None:
+        raise AccessDeniedError(f"clients cannot erase {self}: erase the repository on the server")
+
+    def close(self) -> None:
+        super().close()
+        self._client.close()
+        self._described = None
+
+    def _describe(self) -> dict[str, Any] | None:
+        """Return the server's description of its repository, None if that does not exist; it is requested once."""
+        if self._described is None:
+            described = self._json(self._client.send("GET", "?about"), "objrepo")
+            if described["objrepo"] != _PROTOCOL:
+                raise RepositoryError(f"the server at {self} has another protocol than this client: update the older")
+            if not described.get("initialised"):
+                return None
+            self._described = described
+        return self._described
+
+    def _json(self, response: Response, *names: str) -> dict[str, Any]:
+        """Return the JSON object in a response, which must have some members."""
+        try:
+            value = json.loads(response.content)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not value.keys() >= set(names):
+            raise self._client.refused()
+        return value
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def put(self, reader: BinaryReader) -> str:
+        key_format = self.key_format()
+        content = read_up_to(reader, _MAX_SMALL_BYTES)
+        if len(content) < _MAX_SMALL_BYTES:
+            return self._store(key_format, hashlib.sha256(content), len(content), lambda: [content])
+        with hash_source(content, reader) as (hasher, file):
+            sha256: str = hasher.hexdigest()
+            if key_format == "sha256" and self._size(sha256) is not None:
+                return sha256
+            return self._store(key_format, hasher, file.seek(0, 2), lambda: unchanged_chunks(sha256, file))
+
+    def _store(self, key_format: str, hasher: Any, size: int, chunks: Chunks) -> str:
+        """Send an object with its hash, which the server compares with what it receives."""
+        headers = {"content-length": str(size), "content-type": "application/octet-stream"}
+        if key_format == "sha256":
+            response = self._client.send("PUT", hasher.hexdigest(), (200, 201), headers=headers, chunks=chunks)
+        else:
+            headers["content-digest"] = f"sha-256=:{base64.b64encode(hasher.digest()).decode()}:"
+            repeatable = key_format != "uuid4"  # where each upload is another object
+            response = self._client.send("POST", expected=(201,), headers=headers, chunks=chunks, repeatable=repeatable)
+        key = self._json(response).get("key")
+        if not is_key(key, key_format) or (key_format == "sha256" and key != hasher.hexdigest()):
+            raise RepositoryError(f"{self} stored {hasher.hexdigest()} under another key: {ascii(key)[:80]}")
+        return str(key)
+
+    def batch(self) -> BatchBackend | None:
+        return None if self.key_format() == "uuid4" else BatchBackend(self)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        pages = [keys[start : start + _KEYS_PER_REQUEST] for start in range(0, len(keys), _KEYS_PER_REQUEST)]
+        if len(pages) > 1:
+            self.require(keys)  # the server deletes all or none of one request
+        for page in pages:
+            missing = self._delete_page(page)
+            if missing:
+                raise ObjectNotFoundError(missing, self)
+
+    def _delete_page(self, keys: Sequence[str]) -> list[str]:
+        """Delete objects; return the missing ones if none was deleted for them."""
+        attempts = 0
+
+        def content() -> list[bytes]:
+            nonlocal attempts
+            attempts += 1
+            return [_as_json(keys)]
+
+        response = self._client.send("POST", "?delete", (204, 404), headers=_JSON, chunks=content)
+        missing = list(self._json(response, "missing")["missing"]) if response.status == 404 else []
+        # If all of them are missing at a later attempt, an earlier one has deleted them, and its answer was lost.
+        return [] if attempts > 1 and len(missing) == len(keys) else missing
+
+    # -- looking up and listing -----------------------------------------------------------------------------------
+
+    def has(self, keys: Sequence[object]) -> list[bool]:
+        well_formed = sorted(set(valid_keys(keys, self.key_format())))
+        if len(well_formed) == 1:
+            present = {key for key in well_formed if self._size(key) is not None}
+        else:
+            starts = range(0, len(well_formed), _KEYS_PER_REQUEST)
+            pages = [well_formed[start : start + _KEYS_PER_REQUEST] for start in starts]
+            present = set[str]().union(*self._threads.map(self._present, pages))
+        return [isinstance(key, str) and key in present for key in keys]
+
+    def _present(self, keys: list[str]) -> set[str]:
+        response = self._client.send("POST", "?has", headers=_JSON, chunks=lambda: [_as_json(keys)])
+        return set(compress(keys, self._json(response, "has")["has"]))
+
+    def size(self, key: str) -> int:
+        size = self._size(key) if is_key(key, self.key_format()) else None
+        if size is None:
+            raise ObjectNotFoundError([key], self)
+        return size
+
+    def _size(self, key: str) -> int | None:
+        response = self._client.send("HEAD", key)
+        return None if response.error else int(response.headers["content-length"])
+
+    def list_keys(self, cursor: tuple[list[str], str | None] | None) -> tuple[list[str], Any]:
+        """Return some keys; see :meth:`Backend.list_keys`. The server sorts all keys for each request: few are sent."""
+        self.key_format()
+        keys, after = cursor or ([], "")
+        if not keys:
+            answer = self._json(self._client.send("GET", f"?limit={_LISTED_KEYS}&after={after}"), "keys", "next")
+            keys = answer["keys"]
+            after = keys[-1] if answer["next"] else None
+        rest = keys[LIST_PAGE_SIZE:]
+        return keys[:LIST_PAGE_SIZE], None if not rest and after is None else (rest, after)
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes:
+        content, size = self._range(key, 0, PART_BYTES)
+        if len(content) < size:
+            starts = range(PART_BYTES, size, PART_BYTES)
+            whole = io.BytesIO()
+            whole.write(content)
+            for part in self._threads.map(lambda start: self._part(key, start, min(start + PART_BYTES, size)), starts):
+                whole.write(part)
+            content = whole.getvalue()
+        return check_digest(key, self.key_format(), content)
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        wanted = CHUNK_BYTES if length is None else min(max(length, 1), CHUNK_BYTES)
+        head, whole = self._range(key, offset, offset + wanted)
+        offset = min(offset, whole)
+        size = whole - offset if length is None else min(length, whole - offset)
+        if len(head) >= size:
+            return OpenedObject(key, size, head[:size], None)
+        file = RangeRequestFile(f"{self.location}/{key}", whole, partial(self._part, key), self._threads)
+        return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
+
+    def _part(self, key: str, start: int, end: int) -> bytes:
+        content = self._range(key, start, end).content
+        if len(content) != end - start:
+            raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
+        return content
+
+    def _range(self, key: str, start: int, end: int) -> _Range:
+        """Return the bytes of an object from ``start`` to ``end``, or to its own end."""
+        if not is_key(key, self.key_format()):
+            raise ObjectNotFoundError([key], self)
+        headers = {"range": f"bytes={start}-{end - 1}"}
+        response = self._client.send("GET", key, (200, 206, 416), headers=headers, max_bytes=end - start)
+        if response.error:
+            raise ObjectNotFoundError([key], self)
+        if response.status == 200 and start == 0:
+            return _Range(response.content, len(response.content))
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if found is None or (response.status == 206 and found[1] != str(start)):
+            raise RepositoryError(f"{self} sent another range of object {key} than was requested: check its proxies")
+        return _Range(b"" if response.status == 416 else response.content, int(found[2]))
+
+
+_JSON: Final = {"content-type": "application/json"}
+
+
+def _as_json(keys: Sequence[str]) -> bytes:
+    return json.dumps({"keys": list(keys)}).encode()
