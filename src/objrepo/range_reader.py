@@ -35,7 +35,7 @@ class RangeRequestFile:
     def __init__(self, name: str, size: int, fetch: Callable[[int, int], Buffer], pool: BlockingPool) -> None:
         self.name = name
         self._size = size
-        self._fetch = lambda start, end: bytes(fetch(start, end))
+        self._fetch: Callable[[int, int], bytes] = lambda start, end: bytes(fetch(start, end))
         self._pool = pool
         self._position = 0
         self._sequential_end = 0

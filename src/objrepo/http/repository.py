@@ -65,6 +65,8 @@ class HTTPRepository(Repository["HTTPBackend"]):
     :param retry_timeout: how many seconds a request is repeated.
     :param concurrency: how many requests run at the same time for one call, and how many calls do.
     :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
+    :param check: whether ``open``, ``stream`` and ``send_object`` compare whole objects with the key, unless called
+        with ``check=False``; ``get`` always does.
     :raises ValueError: if the URL or an option is invalid.
     """
 
@@ -78,6 +80,7 @@ class HTTPRepository(Repository["HTTPBackend"]):
         retry_timeout: float = 60.0,
         concurrency: int = 16,
         offload: Offload | None = None,
+        check: bool = False,
     ) -> None:
         options = HTTPOptions(
             url=url,
@@ -87,7 +90,7 @@ class HTTPRepository(Repository["HTTPBackend"]):
             retry_timeout=retry_timeout,
             concurrency=concurrency,
         )
-        super().__init__(HTTPBackend(options), Threads(concurrency) if offload is None else offload)
+        super().__init__(HTTPBackend(options), Threads(concurrency) if offload is None else offload, check=check)
 
 
 class _Range(NamedTuple):
