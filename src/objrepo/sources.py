@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import anyio
 
-from objrepo.offload import Offload, WorkCancelled, cancel_requested
+from objrepo.offload import Offload, WorkCancelled, cancel_requested, interruptible
 from objrepo.pipe import PIPE_BYTES, Pipe
 from objrepo.protocol import BinaryReader, Source
 
@@ -208,7 +208,7 @@ class _BytesReader:
     def read(self, size: int = -1, /) -> bytes:
         if cancel_requested():
             raise WorkCancelled
-        return _as_bytes(self._read(size), "read()")
+        return _as_bytes(interruptible(self._read, size), "read()")
 
 
 class _PathReader(_BytesReader):

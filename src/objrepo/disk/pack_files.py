@@ -75,6 +75,10 @@ class PackFiles:
         for pack_id in list(self._open):
             self._forget(pack_id)
 
+    def __del__(self) -> None:
+        """Close every pack, in case that an interrupt kept the session from being closed."""
+        self.close()
+
     def _forget(self, pack_id: int) -> None:
         known = self._open.pop(pack_id, None)
         if known is not None:

@@ -7,6 +7,7 @@ lock) it releases itself, so that a cancelled caller can leave before the functi
 from __future__ import annotations
 
 from objrepo.offload.base import UNBATCHED, Inline, Offload, OffloadStatistics, Submitted, runs_in_place
+from objrepo.offload.interrupts import interruptible
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.threads import PROCESSORS, Threads
 from objrepo.offload.work_item import WorkCancelled, WorkItem, call_soon, cancel_requested
@@ -24,5 +25,6 @@ __all__ = (
     "WorkItem",
     "call_soon",
     "cancel_requested",
+    "interruptible",
     "runs_in_place",
 )

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
+from objrepo.offload.interrupts import call_shielded
+
 __all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics", "Submitted", "runs_in_place")
 
 T = TypeVar("T")
@@ -120,12 +122,12 @@ class Inline(Offload):
         abandon_on_cancel: bool = False,
         discard: Callable[[T], object] | None = None,
     ) -> T:
-        """Call the function. It cannot be cancelled."""
-        return function(*args)
+        """Call the function. Ctrl-C interrupts it at once, or unless ``abandon_on_cancel`` where it can stop."""
+        return function(*args) if abandon_on_cancel else call_shielded(function, *args)
 
     async def run_shielded(self, function: Callable[[], object]) -> None:
         """Call the function."""
-        function()
+        call_shielded(function)
 
     async def submit(self, function: Callable[..., T], *args: Any) -> Submitted[T]:
         """Return a call that is made when its result is awaited."""
@@ -141,14 +143,14 @@ class Inline(Offload):
         """Return an async function that calls ``unbatched``: no two calls run at the same time."""
 
         async def call(item: Any) -> T:
-            return unbatched(item)
+            return unbatched(item) if abandon_on_cancel else call_shielded(unbatched, item)
 
         return call
 
     async def drain(self, function: Callable[[], object] | None = None) -> None:
         """Call the function: no call outlives its caller."""
         if function is not None:
-            function()
+            call_shielded(function)
 
 
 def runs_in_place(repository: object) -> bool:
@@ -161,7 +163,7 @@ class _Deferred(Generic[T]):
         self._call = call
 
     async def result(self) -> T:
-        return self._call()
+        return call_shielded(self._call)
 
     def on_end(self, callback: Callable[[], object]) -> None:
         raise NotImplementedError("without threads, a call is made when its result is awaited")

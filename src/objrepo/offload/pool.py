@@ -10,6 +10,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
+from objrepo.offload.interrupts import call_shielded
 from objrepo.offload.work_item import WorkCancelled, WorkItem, cancel_requested
 
 __all__ = ("BlockingPool",)
@@ -70,6 +71,9 @@ class BlockingPool:
 
         :raises RuntimeError: if the pool has no thread and the system starts none; the function is not called then.
         """
+        call_shielded(self._start, run)  # a thread that an interrupt kept from being listed would never end
+
+    def _start(self, run: Callable[[], Listeners]) -> None:
         if self._process != os.getpid():
             self._reset()
         with self._lock:

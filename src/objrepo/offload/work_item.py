@@ -5,13 +5,22 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import anyio.lowlevel
 
-__all__ = ("PendingResult", "WorkCancelled", "WorkItem", "call_soon", "cancel_requested", "schedule_in")
+__all__ = (
+    "PendingResult",
+    "WorkCancelled",
+    "WorkItem",
+    "call_soon",
+    "cancel_requested",
+    "schedule_in",
+    "set_cancellable",
+)
 
 T = TypeVar("T")
 
@@ -141,13 +150,29 @@ class WorkItem(PendingResult[T]):
         return self
 
 
+class Cancellable(Protocol):
+    """What :func:`cancel_requested` asks."""
+
+    cancel_requested: bool
+
+
+@contextmanager
+def set_cancellable(cancellable: Cancellable) -> Iterator[None]:
+    """Have :func:`cancel_requested` ask an object."""
+    token = _current.set(cancellable)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def _enter_worker(item: WorkItem[Any]) -> None:
     _current.set(item)
     if _sniffio is not None:
         _sniffio.current_async_library_cvar.set(None)  # no loop runs in a worker: a source may start its own
 
 
-_current: Final[ContextVar[WorkItem[Any] | None]] = ContextVar("objrepo_work_item", default=None)
+_current: Final[ContextVar[Cancellable | None]] = ContextVar("objrepo_work_item", default=None)
 
 
 def cancel_requested() -> bool:
