@@ -399,7 +399,7 @@ class TestListing:
                 assert page["keys"] == keys
                 assert (page["next"] is None) == (after == "00019998")
 
-    @pytest.mark.parametrize("limit", ["0", "-1", "x", "10001", "", "1e3", "\u0663", "9" * 5000])
+    @pytest.mark.parametrize("limit", ["0", "-1", "x", "100001", "", "1e3", "\u0663", "9" * 5000])
     async def test_invalid_limits_are_400(self, client, limit):
         assert (await client.get("/", params={"limit": limit})).status_code == 400
 
