@@ -40,7 +40,10 @@ class AtomicFile:
             mode &= self._permissions()
         self.temporary = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
         create = os.O_CREAT if self._keep else os.O_CREAT | os.O_EXCL
-        opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))  # noqa: SIM115
+        try:
+            opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))  # noqa: SIM115
+        except OSError as error:  # it names the temporary file
+            raise OSError(error.errno, error.strerror, str(path)) from None
         self.file = cast("BinaryIO", opened)
 
     def __enter__(self) -> Self:

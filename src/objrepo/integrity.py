@@ -10,7 +10,7 @@ from typing import Final
 
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
-from objrepo.reports import DamagedObject, VerifyReport
+from objrepo.reports import DamagedObject, VerifyReport, note_read
 from objrepo.streams import OpenedObject, RangeHandle, close_all
 
 __all__ = ("check_digest", "combined", "digest", "verify", "with_verification", "with_verification_of_each")
@@ -30,7 +30,9 @@ def digest(opened: OpenedObject, algorithm: str) -> tuple[str, int]:
             if cancel_requested():
                 raise WorkCancelled
             assert opened.handle is not None, "what is not in the head is behind a handle"
-            hasher.update(opened.handle.read_at(position, min(_READ_BYTES, opened.size - position)))
+            end = min(position + _READ_BYTES, opened.size)
+            hasher.update(opened.handle.read_at(position, end - position))
+            note_read(opened.key, end, opened.size)
         return hasher.hexdigest(), opened.size
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -19,6 +21,8 @@ __all__ = (
     "RepositoryInfo",
     "Statistics",
     "VerifyReport",
+    "note_read",
+    "watching_reads",
 )
 
 
@@ -246,3 +250,31 @@ class Progress:
 ProgressCallback: TypeAlias = Callable[[Progress], object]
 """A function that a long operation calls from time to time, on a worker thread or in the caller's task. It must be fast
 and thread-safe. An exception that it raises ends the operation."""
+
+
+_reads: Final[ContextVar[ProgressCallback | None]] = ContextVar("objrepo_reads", default=None)
+
+
+@contextmanager
+def watching_reads(callback: ProgressCallback) -> Iterator[None]:
+    """Have a function called while the ``with`` block, or a task or worker thread that it starts, reads large objects.
+
+    :param callback: called after each piece; the step is the key, ``done`` where the piece ends, ``total`` the size.
+    """
+    token = _reads.set(callback)
+    try:
+        yield
+    finally:
+        _reads.reset(token)
+
+
+def note_read(key: str, done: int, total: int) -> None:
+    """Report to :func:`watching_reads` that a piece of an object has been read.
+
+    :param key: the object.
+    :param done: where the piece ends, in bytes.
+    :param total: the size of the object, or of the range that is read, in bytes.
+    """
+    callback = _reads.get()
+    if callback is not None:
+        callback(Progress(key, done, total, "bytes"))

@@ -15,6 +15,7 @@ from anyio.abc import ByteReceiveStream
 from objrepo.errors import CorruptObjectError, RepositoryClosedError, RepositoryError, with_path
 from objrepo.offload import cancel_requested
 from objrepo.protocol import ObjectStream
+from objrepo.reports import note_read
 from objrepo.sources import read_up_to
 
 if TYPE_CHECKING:
@@ -367,6 +368,7 @@ class BackendStream(ByteReceiveStream):
             data = await self._offload.run(self._handle.read_at, start, size, abandon_on_cancel=True)
             self._check_open()  # it may have been closed meanwhile
             self._chunk, self._chunk_start = kept + data, self._position
+            note_read(self._key, start + size, self._size)
 
 
 class ObjectIterator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from objrepo.cli.context import (
     damaged_lines,
     dry_run_option,
     json_option,
-    print_result,
+    print_report,
     timeout_option,
     with_repository,
     with_threaded_repository,
@@ -27,6 +28,7 @@ from objrepo.url import open_repository
 @click.option("--pack-size-target", type=int, help="The size in bytes at which a pack is full; default: 4 GiB.")
 @click.option("--loose-prefix-len", type=int, help="Digits of a key that name its directory when loose; default: 2.")
 @click.option("--compression-algorithm", help="zlib+1 (default) to zlib+9.")
+@json_option
 @with_repository
 async def init(repository: AsyncRepository, /, **options: Any) -> None:
     """Initialise a repository, unless it exists.
@@ -34,8 +36,11 @@ async def init(repository: AsyncRepository, /, **options: Any) -> None:
     \b
     objrepo init --repo photos
     """
+    created = not await repository.is_initialised()
     await repository.initialise(**_given(options))
-    click.echo(f"repository {await repository.uuid()} at {(await repository.info()).location}")
+    state = await repository.info()
+    facts = {"location": state.location, "uuid": state.uuid, "key_format": state.key_format, "created": created}
+    print_report(facts, f"repository {state.uuid} at {state.location}")
 
 
 @click.command()
@@ -54,9 +59,7 @@ async def init(repository: AsyncRepository, /, **options: Any) -> None:
 @timeout_option
 @json_option
 @with_threaded_repository
-async def maintain(
-    repository: AsyncRepository, /, dry_run: bool, live: bool, timeout: float, json_wanted: bool, **options: Any
-) -> None:
+async def maintain(repository: AsyncRepository, /, dry_run: bool, live: bool, timeout: float, **options: Any) -> None:
     """Pack loose objects, and free the space of deleted ones.
 
     By default it does every step that is safe: it rewrites packs and the index only with --not-live. Ctrl-C stops it
@@ -70,15 +73,15 @@ async def maintain(
         if isinstance(repository, DiskRepository):
             options |= {"timeout": timeout, "progress": report}
         done = await repository.maintain(dry_run, live, **_given(options))
-    lines = (f"{step.name:<16}{count_of(step.objects, 'object'):>20} {size_of(step.size):>12}" for step in done.steps)
-    print_result(done, json_wanted, lines)
+    lines = [f"{step.name:<16}{count_of(step.objects, 'object'):>20} {size_of(step.size):>12}" for step in done.steps]
+    print_report(done, *lines)
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Check only that all bytes exist, without reading and hashing them.")
 @json_option
 @with_repository
-async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) -> int:
+async def verify(repository: AsyncRepository, quick: bool) -> int:
     """Read every object, and compare its hash with its key.
 
     It also lists the harmless leftovers of deletions and of interrupted processes. Exit status 1 if an object is
@@ -90,10 +93,13 @@ async def verify(repository: AsyncRepository, quick: bool, json_wanted: bool) ->
     """
     with reporter() as report:
         result = await repository.verify(report, quick)
-    lines = damaged_lines(result)
-    lines.append(f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged")
-    lines += [f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}" for leftover in result.leftovers]
-    print_result(result, json_wanted, lines)
+    print_report(
+        asdict(result)
+        | {"leftovers": [asdict(each) | {"kind": each.kind.replace(" ", "_")} for each in result.leftovers]},
+        *damaged_lines(result),
+        f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged",
+        *(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}" for leftover in result.leftovers),
+    )
     return 0 if result.ok else 1
 
 
@@ -111,12 +117,12 @@ async def repair(
     exclusive: bool,
     source: str | None,
     timeout: float,
-    json_wanted: bool,
 ) -> int:
     """Verify the repository, and repair damage.
 
-    It destroys no data: damaged copies are moved to the directory `quarantine` of the repository. Exit status 1 if an
-    object is lost.
+    A damaged copy of an object is moved to the directory `quarantine` of the repository, and replaced by an intact one.
+    An object without an intact copy is lost. With --exclusive, files that interrupted commands have left are removed.
+    Exit status 1 if an object is lost, or if one is skipped because its files cannot be read or moved.
 
     \b
     objrepo repair --from /mnt/backup
@@ -127,10 +133,14 @@ async def repair(
         other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
-    lines = [f"{step.action} {step.subject}: {step.reason}" for step in done.steps]
-    lines.append(f"{count_of(len(done.steps), 'step')}, {count_of(len(done.lost), 'object')} lost")
-    print_result(done, json_wanted, lines)
-    return 1 if done.lost else 0
+    skipped = [step for step in done.steps if step.action == "skipped"]
+    print_report(
+        done,
+        *(f"{'would be ' if dry_run else ''}{step.action}: {step.subject}: {step.reason}" for step in done.steps),
+        f"{count_of(len(done.steps) - len(skipped), 'change')}{' to be made' if dry_run else ''}, "
+        f"{count_of(len(done.lost), 'object')} lost, {len(skipped):,} skipped",
+    )
+    return 1 if done.lost or skipped else 0
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

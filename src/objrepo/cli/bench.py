@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import click
 
-from objrepo.cli.context import json_option, print_result
+from objrepo.cli.context import is_json, json_option, print_report
 from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.reports import Progress, ProgressCallback
@@ -28,6 +28,7 @@ class _Measurement(NamedTuple):
     """A measurement: ``run`` performs ``times`` operations on ``size`` bytes each."""
 
     name: str
+    label: str
     size: int
     times: int
     run: Callable[[], Awaitable[Any]]
@@ -45,7 +46,7 @@ class _Measurement(NamedTuple):
     "--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="The duration of the benchmark."
 )
 @json_option
-def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
+def bench(folder: Path, seconds: float) -> None:
     """Measure the speed of a repository on your disk.
 
     The table has the medians of one process on asyncio, and for comparison the time of writing and fsyncing a plain
@@ -58,16 +59,16 @@ def bench(folder: Path, seconds: float, json_wanted: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix=".objrepo-bench-", dir=folder) as temporary, reporter() as report:
         rows = anyio.run(_timed, Path(temporary), seconds, report)
-    if not json_wanted:
+    if not is_json():
         click.echo(f"{'':<40}{'each':>12}{'per second':>14}")
-    for row in rows:
-        each = row["seconds"]
+    for work, each in rows:
         shown = f"{each * 1e6:,.0f} µs" if each < 0.01 else f"{each * 1e3:,.1f} ms"
-        rate = size_of(int(row["size"] / each)) if row["size"] > _SMALL else f"{1 / each:,.0f}"
-        print_result(row, json_wanted, [f"{row['work']:<40}{shown:>12}{rate:>14}"])
+        rate = size_of(int(work.size / each)) if work.size > _SMALL else f"{1 / each:,.0f}"
+        row = {"work": work.name, "size": work.size, "seconds": each}
+        print_report(row, f"{work.label:<40}{shown:>12}{rate:>14}")
 
 
-async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list[dict[str, Any]]:
+async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list[tuple[_Measurement, float]]:
     from statistics import median  # no other command needs it
 
     rows = []
@@ -81,7 +82,7 @@ async def _timed(folder: Path, seconds: float, report: ProgressCallback) -> list
                 start = time.perf_counter()
                 await work.run()
                 durations.append((time.perf_counter() - start) / work.times)
-            rows.append({"work": work.name, "size": work.size, "seconds": median(durations)})
+            rows.append((work, median(durations)))
             report(Progress("bench", number, len(measurements), "steps"))
     return rows
 
@@ -104,23 +105,28 @@ async def _measurements(repository: DiskRepository, plain: Path) -> list[_Measur
     async def put_many() -> None:
         await repository.put_many(os.urandom(_SMALL) for _ in range(_MANY))
 
+    async def write_in_thread() -> None:
+        await anyio.to_thread.run_sync(write_and_fsync)
+
     def write_and_fsync() -> None:
         with open(plain, "wb", buffering=0) as file:
             file.write(os.urandom(_SMALL))
             os.fsync(file.fileno())
 
     return [
+        _Measurement("write_file", "write and fsync a plain file of 1 KiB", _SMALL, 1, write_in_thread),
+        _Measurement("put", "put 1 KiB, sequentially", _SMALL, 1, put),
         _Measurement(
-            "write and fsync a plain file of 1 KiB", _SMALL, 1, lambda: anyio.to_thread.run_sync(write_and_fsync)
+            "put_concurrent", f"put 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(put)
         ),
-        _Measurement("put 1 KiB, sequentially", _SMALL, 1, put),
-        _Measurement(f"put 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(put)),
-        _Measurement(f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
-        _Measurement("get 1 KiB, sequentially", _SMALL, 1, get),
-        _Measurement(f"get 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(get)),
-        _Measurement("has, sequentially", 0, 1, lambda: repository.has(small)),
-        _Measurement("put 16 MiB", _LARGE, 1, lambda: repository.put(os.urandom(_LARGE))),
-        _Measurement("open and read 16 MiB", _LARGE, 1, get_large),
+        _Measurement("put_many", f"put_many, {_MANY:,} of 1 KiB", _SMALL, _MANY, put_many),
+        _Measurement("get", "get 1 KiB, sequentially", _SMALL, 1, get),
+        _Measurement(
+            "get_concurrent", f"get 1 KiB, {_CONCURRENT} concurrently", _SMALL, _CONCURRENT, lambda: _concurrently(get)
+        ),
+        _Measurement("has", "has, sequentially", 0, 1, lambda: repository.has(small)),
+        _Measurement("put_large", "put 16 MiB", _LARGE, 1, lambda: repository.put(os.urandom(_LARGE))),
+        _Measurement("open_large", "open and read 16 MiB", _LARGE, 1, get_large),
     ]
 
 

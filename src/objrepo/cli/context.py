@@ -1,16 +1,20 @@
-"""The options that commands share, and the decorators that open the repository of a command."""
+"""What commands share: options, the repository, and how results and errors are printed."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Concatenate, ParamSpec
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, BinaryIO, Concatenate, ParamSpec
 
 import anyio
 import click
 
+from objrepo.errors import RepositoryError, with_path
 from objrepo.offload import Inline, Offload, Threads
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, VerifyReport
@@ -18,11 +22,18 @@ from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
 __all__ = (
+    "Failures",
     "damaged_lines",
     "dry_run_option",
+    "error_text",
+    "is_json",
+    "is_quiet",
     "json_option",
-    "print_result",
+    "note",
+    "print_report",
+    "quiet_option",
     "repo_option",
+    "standard_input",
     "timeout_option",
     "with_repository",
     "with_threaded_repository",
@@ -31,14 +42,56 @@ __all__ = (
 P = ParamSpec("P")
 CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
 
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep a flag for the whole command, whether it is before or after the name of the command."""
+    context.meta[f"objrepo.{parameter.name}"] = value or context.meta.get(f"objrepo.{parameter.name}", False)
+
+
+def is_json() -> bool:
+    """Say whether the command is to print JSON."""
+    return bool(click.get_current_context().meta.get("objrepo.json"))
+
+
+def is_quiet() -> bool:
+    """Say whether the command is to print neither progress nor a summary."""
+    return bool(click.get_current_context().meta.get("objrepo.quiet"))
+
+
+def _repository(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    del parameter
+    given = value or context.find_root().params.get("repo") or os.environ.get("OBJREPO")
+    return given or (".objrepo" if context.info_name == "init" else _search(context))
+
+
+def _search(context: click.Context) -> str:
+    """Return the repository in this directory or in the nearest one above that has one, as git does."""
+    here = Path.cwd()
+    for folder in here.parents:
+        if (here / ".objrepo").exists():
+            break
+        found = folder / ".objrepo"
+        if (found / "config.json").exists():
+            if hasattr(os, "getuid") and found.stat().st_uid != os.getuid():
+                raise click.UsageError(f"{found} belongs to another user: to use it, give --repo {found}")
+            if not context.resilient_parsing:
+                note(f"repository {found}")
+            return str(found)
+    return ".objrepo"
+
+
 repo_option = click.option(
     "--repo",
-    envvar="OBJREPO",
-    default=".objrepo",
-    show_default="$OBJREPO, else ./.objrepo",
+    callback=_repository,
+    show_default="$OBJREPO, else .objrepo here or above",
     help="The repository: a directory or a URL, such as zip:PATH.",
 )
-json_option = click.option("--json", "json_wanted", is_flag=True, help="Print JSON.")
+json_option = click.option(
+    "--json", "json", is_flag=True, expose_value=False, callback=_remember, help="Print JSON, for scripts."
+)
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, is_eager=True, expose_value=False, callback=_remember, help="Print no progress."
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing, and print what would be done.")
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(0), default=0, help="Seconds to wait for a lock of another process."
@@ -71,12 +124,69 @@ def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | 
     return command
 
 
-def print_result(result: Any, json_wanted: bool, lines: Iterable[str]) -> None:
-    """Print a result, in which there may be dataclasses, as one line of JSON, or the lines that describe it."""
-    for line in (json.dumps(result, default=dataclasses.asdict),) if json_wanted else lines:
-        click.echo(line)
+def standard_input() -> BinaryIO:
+    """Return standard input, which one argument or option of a command may name.
+
+    :raises click.ClickException: if it is closed.
+    :raises click.UsageError: if it was returned before.
+    """
+    if click.get_current_context().meta.setdefault("objrepo.stdin", True) is False:
+        raise click.UsageError("standard input can be read only once: give - only once")
+    click.get_current_context().meta["objrepo.stdin"] = False
+    if sys.stdin is None:
+        raise click.ClickException("standard input is closed")
+    return sys.stdin.buffer
+
+
+def print_report(report: Any, *lines: str, end: str = "\n") -> None:
+    """Print a result: with --json as one line of JSON, in which there may be dataclasses, else as lines of text."""
+    if is_json():
+        lines, end = (json.dumps(report, default=dataclasses.asdict),), "\n"
+    with with_path("standard output"):
+        for line in lines:
+            # Bytes of file names that are not UTF-8 are printed as they are.
+            click.echo(f"{line}{end}".encode(errors="surrogateescape"), nl=False)
 
 
 def damaged_lines(report: CopyReport | VerifyReport) -> list[str]:
     """Return a line for each damaged object."""
     return [f"{damaged.key}  {damaged.reason}" for damaged in report.damaged]
+
+
+def note(text: str) -> None:
+    """Print a line on standard error, unless --quiet is given."""
+    if not is_quiet():
+        click.echo(f"objrepo: {text}", err=True)
+
+
+def error_text(error: Exception) -> str:
+    """Return the message of an error in one line, with its type if the error is unexpected."""
+    if isinstance(error, click.ClickException):
+        return error.message
+    if isinstance(error, OSError) and not isinstance(error, RepositoryError) and error.strerror:
+        return error.strerror if error.filename is None else f"{os.fspath(error.filename)}: {error.strerror}"
+    text = " ".join(str(error).split())
+    if text and isinstance(error, RepositoryError | OSError | ValueError):
+        return text
+    return f"{type(error).__name__}: {text} (set OBJREPO_TRACEBACK=1 for the traceback)"
+
+
+class Failures:
+    """Prints the errors of single files or objects, after which a command goes on.
+
+    :ivar status: the exit status of the command: 1 after an error.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self.status = 0
+        self._silent = silent
+
+    def __call__(self, error: Exception | str) -> None:
+        """Print an error."""
+        self.status = 1
+        self.warn(error if isinstance(error, str) else error_text(error))
+
+    def warn(self, text: str) -> None:
+        """Print a line that does not change the exit status."""
+        if not self._silent:
+            click.echo(f"objrepo: {text}", err=True)

@@ -1,90 +1,26 @@
-"""The commands that store, read and delete objects: put, cat, get, rm."""
+"""The commands that read and delete objects: cat, get, rm, prune."""
 
 from __future__ import annotations
 
-import json
 import os
+import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from itertools import groupby, islice
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.completion import complete_key, keys_argument
-from objrepo.cli.context import json_option, with_repository
-from objrepo.cli.progress import reporter
-from objrepo.disk import DiskRepository
+from objrepo.cli.context import Failures, dry_run_option, json_option, note, print_report, with_repository
+from objrepo.cli.keys import ListedKey, complete_key, full_keys, keys_argument, read_list, require_keys
+from objrepo.cli.progress import count_of, reporter
+from objrepo.errors import with_path
+from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
 
-_BATCH_FILES: Final = 200
-"""The files that are open at the same time: every system allows a process at least 256."""
-
-
-@click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@json_option
-@with_repository
-async def put(repository: AsyncRepository, paths: tuple[str, ...], json_wanted: bool) -> int:
-    """Store files, and print their keys.
-
-    PATH is a file, a directory with all files in it, or - for standard input. The repository is initialised if it does
-    not exist. Files that cannot be read are reported, and the others are stored.
-
-    \b
-    objrepo put README.md src
-    tar c photos | objrepo put -
-    """
-    await repository.initialise()
-    failed = False
-
-    def fail(error: object) -> None:
-        nonlocal failed
-        failed = True
-        click.echo(f"objrepo: {error}", err=True)
-
-    own = repository.path if isinstance(repository, DiskRepository) else None
-    done = 0
-    with reporter() as report:
-        total = sum(1 for _ in _files(paths, own, lambda _: None)) if sys.stderr.isatty() else None
-        for batch in _batches(_files(paths, own, fail)):
-            for path, key in await _store(repository, batch, fail):
-                report.echo(json.dumps({"key": key, "path": path}) if json_wanted else f"{key}  {path}")
-            done += len(batch)
-            if total is not None:
-                report(Progress("put", done, max(done, total), "objects"))
-    return 1 if failed else 0
-
-
-def _batches(paths: Iterable[str]) -> Iterator[list[str]]:
-    """Yield files in batches. One whose reads may block, such as a pipe, is a batch of its own."""
-    for alone, group in groupby(paths, lambda path: path == "-" or not os.path.isfile(path)):  # noqa: PTH113
-        while batch := list(islice(group, 1 if alone else _BATCH_FILES)):
-            yield batch
-
-
-async def _store(
-    repository: AsyncRepository, paths: list[str], fail: Callable[[object], None]
-) -> list[tuple[str, str]]:
-    """Store a batch of files; return the path and the key of each one that can be opened."""
-    opened: list[tuple[str, Any]] = []
-    with ExitStack() as closing:
-        for path in paths:
-            try:
-                file = sys.stdin.buffer if path == "-" else closing.enter_context(open(path, "rb", buffering=0))
-            except OSError as error:
-                fail(error)
-            else:
-                opened.append((path, file))
-        if len(opened) == 1:  # `put` stores it as a loose file, as AiiDA does
-            keys = [await repository.put(opened[0][1])]
-        else:
-            keys = await repository.put_many([file for _, file in opened])
-    return [(path, key) for (path, _), key in zip(opened, keys, strict=True)]
+_PAGE_KEYS: Final = 1000
 
 
 @click.command()
@@ -99,66 +35,178 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
     objrepo cat KEY | less
     objrepo cat KEY --offset 1000 --length 24
     """
-    async with repository.open(key, offset, length) as stream:
-        await _copy(stream, sys.stdout.buffer)
+    [full] = await full_keys(repository, [ListedKey(key)])
+    to_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)  # another program may be using the terminal
+    with reporter() if to_file else nullcontext():
+        async with repository.open(full, offset, length) as stream:
+            await _write(stream, sys.stdout.buffer, "standard output")
 
 
 @click.command()
-@keys_argument
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=".", help="A file, or a directory for several keys."
-)
+@keys_argument()
+@click.option("-o", "--output", help="A file; a directory, if it exists or ends in /; or - for standard output.")
+@click.option("--to", "folder", help="A directory, in which a file has its name in the list, else its key.")
+@click.option("-n", "--no-clobber", is_flag=True, help="Keep files that exist, and go on.")
+@json_option
 @with_repository
-async def get(repository: AsyncRepository, keys: tuple[str, ...], output: Path) -> None:
-    """Copy objects to files. Files in a directory are named by the key.
+async def get(
+    repository: AsyncRepository,
+    /,
+    keys: list[ListedKey],
+    output: str | None,
+    folder: str | None,
+    no_clobber: bool,
+) -> int:
+    """Copy objects to files, by default in this directory.
+
+    A leading / is removed from names in a list. A name with .. and one that leads through a symbolic link are refused.
 
     \b
     objrepo get KEY -o photo.jpg
-    objrepo get KEY KEY -o photos
+    objrepo get KEY KEY -o photos/
+    objrepo get --from photos.sha256 --to restored
     """
-    to_directory = output.is_dir() or len(keys) > 1
-    async with repository.stream(keys) as objects:
-        if to_directory:
-            output.mkdir(parents=True, exist_ok=True)
-        async for key, stream in objects:
-            target = output / key if to_directory else output
-            with AtomicFile(target, replace=True) as file:
-                await _copy(stream, file.file)
-                file.publish(durable=False)
+    if output is not None and folder is not None:
+        raise click.UsageError("give -o or --to, not both")
+    full = await require_keys(repository, keys)
+    fail = Failures()
+    below = None
+    targets: dict[str, list[Path | None]] = {key: [] for key in full}  # None is standard output
+    if output == "-":
+        targets = {key: [None] for key in full}
+    elif output and len(keys) == 1 and not output.endswith(os.sep) and not os.path.isdir(output):  # noqa: PTH112
+        targets[full[0]] = [Path(output)]
+    else:
+        below = Path(folder or output or ".")
+        for path, key in _paths(below, keys, full, fail).items():
+            targets[key].append(path)
+    with reporter() as report:
+        async with repository.stream(targets) as objects:
+            done = 0
+            async for key, stream in objects:
+                for number, target in enumerate(targets[key]):
+                    try:
+                        if below is not None and target is not None:
+                            _make_parents(below, target)
+                        async with nullcontext(stream) if number == 0 else repository.open(key) as each:
+                            await _save(each, target, no_clobber)
+                    except (FileExistsError, NotADirectoryError, IsADirectoryError, click.ClickException) as error:
+                        fail(error)
+                done += 1
+                report(Progress("get", done, len(targets), "objects"))
+    return fail.status
+
+
+def _paths(folder: Path, keys: list[ListedKey], full: list[str], fail: Failures) -> dict[Path, str]:
+    """Return the path of each object and its key; of a name that is listed twice, the last key counts."""
+    paths = {}
+    for each, key in zip(keys, full, strict=True):
+        name = key if each.name in (None, "-") else each.name.lstrip("/")
+        if not name or ".." in Path(name).parts or "\0" in name:
+            fail(f"refused {each.name!r}: a file is written only below {folder}")
+        else:
+            paths[folder / name] = key
+    if any(each.name is not None and each.name.startswith("/") for each in keys):
+        note("removed the leading / from names")
+    return paths
+
+
+def _make_parents(folder: Path, path: Path) -> None:
+    """Make a directory, and those in it that are above a path, which lead through no symbolic link."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in path.relative_to(folder).parts[:-1]:
+        folder /= name
+        if folder.is_symlink():
+            raise click.ClickException(f"refused {path}: {folder} is a symbolic link")
+        folder.mkdir(exist_ok=True)
+
+
+async def _save(stream: ObjectStream, target: Path | None, no_clobber: bool) -> None:
+    """Write an object to a file, which gets its name when it is complete, and print its path."""
+    if target is None:
+        await _write(stream, sys.stdout.buffer, "standard output")
+        return
+    if no_clobber and os.path.lexists(target):
+        note(f"kept {target}, which exists")
+        return
+    with AtomicFile(target, replace=not no_clobber) as file:
+        await _write(stream, file.file, target)
+        file.publish(durable=False)
+    print_report({"key": stream.key, "path": str(target), "size": stream.size})
+
+
+async def _write(stream: ObjectStream, file: BinaryIO, path: object) -> None:
+    async for chunk in stream:
+        with with_path(path):
+            file.write(chunk)
+    with with_path(path):
+        file.flush()
 
 
 @click.command()
-@keys_argument
+@keys_argument()
+@json_option
 @with_repository
-async def rm(repository: AsyncRepository, keys: tuple[str, ...]) -> None:
+async def rm(repository: AsyncRepository, keys: list[ListedKey]) -> None:
     """Delete objects: all of them or, if one does not exist, none.
 
     \b
     objrepo rm KEY KEY
+    objrepo rm --from old.sha256
     """
-    await repository.delete_many(keys)
+    full = await full_keys(repository, keys)
+    await repository.delete_many(full)
+    for key in dict.fromkeys(full):
+        print_report({"key": key, "deleted": True})
 
 
-def _files(paths: Iterable[str], repository: Path | None, fail: Callable[[object], None]) -> Iterator[str]:
-    """Yield the files that paths name, those of a directory in order and without the files of the repository."""
-    for path in paths:
-        if path == "-" or not os.path.isdir(path):  # noqa: PTH112  (a str is printed as it was given)
-            yield path
-            continue
-        for folder, folders, names in os.walk(path, onerror=fail):
-            if repository is not None and os.path.realpath(folder) == os.path.realpath(repository):
-                folders.clear()
-                continue
-            folders.sort()
-            for name in sorted(names):
-                file = os.path.join(folder, name)
-                if os.path.isfile(file):  # noqa: PTH113
-                    yield file
-                else:
-                    fail(f"skipped {file}: it is not a regular file")
+@click.command()
+@click.option(
+    "--keep-from", "lists", required=True, multiple=True, metavar="FILE", help="A list of the keys that are kept."
+)
+@click.option("-z", "--null", is_flag=True, help="The lines of lists end in NUL.")
+@click.option("--deletions", type=click.IntRange(0), help="The number of deletions that --dry-run has printed.")
+@dry_run_option
+@json_option
+@with_repository
+async def prune(
+    repository: AsyncRepository, lists: tuple[str, ...], null: bool, deletions: int | None, dry_run: bool
+) -> None:
+    """Delete all objects that are not in a list.
 
+    Run it with --dry-run, and then with --deletions and the number that it prints. No other process may store objects
+    meanwhile. The space in packs is freed by `objrepo maintain --not-live`.
 
-async def _copy(stream: ObjectStream, file: BinaryIO) -> None:
-    async for chunk in stream:
-        file.write(chunk)
-    file.flush()
+    \b
+    objrepo prune --keep-from photos.sha256 --dry-run
+    objrepo prune --keep-from photos.sha256 --deletions 12
+    """
+    keep = set(await full_keys(repository, [each for path in lists for each in read_list(path, null)]))
+    key_format = await repository.key_format()
+    for key in keep:
+        if not is_key(key, key_format):
+            raise click.ClickException(f"{key} in the list is neither a {key_format} key nor abbreviates one")
+    extraneous = []
+    objects = 0
+    async for key in repository.keys():
+        objects += 1
+        if key not in keep:
+            extraneous.append(key)
+    if not dry_run:
+        if extraneous and len(extraneous) != deletions:
+            number = len(extraneous)
+            raise click.ClickException(
+                f"{count_of(number, 'object')} not in the list: to delete as many, give --deletions {number}"
+            )
+        with reporter() as report:
+            for start in range(0, len(extraneous), _PAGE_KEYS):
+                page = extraneous[start : start + _PAGE_KEYS]
+                await repository.delete_many(page)
+                report(Progress("prune", start + len(page), len(extraneous), "objects"))
+    kept = objects - len(extraneous)
+    state = {"dry_run": dry_run, "kept": kept, "deleted": len(extraneous), "missing": len(keep) - kept}
+    print_report(
+        state,
+        f"{count_of(kept, 'object')} kept, {state['deleted']:,} {'to be ' if dry_run else ''}deleted, "
+        f"{state['missing']:,} in the list but not in the repository",
+    )

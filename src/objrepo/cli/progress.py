@@ -3,81 +3,131 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from objrepo.reports import Progress
+from objrepo.cli.context import is_quiet
+from objrepo.reports import Progress, watching_reads
 
 if TYPE_CHECKING:
     import rich.progress
 
 __all__ = ("Reporter", "count_of", "reporter", "size_of")
 
+_SILENT_SECONDS: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 5.0
+_LARGE_BYTES: Final = 16 * 1024 * 1024
+_WIDE: Final = 80
+_KEY_DIGITS: Final = 12
 
 
 class Reporter:
-    """Prints a line of progress every few seconds and at the end of each step. One thread calls it at a time."""
+    """Shows progress: bars on a terminal, else a line every few seconds; nothing in the first half second.
+
+    Several threads may call it.
+    """
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+        self._begin = time.monotonic() + _SILENT_SECONDS
+        self._next_line = self._begin + _SECONDS_BETWEEN_LINES
+        self._lock = threading.Lock()
+        self._display: rich.progress.Progress | None = None
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the command takes so long that its user wants to see something."""
+        return time.monotonic() >= self._begin
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress."""
-        now = time.monotonic()
-        if now >= self._next or progress.done == progress.total:
-            self._next = now + _SECONDS_BETWEEN_LINES
-            click.echo(f"{progress.step}: {_amount(progress)}", err=True)
+        if not self.is_late:
+            return
+        with self._lock:
+            display = self._display = self._display or _display()
+            task_id = self._tasks.get(progress.step)
+            if task_id is None:
+                task_id = self._tasks[progress.step] = display.add_task(progress.step, unit=progress.unit)
+            display.update(task_id, completed=progress.done, total=progress.total)
+            if display.console.is_terminal:
+                display.start()
+            elif time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+                click.echo(_line(next(task for task in display.tasks if task.id == task_id)), err=True)
 
-    def echo(self, line: str) -> None:
-        """Print a line of output; bytes of file names that are not UTF-8 are printed as they are."""
-        click.echo(line.encode(errors="surrogateescape"))
+    def read(self, progress: Progress) -> None:
+        """Show how far a large object has been read."""
+        if progress.total is not None and progress.total >= _LARGE_BYTES:
+            key = progress.step[:_KEY_DIGITS]
+            self(replace(progress, step=key))
+            if progress.done == progress.total and key in self._tasks and self._display is not None:
+                with self._lock:
+                    self._display.remove_task(self._tasks.pop(key))
+
+    def hide(self) -> None:
+        """Remove the bars, so that something can be printed; the next progress shows them again."""
+        if self._display is not None:
+            self._display.stop()
 
 
-class _Bars(Reporter):
-    def __init__(self, display: rich.progress.Progress) -> None:
-        super().__init__()
-        self._display = display
-        self._tasks: dict[str, rich.progress.TaskID] = {}
-
+class _Silent(Reporter):
     def __call__(self, progress: Progress) -> None:
-        if progress.step not in self._tasks:
-            self._tasks[progress.step] = self._display.add_task(progress.step, amount="")
-        task = self._tasks[progress.step]
-        self._display.update(task, completed=progress.done, total=progress.total, amount=_amount(progress))
-
-    def echo(self, line: str) -> None:
-        if sys.stdout.isatty():
-            self._display.console.out(click.format_filename(line), highlight=False)
-        else:
-            super().echo(line)
+        """Show nothing."""
 
 
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    """Yield a progress callback, whose ``echo`` prints a line of output without disturbing the bars."""
-    if not sys.stderr.isatty():
-        yield Reporter()
-        return
+    """Yield a progress callback. Progress within large objects that are read is shown, too."""
+    report = _Silent() if is_quiet() else Reporter()
+    try:
+        with watching_reads(report.read):
+            yield report
+    finally:
+        report.hide()
+
+
+def _display() -> rich.progress.Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Display
+    from rich.table import Column
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
-    with Display(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False
-    ) as display:
-        yield _Bars(display)
+    class AmountColumn(ProgressColumn):
+        def render(self, task: rich.progress.Task) -> Text:
+            return Text(_amount(task))
+
+    console = Console(file=sys.stderr)
+    one_line = Column(no_wrap=True, overflow="ellipsis")
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=8)),
+        TextColumn("{task.percentage:>3.0f}%", table_column=Column(no_wrap=True, min_width=4)),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+        AmountColumn(table_column=one_line),
+    ]
+    if console.width >= _WIDE:
+        columns.insert(1, BarColumn(bar_width=None, table_column=Column(ratio=1)))
+    return Display(*columns, console=console, transient=True, expand=True, redirect_stdout=False, redirect_stderr=False)
 
 
-def _amount(progress: Progress) -> str:
-    show, unit = (size_of, "") if progress.unit == "bytes" else ("{:,}".format, f" {progress.unit}")
-    done = show(progress.done)
-    return done if progress.total is None else f"{done} of {show(progress.total)}{unit}"
+def _line(task: rich.progress.Task) -> str:
+    left = "" if not task.time_remaining else f", {timedelta(seconds=int(task.time_remaining))} left"
+    return f"{task.description}: {_amount(task)}{left}"
+
+
+def _amount(task: rich.progress.Task) -> str:
+    done, total, unit = int(task.completed), task.total, task.fields["unit"]
+    if unit != "bytes":
+        return count_of(done, unit[:-1]) if total is None else f"{done:,} of {count_of(int(total), unit[:-1])}"
+    amount = size_of(done) if total is None else f"{size_of(done)} of {size_of(int(total))}"
+    return f"{amount}, {size_of(int(task.speed))}/s" if task.speed else amount
 
 
 def size_of(size: int) -> str:

@@ -25,7 +25,7 @@ from objrepo.url import open_repository
     "--token-file", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A file with the token."
 )
 @click.option("--max-bytes", type=click.IntRange(1), help="The maximum size of an upload.")
-def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: int | None) -> None:
+def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: int | None) -> int:
     """Serve objects over HTTP.
 
     Clients that send the token may store and delete objects. The token is read from --token-file or $OBJREPO_TOKEN;
@@ -47,7 +47,11 @@ def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: i
     repository = open_repository(repo, Threads())
     anyio.run(_require_initialised, repository)
     app = ObjectApp(repository, token=token, max_bytes=max_bytes)
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=10, server_header=False)
+    try:
+        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=10, server_header=False)
+    except SystemExit:  # uvicorn has logged why it cannot start, such as that the port is in use
+        return 1
+    return 0
 
 
 async def _require_initialised(repository: AsyncRepository) -> None:

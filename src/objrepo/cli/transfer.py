@@ -10,9 +10,11 @@ from typing import Any
 import anyio
 import click
 
-from objrepo.cli.context import damaged_lines, dry_run_option, json_option, print_result, with_threaded_repository
+from objrepo.cli.context import damaged_lines, dry_run_option, json_option, print_report, with_threaded_repository
+from objrepo.cli.keys import ListedKey, keys_argument, require_keys
 from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
+from objrepo.memory import MemoryRepository
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport
 from objrepo.transfer import copy as copy_objects
@@ -22,7 +24,7 @@ from objrepo.url import open_repository
 @click.command()
 @click.argument("source")
 @click.argument("target")
-@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@keys_argument(required=False)
 @click.option("--delete", is_flag=True, help="Delete objects of TARGET that SOURCE does not have; needs --deletions.")
 @click.option("--deletions", type=click.IntRange(0), help="The number of deletions that --dry-run has printed.")
 @dry_run_option
@@ -30,11 +32,10 @@ from objrepo.url import open_repository
 def copy(
     source: str,
     target: str,
-    keys: tuple[str, ...],
+    keys: list[ListedKey] | None,
     delete: bool,
     deletions: int | None,
     dry_run: bool,
-    json_wanted: bool,
 ) -> int:
     """Copy objects that TARGET does not have.
 
@@ -47,10 +48,16 @@ def copy(
     """
 
     async def main() -> int:
-        async with _both(source, target) as (first, second):
-            done = await _copy(first, second, keys or None, delete=delete, deletions=deletions, dry_run=dry_run)
-        copied = f"{done.copied:,} copied ({size_of(done.size)}), {done.deleted:,} deleted"
-        return _print(done, f"{count_of(done.objects, 'object')}, {copied}", json_wanted)
+        async with open_repository(source) as first, open_repository(target) as second, _empty() as empty:
+            chosen = await _chosen(first, keys)
+            if not dry_run:
+                await _initialise(second, like=first)
+            elif not await second.is_initialised():
+                second = empty
+            done = await _copy(first, second, chosen, delete=delete, deletions=deletions, dry_run=dry_run)
+        would = "to be " if dry_run else ""
+        copied = f"{done.copied:,} {would}copied ({size_of(done.size)}), {done.deleted:,} {would}deleted"
+        return _print(done, f"{count_of(done.objects, 'object')}, {copied}")
 
     return anyio.run(main)
 
@@ -59,7 +66,7 @@ def copy(
 @click.argument("first")
 @click.argument("second")
 @json_option
-def sync(first: str, second: str, json_wanted: bool) -> int:
+def sync(first: str, second: str) -> int:
     """Copy missing objects between two repositories, both ways.
 
     FIRST and SECOND are directories or URLs of repositories with the same key format; SECOND is initialised if it does
@@ -70,13 +77,17 @@ def sync(first: str, second: str, json_wanted: bool) -> int:
     """
 
     async def main() -> int:
-        async with _both(first, second) as (one, other):
+        async with open_repository(first) as one, open_repository(second) as other:
+            await _initialise(other, like=one)
             await _require_same_keys(one, other)
             forward, backward = await _copy(one, other), await _copy(other, one)
-        lines = damaged_lines(forward) + damaged_lines(backward)
-        for done, target in (forward, second), (backward, first):
-            lines.append(f"{count_of(done.copied, 'object')} to {target} ({size_of(done.size)})")
-        print_result({"first_to_second": forward, "second_to_first": backward}, json_wanted, lines)
+        print_report(
+            {"first_to_second": forward, "second_to_first": backward},
+            *damaged_lines(forward),
+            *damaged_lines(backward),
+            f"{count_of(forward.copied, 'object')} to {second} ({size_of(forward.size)})",
+            f"{count_of(backward.copied, 'object')} to {first} ({size_of(backward.size)})",
+        )
         return 0 if forward.ok and backward.ok else 1
 
     return anyio.run(main)
@@ -87,7 +98,7 @@ def sync(first: str, second: str, json_wanted: bool) -> int:
 @click.option("--compress", is_flag=True, help="Compress the objects that are added to an archive.")
 @json_option
 @with_threaded_repository
-async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted: bool) -> int:
+async def backup(repo: AsyncRepository, target: str, compress: bool) -> int:
     """Copy new objects to TARGET, and read them back.
 
     TARGET is a directory, a URL, or an archive whose name ends in .zip; it is initialised if it does not exist. Nothing
@@ -122,15 +133,15 @@ async def backup(repo: AsyncRepository, target: str, compress: bool, json_wanted
             await _require_same_keys(repo, second)
             done = await _copy(repo, second, check=True)
     objects = count_of(done.objects, "object")
-    return _print(done, f"{objects}, {done.copied:,} new ({size_of(done.size)}), read back", json_wanted)
+    return _print(done, f"{objects}, {done.copied:,} new ({size_of(done.size)}), read back")
 
 
 @click.command()
 @click.argument("source")
-@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@keys_argument(required=False)
 @json_option
 @with_threaded_repository
-async def restore(repo: AsyncRepository, source: str, keys: tuple[str, ...], json_wanted: bool) -> int:
+async def restore(repo: AsyncRepository, source: str, keys: list[ListedKey] | None) -> int:
     """Copy objects from SOURCE that the repository does not have.
 
     SOURCE is a backup by `objrepo backup`: a directory, a URL, or an archive, also on a web server. The repository is
@@ -142,20 +153,21 @@ async def restore(repo: AsyncRepository, source: str, keys: tuple[str, ...], jso
     objrepo restore photos.zip --repo photos
     """
     async with open_repository(source) as first:
+        chosen = await _chosen(first, keys)
         await _initialise(repo, like=first)
         await _require_same_keys(first, repo)
-        done = await _copy(first, repo, keys or None, check=True)
+        done = await _copy(first, repo, chosen, check=True)
     objects = count_of(done.objects, "object")
-    return _print(done, f"{objects}, {done.copied:,} restored ({size_of(done.size)})", json_wanted)
+    return _print(done, f"{objects}, {done.copied:,} restored ({size_of(done.size)})")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@keys_argument(required=False)
 @click.option("--compress", is_flag=True, help="Compress the objects in a zip.")
 @json_option
 @with_threaded_repository
-async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compress: bool, json_wanted: bool) -> int:
+async def export(repo: AsyncRepository, file: Path, keys: list[ListedKey] | None, compress: bool) -> int:
     """Write all objects, or those of some keys, to a zip or a tar.
 
     A FILE that ends in .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz is a tar, any other a zip; it must not exist. A zip can
@@ -168,16 +180,23 @@ async def export(repo: AsyncRepository, file: Path, keys: tuple[str, ...], compr
     """
     from objrepo.exporting import export as export_objects
 
+    chosen = await _chosen(repo, keys)
     with reporter() as report:
-        done = await export_objects(repo, file, keys or None, compress=compress, progress=report)
-    return _print(done, f"{count_of(done.copied, 'object')} exported ({size_of(done.size)})", json_wanted)
+        done = await export_objects(repo, file, chosen, compress=compress, progress=report)
+    return _print(done, f"{count_of(done.copied, 'object')} exported ({size_of(done.size)})")
 
 
 @asynccontextmanager
-async def _both(source: str, target: str) -> AsyncIterator[tuple[AsyncRepository, AsyncRepository]]:
-    async with open_repository(source) as first, open_repository(target) as second:
-        await _initialise(second, like=first)
-        yield first, second
+async def _empty() -> AsyncIterator[AsyncRepository]:
+    """Open a repository that stands for one that does not exist yet."""
+    async with MemoryRepository() as repository:
+        await repository.initialise()
+        yield repository
+
+
+async def _chosen(repository: AsyncRepository, keys: list[ListedKey] | None) -> list[str] | None:
+    """Return the keys that the user gave in full, None for all objects; raise an error before anything is created."""
+    return None if keys is None else await require_keys(repository, keys)
 
 
 async def _copy(source: AsyncRepository, target: AsyncRepository, *keys: Any, **options: Any) -> CopyReport:
@@ -202,7 +221,7 @@ async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> No
         )
 
 
-def _print(done: CopyReport, line: str, json_wanted: bool) -> int:
+def _print(done: CopyReport, line: str) -> int:
     """Print a report, and return the exit status."""
-    print_result(done, json_wanted, [*damaged_lines(done), f"{line}, {len(done.damaged):,} damaged"])
+    print_report(done, *damaged_lines(done), f"{line}, {len(done.damaged):,} damaged")
     return 0 if done.ok else 1

@@ -16,7 +16,7 @@ from objrepo.disk.batch import DiskBatch
 from objrepo.disk.bulk_reader import FileSignatures, Item, open_items, plan, read_each
 from objrepo.disk.group_commit import put_group
 from objrepo.disk.layout import Layout
-from objrepo.disk.listing import Cursor, list_keys
+from objrepo.disk.listing import Cursor, keys_with_prefix, list_keys
 from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
@@ -251,6 +251,13 @@ class DiskBackend(Backend):
     def list_keys(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
         with self._sessions.check_out() as session:
             return list_keys(session, cursor, LIST_PAGE_SIZE)
+
+    def keys_with_prefix(self, prefix: str) -> list[str]:
+        """Return the keys that begin with some digits; see :meth:`DiskRepository.keys_with_prefix`."""
+        if len(prefix) < 2 or set(prefix) - set("0123456789abcdef"):
+            raise ValueError(f"invalid prefix {prefix!r}: use at least two hexadecimal digits")
+        with self._sessions.check_out() as session:
+            return keys_with_prefix(session, prefix)
 
     # -- repairing ----------------------------------------------------------------------------------------------
 

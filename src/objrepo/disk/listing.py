@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from objrepo.disk.session import ContainerSession
 from objrepo.keys import valid_keys
 
-__all__ = ("Cursor", "list_keys", "loose_keys", "loose_sizes")
+__all__ = ("Cursor", "keys_with_prefix", "list_keys", "loose_keys", "loose_sizes")
 
 PREFIXES: Final = tuple(f"{prefix:02x}" for prefix in range(256))
 _AFTER_HEX: Final = "g"
@@ -48,6 +48,14 @@ def list_keys(session: ContainerSession, cursor: Cursor | None, enough: int) -> 
         return keys, None
     # Hashes are spread evenly, so the keys of these prefixes tell how many prefixes make a page.
     return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
+
+
+def keys_with_prefix(session: ContainerSession, prefix: str) -> list[str]:
+    """Return the keys that begin with some hexadecimal digits, at least two, in order."""
+    number = int(prefix[:2], 16)
+    loose = _loose_with_prefixes(session, number, number + 1, sorted(_names(session.layout.loose)))
+    packed = session.index.keys(prefix, prefix + _AFTER_HEX)
+    return sorted({key for key in loose if key.startswith(prefix)}.union(packed))
 
 
 def loose_keys(session: ContainerSession) -> Iterator[list[str]]:

@@ -94,6 +94,16 @@ class DiskRepository(Repository[DiskBackend]):
         """
         return await self._open().run(self.backend.locate, require_str(key), abandon_on_cancel=True)
 
+    async def keys_with_prefix(self, prefix: str) -> list[str]:
+        """Return the keys that begin with some digits, without listing all keys. Abandoned on cancellation.
+
+        :param prefix: at least two lower-case hexadecimal digits.
+        :return: the keys in order.
+        :raises ValueError: if the prefix is something else.
+        :raises NotInitialisedError: if the repository does not exist.
+        """
+        return await self._open().run(self.backend.keys_with_prefix, prefix, abandon_on_cancel=True)
+
     async def maintain(
         self,
         dry_run: bool = False,
