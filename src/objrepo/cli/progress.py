@@ -32,23 +32,21 @@ class Reporter:
     """Shows progress: bars on a terminal, else a line every few seconds; nothing in the first half second.
 
     Several threads may call it.
+
+    :ivar has_shown: whether something was shown.
     """
 
     def __init__(self) -> None:
+        self.has_shown = False
         self._begin = time.monotonic() + _SILENT_SECONDS
         self._next_line = self._begin + _SECONDS_BETWEEN_LINES
         self._lock = threading.Lock()
         self._display: rich.progress.Progress | None = None
         self._tasks: dict[str, rich.progress.TaskID] = {}
 
-    @property
-    def is_late(self) -> bool:
-        """Whether the command takes so long that its user wants to see something."""
-        return time.monotonic() >= self._begin
-
     def __call__(self, progress: Progress) -> None:
         """Show the progress."""
-        if not self.is_late:
+        if time.monotonic() < self._begin:
             return
         with self._lock:
             display = self._display = self._display or _display()
@@ -57,8 +55,10 @@ class Reporter:
                 task_id = self._tasks[progress.step] = display.add_task(progress.step, unit=progress.unit)
             display.update(task_id, completed=progress.done, total=progress.total)
             if display.console.is_terminal:
+                self.has_shown = True
                 display.start()
             elif time.monotonic() >= self._next_line:
+                self.has_shown = True
                 self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
                 click.echo(_line(next(task for task in display.tasks if task.id == task_id)), err=True)
 
@@ -73,7 +73,7 @@ class Reporter:
 
     def hide(self) -> None:
         """Remove the bars, so that something can be printed; the next progress shows them again."""
-        if self._display is not None:
+        if self._display is not None and self._display.live.is_started:
             self._display.stop()
 
 

@@ -62,7 +62,7 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], exclude: tupl
                 row = {"key": key, "path": path, "size": source.size, "new": source.is_new}
                 line = f"{key}  {path}" if null else list_line(key, path)
                 print_report(row, line, end="\0" if null else "\n")
-        if at_terminal or (report.is_late and not is_quiet()):
+        if at_terminal or report.has_shown:
             click.echo(tally, err=True)
     return fail.status
 
