@@ -113,7 +113,7 @@ class TestDocumentedInterface:
         "put_object_from_filelike": "(self, handle)",
     }
     OF_DISK = {
-        "__init__": "(self, container)",
+        "__init__": "(self, container, *, check=False)",
         "__str__": "(self)",
         "get_info": "(self, detailed=False)",
         # `incremental_cleanup` is aiida-core 2.9's; the document ends before it.
@@ -121,8 +121,8 @@ class TestDocumentedInterface:
         "do_vacuum=None, compress=False, incremental_cleanup=True)",
     }
     OF_SANDBOX = {"__init__": "(self, filepath=None)", "__str__": "(self)", "__del__": "(self)"}
-    OF_BOTH = {"open": "(self, key, offset=0, length=None, check=False)"}
-    """More than the document has: called as it says, they do what it says."""
+    OF_BOTH = {"open": "(self, key, offset=0, length=None, check=None)"}
+    """More than the document has, as `check` of the constructor: called as it says, they do what it says."""
     PROPERTIES = ("is_initialised", "key_format", "uuid")
 
     @staticmethod

@@ -217,7 +217,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def has_many(self, keys: Iterable[str]) -> list[bool]:
         return self._runner.call(self._repository.has_many, keys)
 
-    def get(self, key: str, check: bool = False) -> bytes:
+    def get(self, key: str, check: bool | None = None) -> bytes:
         return self._runner.call(self._repository.get, key, check)
 
     def size(self, key: str) -> int:
@@ -228,18 +228,19 @@ class SyncRepository(AbstractRepositoryBackend):
 
     @contextmanager
     def open(
-        self, key: str, offset: int = 0, length: int | None = None, check: bool = False
+        self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> Iterator[io.BufferedReader]:
         """Open an object for reading: ``with repo.open(key) as file``.
 
         :param key: the object.
         :param offset: where the range begins, in bytes; past the end, the file is empty.
         :param length: the maximum length of the range in bytes; None reads to the end.
-        :param check: whether to compare the hash of the content with the key, where keys are hashes. A file that is
-            read in sequence raises :class:`CorruptObjectError` at its end at the latest if the bytes are not those of
-            the key.
+        :param check: whether to compare the hash of the content with the key, where keys are hashes; None as for
+            :meth:`get`. A file that is read in sequence raises :class:`CorruptObjectError` at its end at the latest if
+            the bytes are not those of the key. A range cannot be compared: the default leaves it unchecked.
         :return: a context manager for a seekable ``io.BufferedReader``, whose positions count from the offset.
-        :raises ValueError: on entering, if the offset or length is negative, or if a range is to be checked.
+        :raises ValueError: on entering, if the offset or length is negative, or if a range is given with
+            ``check=True``.
         :raises TypeError: on entering, if one of these is of a wrong type.
         :raises ObjectNotFoundError: (a ``FileNotFoundError``) on entering, if the object does not exist.
         :raises CorruptObjectError: on entering or while reading, if its stored bytes are damaged.
@@ -251,10 +252,11 @@ class SyncRepository(AbstractRepositoryBackend):
         with runner.enter(opening) as stream, object_reader(runner, stream) as reader:
             yield reader
 
-    def stream(self, keys: Iterable[str]) -> Iterator[tuple[str, io.BufferedReader]]:
+    def stream(self, keys: Iterable[str], check: bool | None = None) -> Iterator[tuple[str, io.BufferedReader]]:
         """Iterate over many objects in the order that is fastest to read: ``for key, file in repo.stream(keys)``.
 
         :param keys: the objects; one that is given twice comes once.
+        :param check: as for :meth:`open`. A small object is compared before its step returns it.
         :return: an iterator over keys and files, each an ``io.BufferedReader``. Each step, and leaving the loop, closes
             the file of the step before.
         :raises TypeError: in the first step, if a key is no ``str``.
@@ -264,7 +266,7 @@ class SyncRepository(AbstractRepositoryBackend):
         :raises OSError: if an object cannot be read.
         """
         runner = self._runner
-        with runner.enter(self._repository.stream(keys)) as objects:
+        with runner.enter(self._repository.stream(keys, check)) as objects:
             while True:
                 small, large, error = runner.call(_next_objects, objects)
                 for key, content in small:
