@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from objrepo.offload import BlockingPool
 
@@ -21,7 +22,7 @@ _MAX_WINDOW: Final = 4 * 1024 * 1024
 _WINDOWS_AHEAD: Final = 2
 
 
-class RangeRequestFile:
+class RangeRequestFile(io.RawIOBase):
     """A seekable binary file that fetches ranges as they are read, and reads ahead while it is read sequentially.
 
     It holds at most two windows of 4 MiB that were not read yet.
@@ -45,16 +46,10 @@ class RangeRequestFile:
         self._ahead: deque[tuple[int, int, Any]] = deque()
 
     def seek(self, position: int, whence: int = 0) -> int:
-        """Change the position."""
         self._position = position + (0, self._position, self._size)[whence]
         return self._position
 
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
     def seekable(self) -> bool:
-        """Return True."""
         return True
 
     def read(self, size: int = -1) -> bytes:
@@ -72,14 +67,9 @@ class RangeRequestFile:
         self._sequential_end = self._position
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
     def close(self) -> None:
         """Abandon the ranges that were fetched ahead."""
+        super().close()
         while self._ahead:
             self._ahead.popleft()[2].abandon()
         self._chunk = b""

@@ -71,7 +71,6 @@ class LRUIndex:
         return key_format
 
     def set_key_format(self, key_format: str) -> None:
-        """Store the key format of the origin."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('key_format', ?)", (key_format,))
 
@@ -86,7 +85,6 @@ class LRUIndex:
         return name
 
     def keys(self) -> list[str]:
-        """Return the keys of all objects."""
         with self._opened() as connection:
             return [key for (key,) in connection.execute("SELECT key FROM objects")]
 

@@ -135,7 +135,6 @@ class Layout:
         return sorted(found, key=lambda path: int(path.name))
 
     def pack_files_size(self) -> int:
-        """Return the size of all packs in bytes."""
         size = 0
         for path in self.pack_files():
             with suppress(FileNotFoundError):  # a repack may remove it meanwhile

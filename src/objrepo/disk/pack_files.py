@@ -71,7 +71,6 @@ class PackFiles:
             self._forget(next(iter(self._open)))
 
     def close(self) -> None:
-        """Close every pack."""
         for pack_id in list(self._open):
             self._forget(pack_id)
 

@@ -7,7 +7,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
@@ -82,8 +81,15 @@ class Client:
 
         def send_once() -> T:
             obstore, store = self._store()
-            with self._translated(obstore):
+            try:
                 return request(obstore, store)
+            except (FileNotFoundError, obstore.exceptions.BaseError) as error:  # obstore's messages have many lines
+                code = _code(error)
+                if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
+                    raise MissingError from None
+                status = _status(error)
+                answered = status is not None or "HTTP error" not in str(error)
+                raise translate_error(self._location, code, status, _first_line(error), answered) from None
 
         return retry(send_once, self._retry_timeout)
 
@@ -104,19 +110,6 @@ class Client:
             if self._connected is None:
                 self._connected = self._connect()
             return obstore, self._connected
-
-    @contextmanager
-    def _translated(self, obstore: Any) -> Iterator[None]:
-        """Replace obstore's errors, which have many lines, by this package's."""
-        try:
-            yield
-        except (FileNotFoundError, obstore.exceptions.BaseError) as error:
-            code = _code(error)
-            if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
-                raise MissingError from None
-            status = _status(error)
-            answered = status is not None or "HTTP error" not in str(error)
-            raise translate_error(self._location, code, status, _first_line(error), answered) from None
 
 
 class BucketClient:

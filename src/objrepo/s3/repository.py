@@ -180,10 +180,13 @@ class S3Backend(Backend):
     def info(self, detailed: bool) -> RepositoryInfo:
         marker = self._require_marker()
         objects = total = 0
-        for name, size in self._names():
-            if _key(name) is not None:
-                objects += 1
-                total += size
+        listing = self._bucket.list()
+        while not listing.ended:
+            if cancel_requested():
+                raise WorkCancelled
+            sizes = [size for name, size in listing.next_page() if _key(name) is not None]
+            objects += len(sizes)
+            total += sum(sizes)
         return RepositoryInfo(
             location=self.location,
             uuid=marker["uuid"],
@@ -329,13 +332,6 @@ class S3Backend(Backend):
         listing = self._bucket.list() if cursor is None else cursor
         keys = [key for name, _ in listing.next_page() if (key := _key(name)) is not None]
         return keys, None if listing.ended else listing
-
-    def _names(self) -> Iterator[tuple[str, int]]:
-        listing = self._bucket.list()
-        while not listing.ended:
-            if cancel_requested():
-                raise WorkCancelled
-            yield from listing.next_page()
 
     # -- reading ------------------------------------------------------------------------------------------------
 

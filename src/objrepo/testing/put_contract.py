@@ -34,7 +34,6 @@ class Broken:
         self.chunks: list[Any] = [b"a chunk", then]
 
     def read(self, size: int = -1) -> Any:
-        """Return the next chunk, or raise it."""
         del size
         chunk = self.chunks.pop(0)
         if isinstance(chunk, BaseException):
