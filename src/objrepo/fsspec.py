@@ -75,11 +75,13 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """Return the key: as an object never changes, a cache may keep it by that."""
         return str(self._strip_protocol(path))
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> _ObjectFile:
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, *args: Any, **kwargs: Any
+    ) -> _ObjectFile:
         if mode != "rb":
             self._refuse(path)
         size: Any = block_size or self.blocksize  # fsspec annotates it as str
-        return _ObjectFile(self, path, mode, size, **options)
+        return _ObjectFile(self, path, mode, size, *args, **kwargs)
 
     def _refuse(self, path: Any, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise ``OSError``: the filesystem is read-only."""

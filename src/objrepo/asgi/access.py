@@ -10,8 +10,6 @@ from typing import Literal, TypeAlias
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-__all__ = ("Authorize", "BearerToken", "Operation", "require_permission")
-
 Operation: TypeAlias = Literal["read", "list", "put", "delete"]
 """What a request does: it reads objects whose keys it names, lists keys or counts objects, stores, or deletes."""
 

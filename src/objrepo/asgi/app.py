@@ -31,8 +31,6 @@ from objrepo.errors import (
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("ObjectApp",)
-
 _log: Final = logging.getLogger("objrepo.asgi")
 _PREVIEW_BYTES: Final = 16 * 1024
 

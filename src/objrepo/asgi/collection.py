@@ -15,8 +15,6 @@ from objrepo.asgi.html import html_response, overview_page
 from objrepo.errors import ObjectNotFoundError
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("MAX_KEYS", "about", "delete_keys", "has_keys", "info", "list_keys", "read_keys", "root_path")
-
 MAX_KEYS: Final = 10_000
 """How many keys one request may name."""
 

@@ -19,8 +19,6 @@ from objrepo.asgi.ranges import ByteRange, entity_tag, parse_ranges, preconditio
 from objrepo.errors import ObjectNotFoundError
 from objrepo.protocol import AsyncRepository, ObjectStream
 
-__all__ = ("Download",)
-
 _CHUNK_BYTES: Final = 256 * 1024
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,64}/[\w.+-]{1,64}(; ?charset=[\w-]{1,32})?", re.ASCII)
 _INLINE_TYPES: Final = re.compile(r"image/(png|jpeg|gif|webp|avif|bmp)|(audio|video)/.*|text/plain.*")

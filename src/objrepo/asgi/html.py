@@ -12,8 +12,6 @@ from typing import Final
 
 from starlette.responses import HTMLResponse, Response
 
-__all__ = ("html_response", "object_page", "overview_page")
-
 _IMAGES: Final = {
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"\xff\xd8\xff": "image/jpeg",

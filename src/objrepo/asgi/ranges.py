@@ -8,8 +8,6 @@ from typing import Final, NamedTuple
 
 from starlette.datastructures import Headers
 
-__all__ = ("ByteRange", "entity_tag", "parse_ranges", "precondition_status")
-
 _MAX_RANGES: Final = 16
 _RANGE: Final = re.compile(r"(\d{0,100})-(\d{0,100})")
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')

@@ -16,8 +16,6 @@ from starlette.requests import Request
 
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("Uploads",)
-
 _SHA256: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
 
 

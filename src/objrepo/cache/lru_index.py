@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ("LRUIndex",)
-
 _SCHEMA: Final = """
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;

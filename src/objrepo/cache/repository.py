@@ -27,8 +27,6 @@ from objrepo.reports import CopyReport, DamagedObject, MaintenanceReport, Progre
 from objrepo.sendfile import send_stream
 from objrepo.streams import CHUNK_BYTES, BackendStream, OpenedObject, checked_range
 
-__all__ = ("CachedRepository",)
-
 _CONCURRENT_FETCHES: Final = 16
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-__all__ = ("Download", "SingleFlight")
-
 
 class Download:
     """A download that is running.

@@ -19,8 +19,6 @@ from objrepo.protocol import AsyncRepository, ObjectStream, Source
 from objrepo.sources import closing_generator
 from objrepo.streams import BATCH_OBJECTS
 
-__all__ = ("CacheStore",)
-
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("objrepo")

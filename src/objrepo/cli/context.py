@@ -21,24 +21,6 @@ from objrepo.reports import CopyReport, VerifyReport
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = (
-    "Failures",
-    "damaged_lines",
-    "dry_run_option",
-    "error_text",
-    "is_json",
-    "is_quiet",
-    "json_option",
-    "note",
-    "print_report",
-    "quiet_option",
-    "repo_option",
-    "standard_input",
-    "timeout_option",
-    "with_repository",
-    "with_threaded_repository",
-)
-
 P = ParamSpec("P")
 CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
 

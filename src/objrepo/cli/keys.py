@@ -20,8 +20,6 @@ from objrepo.protocol import AsyncRepository
 from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
-__all__ = ("ListedKey", "complete_key", "full_keys", "keys_argument", "list_line", "read_list", "require_keys")
-
 _ABBREVIATION: Final = re.compile("[0-9a-f][0-9a-f-]{6,}")
 _LINE: Final = re.compile(r"(\\?)([0-9a-f][0-9a-f-]{6,})(?: [ *](.+))?", re.DOTALL)
 _ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}

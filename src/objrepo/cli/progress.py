@@ -19,7 +19,6 @@ from objrepo.reports import Progress, watching_reads
 if TYPE_CHECKING:
     import rich.progress
 
-__all__ = ("Reporter", "count_of", "reporter", "size_of")
 
 _SILENT_SECONDS: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 5.0

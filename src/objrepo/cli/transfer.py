@@ -210,7 +210,8 @@ async def _initialise(repository: AsyncRepository, like: AsyncRepository) -> Non
     if await repository.is_initialised():
         return
     has_hash_type = isinstance(repository, DiskRepository) and key_format != "uuid4"
-    await repository.initialise(**({"hash_type": key_format} if has_hash_type else {}))
+    options: dict[str, Any] = {"hash_type": key_format} if has_hash_type else {}
+    await repository.initialise(**options)
 
 
 async def _require_same_keys(one: AsyncRepository, other: AsyncRepository) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from objrepo.disk.repository import DiskInfo, DiskRepository, ObjectLocation
+from objrepo.disk.repository import DiskRepository
+from objrepo.disk.stats import DiskInfo, ObjectLocation
 
 __all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")

@@ -32,8 +32,6 @@ from objrepo.reports import Leftover, MaintenanceReport, ProgressCallback, Repai
 from objrepo.sources import ChainedReader, open_source, read_source, read_up_to
 from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject
 
-__all__ = ("DiskBackend",)
-
 T = TypeVar("T")
 
 _DELETE_PATIENCE: Final = 30.0

@@ -21,8 +21,6 @@ from objrepo.disk.session import ContainerSession
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, OpenedObject, fill_batch
 
-__all__ = ("FileSignatures", "Item", "open_items", "plan", "read_each")
-
 FileSignatures = Mapping[int, FileSignature | None]
 """The signature of each pack."""
 

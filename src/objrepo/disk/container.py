@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-__all__ = ("PatchedContainer", "store_errors")
-
 
 class PatchedContainer(Container):  # type: ignore[misc]
     """A container at any path, which removes only lock files of its own and fsyncs the packs that it writes.

@@ -14,8 +14,6 @@ from typing import Final
 
 from objrepo.offload import PROCESSORS
 
-__all__ = ("cpu_slot",)
-
 _TIMEOUT: Final = 1.0
 """Seconds to wait for a slot. A thread that holds one for longer is blocked, by a disk that hangs for example."""
 

@@ -15,8 +15,6 @@ from objrepo.disk.layout import Layout, not_initialised
 from objrepo.errors import RepositoryError
 from objrepo.fsync import fsync_directory, fsync_file
 
-__all__ = ("erase", "initialise")
-
 _log: Final = logging.getLogger("objrepo")
 
 _LONGEST_PREFIX: Final = 8

@@ -23,8 +23,6 @@ from objrepo.disk.layout import Layout
 from objrepo.disk.safe_open import FileSignature, copy_file, signature
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 
-__all__ = ("NO_ROW", "SCANNED_FOR_ONE", "Index", "RawRow", "Row", "index_error")
-
 SCANNED_FOR_ONE: Final = 3
 """A scan is faster than lookups if it reads up to this many rows for each row that is wanted."""
 

@@ -19,9 +19,7 @@ from typing import Final
 from objrepo.disk.safe_open import FileId, file_id, refused, safe_open
 from objrepo.errors import NotInitialisedError, RepositoryError
 
-__all__ = ("REPACK_PACK", "Config", "Layout", "not_initialised")
-
-CONTAINER_VERSION: Final = 1
+_CONTAINER_VERSION: Final = 1
 _PACK_NAME: Final = re.compile("[0-9]{1,17}")  # as many digits as an SQLite integer holds
 _APPEND_NOTE: Final = re.compile("append-([0-9]{1,17})-([0-9]{1,18})")
 _CONFIG_BYTES: Final = 1024 * 1024
@@ -104,10 +102,10 @@ class Layout:
             raise RepositoryError(
                 f"the configuration {self.config_file} is damaged: {error!r}; restore it from a backup"
             ) from error
-        if version != CONTAINER_VERSION:
+        if version != _CONTAINER_VERSION:
             raise RepositoryError(
                 f"{self.folder} is a container of format {version!r}, and this objrepo supports format "
-                f"{CONTAINER_VERSION} only: use a release that supports it"
+                f"{_CONTAINER_VERSION} only: use a release that supports it"
             )
         return config
 

@@ -16,16 +16,14 @@ from typing import Final, NamedTuple
 from objrepo.disk.session import ContainerSession
 from objrepo.keys import valid_keys
 
-__all__ = ("Cursor", "keys_with_prefix", "list_keys", "loose_keys", "loose_sizes")
-
-PREFIXES: Final = tuple(f"{prefix:02x}" for prefix in range(256))
+_PREFIXES: Final = tuple(f"{prefix:02x}" for prefix in range(256))
 _AFTER_HEX: Final = "g"
 
 
 class Cursor(NamedTuple):
     """The position of a listing.
 
-    :ivar prefix: the number of the next prefix of keys in ``PREFIXES``.
+    :ivar prefix: the number of the next prefix of keys in ``_PREFIXES``.
     :ivar width: the number of prefixes in the next page: more of them if few keys have each.
     :ivar names: the sorted names in the folder of the loose objects at the start: folders or, without prefix folders,
         the objects.
@@ -39,12 +37,12 @@ class Cursor(NamedTuple):
 def list_keys(session: ContainerSession, cursor: Cursor | None, enough: int) -> tuple[list[str], Cursor | None]:
     """Return the keys of some prefixes, and the next position; None after the last."""
     prefix, width, names = cursor or Cursor(0, 1, sorted(_names(session.layout.loose)))
-    end = min(prefix + width, len(PREFIXES))
+    end = min(prefix + width, len(_PREFIXES))
     loose = set(_loose_with_prefixes(session, prefix, end, names))
-    keys = valid_keys(session.index.keys(PREFIXES[prefix], PREFIXES[end - 1] + _AFTER_HEX), session.config.hash_type)
+    keys = valid_keys(session.index.keys(_PREFIXES[prefix], _PREFIXES[end - 1] + _AFTER_HEX), session.config.hash_type)
     if loose:
         keys += sorted(loose.difference(keys))
-    if end == len(PREFIXES):
+    if end == len(_PREFIXES):
         return keys, None
     # Hashes are spread evenly, so the keys of these prefixes tell how many prefixes make a page.
     return keys, Cursor(end, max(width * enough // max(len(keys), 1), 1), names)
@@ -61,7 +59,7 @@ def keys_with_prefix(session: ContainerSession, prefix: str) -> list[str]:
 def loose_keys(session: ContainerSession) -> Iterator[list[str]]:
     """Iterate over the keys of all loose objects, packed ones too, a list for each prefix."""
     names = sorted(_names(session.layout.loose))
-    for prefix in range(len(PREFIXES)):
+    for prefix in range(len(_PREFIXES)):
         yield list(_loose_with_prefixes(session, prefix, prefix + 1, names))
 
 
@@ -75,7 +73,7 @@ def loose_sizes(session: ContainerSession, keys: Iterable[str]) -> dict[str, int
 
 
 def _loose_with_prefixes(session: ContainerSession, prefix: int, end: int, names: list[str]) -> list[str]:
-    first, last = PREFIXES[prefix], PREFIXES[end - 1] + _AFTER_HEX
+    first, last = _PREFIXES[prefix], _PREFIXES[end - 1] + _AFTER_HEX
     length = session.config.loose_prefix_len
     if length == 0:
         found = names[bisect_left(names, first) : bisect_left(names, last)]

@@ -22,8 +22,6 @@ from objrepo.disk.safe_open import link_or_copy, safe_open
 from objrepo.errors import RepositoryBusyError, RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 
-__all__ = ("is_own_lock", "maintenance_lock", "own_pack_lock", "pack_lock")
-
 _MARK: Final = b"made by objrepo, which holds maintain.lock while this is in use\n"
 _POLL_SECONDS: Final = 0.02
 

@@ -17,8 +17,6 @@ from objrepo.fsync import fsync_directory, fsync_file, start_write_back
 from objrepo.protocol import BinaryReader
 from objrepo.sources import write_all
 
-__all__ = ("remove_loose", "write_loose")
-
 _COPY_BYTES: Final = 512 * 1024
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
 

@@ -15,8 +15,6 @@ from objrepo.errors import RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
 
-__all__ = ("Plan", "estimate", "run")
-
 _TRIES: Final = 20
 
 

@@ -11,8 +11,6 @@ from objrepo.disk.layout import Layout
 from objrepo.disk.safe_open import FileId, file_id, open_regular, safe_open
 from objrepo.fsync import fsync_directory, fsync_file
 
-__all__ = ("PackFiles", "read_at")
-
 # Windows does not replace an open file, so no file is kept open there.
 _MAX_OPEN: Final = 8 if os.name == "posix" else 0
 _MAX_PATHS: Final = 1000

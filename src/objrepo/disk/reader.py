@@ -22,19 +22,6 @@ from objrepo.errors import CorruptObjectError, RepositoryError, with_path
 from objrepo.offload import UNBATCHED
 from objrepo.streams import CHUNK_BYTES, DecompressingFile, OpenedObject, open_range
 
-__all__ = (
-    "find_size",
-    "has_object",
-    "has_objects",
-    "inflated",
-    "open_loose",
-    "open_object",
-    "open_packed",
-    "read_at_once",
-    "read_object",
-    "short_of",
-)
-
 _TRIES: Final = 20
 
 _INFLATED_AT_MOST: Final = 1100

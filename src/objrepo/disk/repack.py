@@ -33,7 +33,6 @@ from objrepo.sources import write_all
 if TYPE_CHECKING:
     from io import FileIO
 
-__all__ = ("cut_off_appended", "is_disk_full", "recover_repack", "repack", "unreferenced_bytes")
 
 _COPY_BYTES: Final = 1024 * 1024
 _log: Final = logging.getLogger("objrepo")

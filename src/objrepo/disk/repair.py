@@ -20,8 +20,6 @@ from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.keys import is_key
 from objrepo.reports import RepairStep
 
-__all__ = ("drop_damaged", "lost_keys", "quarantine_object", "remove_stale_files")
-
 _COPY_BYTES: Final = 1024 * 1024
 _LOST: Final = ".lost"
 """The suffix of a marker in the quarantine: the object has no intact copy, and is to be taken from a source."""

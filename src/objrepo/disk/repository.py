@@ -16,8 +16,6 @@ from objrepo.protocol import AsyncRepository
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepairReport, RepairStep, Statistics
 from objrepo.repository import Repository, log
 
-__all__ = ("DiskInfo", "DiskRepository", "ObjectLocation")
-
 _RepairAction: TypeAlias = Literal["restored", "refilled", "quarantined", "skipped"]
 
 

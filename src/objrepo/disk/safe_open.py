@@ -14,20 +14,6 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-__all__ = (
-    "FileId",
-    "FileSignature",
-    "UnsafePathError",
-    "copy_file",
-    "file_id",
-    "is_inside",
-    "link_or_copy",
-    "open_regular",
-    "refused",
-    "safe_open",
-    "signature",
-    "signature_of",
-)
 
 FileId = tuple[int, int]
 """Device and inode of a file. They identify it for as long as it is open; then another file may get them."""

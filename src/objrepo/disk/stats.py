@@ -9,8 +9,6 @@ from objrepo.disk.safe_open import is_inside
 from objrepo.disk.session import ContainerSession
 from objrepo.reports import HTMLTableMixin, RepositoryInfo
 
-__all__ = ("DiskInfo", "ObjectLocation", "info_of", "location_of")
-
 
 @dataclass(frozen=True, kw_only=True)
 class DiskInfo(RepositoryInfo):

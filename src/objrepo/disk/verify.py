@@ -20,8 +20,6 @@ from objrepo.integrity import digest
 from objrepo.keys import is_key
 from objrepo.reports import DamagedObject, Leftover, VerifyReport
 
-__all__ = ("Damage", "check_objects", "damages", "find_leftovers")
-
 _TRIES: Final = 3
 _PROCESS_ERRORS: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN}
 

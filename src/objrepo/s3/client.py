@@ -17,18 +17,6 @@ from objrepo.retry import FIRST_PAUSE, MAX_PAUSE, retry
 from objrepo.s3.credentials import credential_options, import_extra
 from objrepo.s3.options import S3Options
 
-__all__ = (
-    "PAGE_NAMES",
-    "Body",
-    "BucketClient",
-    "Client",
-    "Listing",
-    "MissingError",
-    "client_options",
-    "get_range",
-    "translate_error",
-)
-
 T = TypeVar("T")
 
 PAGE_NAMES: Final = 1000

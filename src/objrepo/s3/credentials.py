@@ -9,8 +9,6 @@ from typing import Any, Final
 from objrepo.errors import AccessDeniedError, RepositoryError
 from objrepo.s3.options import S3Options
 
-__all__ = ("botocore_client", "credential_options", "import_extra")
-
 _MAX_AGE: Final = timedelta(minutes=5)
 """How long obstore keeps credentials before it calls botocore again, which renews those that are about to expire."""
 

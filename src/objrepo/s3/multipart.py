@@ -13,8 +13,6 @@ from objrepo.s3.client import translate_error
 from objrepo.s3.credentials import botocore_client, import_extra
 from objrepo.s3.options import S3Options
 
-__all__ = ("Upload", "abort_uploads", "list_uploads")
-
 
 class Upload(NamedTuple):
     """An upload that has begun and not ended.

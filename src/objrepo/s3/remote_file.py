@@ -14,8 +14,6 @@ from objrepo.s3.client import Body, BucketClient, Client, MissingError, client_o
 from objrepo.s3.credentials import import_extra
 from objrepo.s3.options import S3Options
 
-__all__ = ("RemoteFile", "is_remote")
-
 _TIMEOUT: Final = 30.0
 _RETRY_TIMEOUT: Final = 60.0
 

@@ -32,8 +32,6 @@ from objrepo.s3.options import S3Options
 from objrepo.sources import read_up_to
 from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
 
-__all__ = ("S3Backend", "S3Repository")
-
 _log: Final = logging.getLogger("objrepo")
 
 _MARKER: Final = "objrepo.json"  # listed after all objects, whose names begin with hexadecimal digits

@@ -14,12 +14,11 @@ from objrepo.protocol import AsyncRepository
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import NEED_AN_OBJECT, content_of
 
-__all__ = ("AdminContract",)
-
 KEY = "0" * 64
 
 
-NEED_A_REPOSITORY: dict[str, Callable[[AsyncRepository, str], Any]] = NEED_AN_OBJECT | {
+NEED_A_REPOSITORY: dict[str, Callable[[AsyncRepository, str], Any]] = {
+    **NEED_AN_OBJECT,
     "put": lambda repo, _: repo.put(b"content"),
     "put_many": lambda repo, _: repo.put_many([b"content"]),
     "has": lambda repo, key: repo.has(key),

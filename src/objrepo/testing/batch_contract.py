@@ -10,8 +10,6 @@ from objrepo.protocol import AsyncRepository
 from objrepo.testing.fixtures import content_of
 from objrepo.testing.put_contract import achunks
 
-__all__ = ("BatchContract",)
-
 SMALL = [content_of(size, seed=size) for size in (0, 1, 1000, 64 * 1024)]
 LARGE = content_of(3 * 1024 * 1024)
 

@@ -12,8 +12,6 @@ from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.testing.fixtures import content_of
 
-__all__ = ("CancellationContract",)
-
 CONTENT = content_of(3 * 1024 * 1024)
 
 

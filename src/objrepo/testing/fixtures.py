@@ -10,8 +10,6 @@ import pytest
 
 from objrepo.protocol import AsyncRepository
 
-__all__ = ("BAD_KEYS", "LOOPS", "NEED_AN_OBJECT", "NOT_STRINGS", "SIZES", "ContractFixtures", "content_of")
-
 LOOPS: Final = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
     *([pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")] if find_spec("uvloop") else []),

@@ -21,8 +21,6 @@ from objrepo.protocol import AsyncRepository, ObjectWriter, Source
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import SIZES, content_of
 
-__all__ = ("PutContract",)
-
 CONTENT = content_of(2 * 1024 * 1024 + 3)
 """Larger than the buffer of async sources, so that these are piped to a worker thread."""
 

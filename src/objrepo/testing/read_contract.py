@@ -16,8 +16,6 @@ from objrepo.errors import ObjectNotFoundError, RepositoryClosedError
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.testing.fixtures import BAD_KEYS, NEED_AN_OBJECT, NOT_STRINGS, SIZES, content_of
 
-__all__ = ("ReadContract",)
-
 CONTENT = content_of(3 * 1024 * 1024 + 7)
 
 
