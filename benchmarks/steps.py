@@ -49,7 +49,7 @@ def main(folder: Path) -> None:
     keys = container.add_objects_to_pack([os.urandom(1024) for _ in range(OBJECTS)], compress=False)
     container.close()
     backend = DiskObjectStoreRepositoryBackend(container)
-    with backend._repository.backend._sessions.check_out() as session:
+    with backend._repository.backend.sessions.check_out() as session:
         table("get 1 KiB, packed", steps_of_a_get(backend, session, keys), 5000)
         table("put 1 KiB", steps_of_a_put(backend, folder / "file"), 200)
         table("put 256 × 1 KiB as a group", steps_of_a_group(session, keys), 60)

@@ -157,7 +157,7 @@ class TestPower:
                     path.write_bytes(content)
                 else:
                     (opened.path / "packs" / "0").write_bytes(content)
-                    with opened.backend._sessions.check_out() as session:
+                    with opened.backend.sessions.check_out() as session:
                         session.index.insert([(key, 0, 0, 6, 0, 6)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
                 assert call(left().get, key, True) == content

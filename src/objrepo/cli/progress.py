@@ -19,7 +19,6 @@ from objrepo.reports import Progress, watching_reads
 if TYPE_CHECKING:
     import rich.progress
 
-
 _SILENT_SECONDS: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _LARGE_BYTES: Final = 16 * 1024 * 1024

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.disk import create
@@ -20,7 +20,6 @@ from objrepo.disk.listing import Cursor, keys_with_prefix, list_keys
 from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
-from objrepo.disk.repair import drop_damaged, lost_keys, quarantine_object, remove_stale_files
 from objrepo.disk.session import ContainerSession, SessionPool
 from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of
 from objrepo.disk.verify import check_objects, find_leftovers
@@ -28,7 +27,7 @@ from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryE
 from objrepo.keys import valid_keys
 from objrepo.offload import UNBATCHED, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
-from objrepo.reports import Leftover, MaintenanceReport, ProgressCallback, RepairStep, VerifyReport
+from objrepo.reports import Leftover, MaintenanceReport, ProgressCallback, VerifyReport
 from objrepo.sources import ChainedReader, open_source, read_source, read_up_to
 from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject
 
@@ -42,13 +41,14 @@ class DiskBackend(Backend):
     """See :class:`~objrepo.DiskRepository`.
 
     :param path: the container's folder.
+    :ivar sessions: the connections and files that are kept open between calls.
     """
 
     batches_puts: ClassVar[bool] = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._layout = Layout(Path(path).absolute())
-        self._sessions = SessionPool(self._layout)
+        self.sessions = SessionPool(self._layout)
 
     def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path]]:
         return type(self), (self.path,)
@@ -62,32 +62,27 @@ class DiskBackend(Backend):
     def location(self) -> str:
         return str(self.path)
 
-    @property
-    def idle_sessions(self) -> int:
-        """How many sessions are kept open between calls."""
-        return self._sessions.idle
-
     # -- the repository as a whole ------------------------------------------------------------------------------
 
     def initialise(self, *, clear: bool = False, **options: Any) -> None:
         if clear:
-            self._sessions.close()
+            self.sessions.close()
         create.initialise(self._layout, clear=clear, **options)
 
     def is_initialised(self) -> bool:
         return self._layout.is_initialised()
 
     def uuid(self) -> str | None:
-        with suppress(NotInitialisedError), self._sessions.check_out() as session:
+        with suppress(NotInitialisedError), self.sessions.check_out() as session:
             return session.config.container_id
         return None
 
     def key_format(self) -> str:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return session.config.hash_type
 
     def info(self, detailed: bool) -> DiskInfo:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return info_of(session, detailed)
 
     def maintain(
@@ -103,31 +98,31 @@ class DiskBackend(Backend):
         from objrepo.disk.maintenance import Plan, estimate, run  # imports SQLAlchemy
 
         plan = Plan(live, **steps)
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             if dry_run:
                 return MaintenanceReport(True, estimate(session, plan))
             with maintenance_lock(session.layout, timeout):
                 return MaintenanceReport(False, run(session, plan, progress))
 
     def verify_batch(self, keys: Sequence[str], quick: bool) -> VerifyReport:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return check_objects(session, keys, quick)
 
     def leftovers(self) -> tuple[Leftover, ...]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return find_leftovers(session)
 
     def erase(self) -> None:
-        self._sessions.close()
+        self.sessions.close()
         create.erase(self._layout)
 
     def close(self) -> None:
-        self._sessions.close()
+        self.sessions.close()
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def put(self, reader: BinaryReader) -> str:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return write_loose(session, reader)
 
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
@@ -156,7 +151,7 @@ class DiskBackend(Backend):
         return outcomes
 
     def batch(self) -> DiskBatch:
-        return DiskBatch(self, self._sessions)
+        return DiskBatch(self, self.sessions)
 
     def _small_content(self, source: Source) -> Any:
         """Return the content of a small source, ``UNBATCHED``, or the key of a large one that had to be read."""
@@ -179,13 +174,13 @@ class DiskBackend(Backend):
             except (RepositoryError, OSError) as error:
                 outcomes[number] = error
         elif contents:
-            with self._sessions.check_out() as session:
+            with self.sessions.check_out() as session:
                 keys = put_group(session, list(contents.values()))
             for number, key in zip(contents, keys, strict=True):
                 outcomes[number] = key
 
     def delete(self, keys: Sequence[str]) -> None:
-        with self._sessions.check_out() as session, maintenance_lock(session.layout, _DELETE_PATIENCE):
+        with self.sessions.check_out() as session, maintenance_lock(session.layout, _DELETE_PATIENCE):
             found = has_objects(session, keys)
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
@@ -196,7 +191,7 @@ class DiskBackend(Backend):
     # -- reading ------------------------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             if len(keys) == 1:
                 [key] = keys
                 return [isinstance(key, str) and bool(session.matches(key)) and has_object(session, key)]
@@ -204,13 +199,13 @@ class DiskBackend(Backend):
         return [isinstance(key, str) and key in found for key in keys]
 
     def get(self, key: str) -> bytes:
-        with self._sessions.check_out(checked=False) as session:
+        with self.sessions.check_out(checked=False) as session:
             if session.matches(key) and (content := read_at_once(session, key)) is not None:
                 return content
         return self._found(key, read_object)  # type: ignore[no-any-return]
 
     def get_batch(self, keys: Sequence[str]) -> list[Any]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             well_formed = list(dict.fromkeys(valid_keys(keys, session.config.hash_type)))
             outcomes = read_each(session, well_formed, self) if well_formed else {}
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
@@ -229,62 +224,33 @@ class DiskBackend(Backend):
         return self._found(key, location_of)
 
     def _found(self, key: str, look: Callable[[ContainerSession, str], T | None]) -> T:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             found = look(session, key) if session.matches(key) else None
         if found is None:
             raise ObjectNotFoundError([key], self)
         return found
 
     def plan(self, keys: Sequence[str]) -> tuple[Sequence[Item], Callable[[Sequence[Item]], list[OpenedObject]]]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             if len(valid_keys(keys, session.config.hash_type)) < len(keys):
                 self.require(keys)
             items, signatures = plan(session, keys, self)
         return items, partial(self._open_items, signatures)
 
     def _open_items(self, signatures: FileSignatures, items: Sequence[Item]) -> list[OpenedObject]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return open_items(session, signatures, items, self)
 
     def list_keys(self, cursor: Cursor | None) -> tuple[list[str], Cursor | None]:
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return list_keys(session, cursor, LIST_PAGE_SIZE)
 
     def keys_with_prefix(self, prefix: str) -> list[str]:
         """Return the keys that begin with some digits; see :meth:`DiskRepository.keys_with_prefix`."""
         if len(prefix) < 2 or set(prefix) - set("0123456789abcdef"):
             raise ValueError(f"invalid prefix {prefix!r}: use at least two hexadecimal digits")
-        with self._sessions.check_out() as session:
+        with self.sessions.check_out() as session:
             return keys_with_prefix(session, prefix)
-
-    # -- repairing ----------------------------------------------------------------------------------------------
-
-    def remove_stale_files(self, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
-        """Remove the locks and temporary files of interrupted operations; nothing while others may be at work."""
-        with self._sessions.check_out() as session:
-            locks = [RepairStep("removed", str(path), "a stale lock") for path in session.layout.pack_locks()]
-            with nullcontext() if dry_run else maintenance_lock(session.layout, timeout, break_locks=not live):
-                return [] if live else locks + remove_stale_files(session, dry_run)
-
-    def lost_keys(self) -> list[str]:
-        """Return the keys of objects that an earlier repair has quarantined and not restored."""
-        with self._sessions.check_out() as session:
-            return lost_keys(session)
-
-    def quarantine_object(
-        self, key: str, dry_run: bool, timeout: float
-    ) -> Literal["restored", "quarantined", "skipped"]:
-        """Move the damaged bytes of an object to the quarantine; see :func:`~objrepo.disk.repair.quarantine_object`."""
-        with (
-            self._sessions.check_out() as session,
-            nullcontext() if dry_run else maintenance_lock(session.layout, timeout),
-        ):
-            return quarantine_object(session, key, dry_run)
-
-    def drop_damaged(self, key: str, timeout: float) -> None:
-        """Remove the rows of damaged copies of an object from the index."""
-        with self._sessions.check_out() as session, maintenance_lock(session.layout, timeout):
-            drop_damaged(session, key)
 
 
 def _small_file(path: os.PathLike[str]) -> bytes | Any:

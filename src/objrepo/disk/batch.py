@@ -22,7 +22,6 @@ from objrepo.streams import BATCH_OBJECTS
 if TYPE_CHECKING:
     from objrepo.backend import Backend
 
-
 _MAX_ROWS: Final = 100_000
 """How many objects a batch commits together at the most; they take 40 MB of memory."""
 

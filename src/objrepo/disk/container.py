@@ -83,15 +83,11 @@ def store_errors(index: Path) -> Iterator[None]:
     try:
         yield
     except InconsistentContent as error:
-        raise CorruptObjectError(_key_in(str(error)), str(error)) from error
+        named = str(error).split("'")  # the key, if there is one, is in quotes
+        raise CorruptObjectError(named[1] if len(named) > 2 else "?", str(error)) from error
     except (SQLAlchemyError, sqlite3.Error) as error:
         cause = error.__cause__ or error
         raise index_error(index, cause) from cause
-
-
-def _key_in(message: str) -> str:
-    """Return the key that an error of disk-objectstore names, in quotes."""
-    return message.split("'")[1] if message.count("'") > 1 else "?"
 
 
 def _use_wal(connection: Any, _: object) -> None:

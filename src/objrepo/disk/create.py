@@ -38,11 +38,21 @@ def initialise(layout: Layout, *, clear: bool, **options: Any) -> None:
     :raises FileExistsError: if the folder holds other files than a container's.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    _check(given)
+    for name in ("pack_size_target", "loose_prefix_len"):
+        if name in given and (isinstance(given[name], bool) or not isinstance(given[name], int)):
+            raise TypeError(f"{name} must be an int, not {type(given[name]).__name__}")
+    if not 0 <= given.get("loose_prefix_len", 0) <= _LONGEST_PREFIX:
+        raise ValueError(f"loose_prefix_len must be from 0 to {_LONGEST_PREFIX}, not {given['loose_prefix_len']}")
     if layout.config_file.exists() and not clear:
         _check_agreement(layout, given)
         return
-    _check_free(layout)
+    folder = layout.folder
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot create a repository at {folder}: it is a file; choose a folder")
+    if folder.exists() and not _is_own(folder):
+        raise FileExistsError(
+            f"cannot create a repository at {folder}: the folder holds other files; choose an empty one"
+        )
     _make(layout, given, clear)
 
 
@@ -66,14 +76,6 @@ def erase(layout: Layout) -> None:
         _remove(erased)
 
 
-def _check(options: dict[str, Any]) -> None:
-    for name in ("pack_size_target", "loose_prefix_len"):
-        if name in options and (isinstance(options[name], bool) or not isinstance(options[name], int)):
-            raise TypeError(f"{name} must be an int, not {type(options[name]).__name__}")
-    if not 0 <= options.get("loose_prefix_len", 0) <= _LONGEST_PREFIX:
-        raise ValueError(f"loose_prefix_len must be from 0 to {_LONGEST_PREFIX}, not {options['loose_prefix_len']}")
-
-
 def _check_agreement(layout: Layout, options: dict[str, Any]) -> None:
     config = layout.config()
     for name, value in options.items():
@@ -83,16 +85,6 @@ def _check_agreement(layout: Layout, options: dict[str, Any]) -> None:
                 f"the repository at {layout.folder} has {name}={present!r}, which cannot be changed to {value!r}; "
                 "create another repository and copy the objects to it"
             )
-
-
-def _check_free(layout: Layout) -> None:
-    folder = layout.folder
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot create a repository at {folder}: it is a file; choose a folder")
-    if folder.exists() and not _is_own(folder):
-        raise FileExistsError(
-            f"cannot create a repository at {folder}: the folder holds other files; choose an empty one"
-        )
 
 
 def _is_own(folder: Path) -> bool:

@@ -30,7 +30,6 @@ from objrepo.sources import write_all
 if TYPE_CHECKING:
     from io import FileIO
 
-
 FIRST_OWN_PACK: Final = 1_000_000
 """The number of the first pack that groups are written to."""
 

@@ -33,7 +33,6 @@ from objrepo.sources import write_all
 if TYPE_CHECKING:
     from io import FileIO
 
-
 _COPY_BYTES: Final = 1024 * 1024
 _log: Final = logging.getLogger("objrepo")
 _PATIENCE: Final = 30.0

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from objrepo.disk.index import NO_ROW, Row
 from objrepo.disk.layout import REPACK_PACK
+from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.pack_files import read_at
 from objrepo.disk.repack import recover_repack
 from objrepo.disk.safe_open import safe_open
-from objrepo.disk.session import ContainerSession
+from objrepo.disk.session import ContainerSession, SessionPool
 from objrepo.disk.verify import damages, find_leftovers
 from objrepo.errors import RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
@@ -26,20 +27,20 @@ _LOST: Final = ".lost"
 
 
 def quarantine_object(
-    session: ContainerSession, key: str, dry_run: bool = False
+    sessions: SessionPool, key: str, dry_run: bool, timeout: float
 ) -> Literal["restored", "quarantined", "skipped"]:
     """Move a damaged loose file of an object to the quarantine, and copy its damaged bytes in a pack to it.
 
     :return: ``'restored'`` if another copy is intact, ``'skipped'`` if a copy cannot be read: it may be intact.
     """
-    found, intact = damages(session, key)
-    if not all(damage.readable for damage in found):
-        return "skipped"
-    if not dry_run:
-        if found and not intact:
+    with sessions.check_out() as session, _lock(session, dry_run, timeout):
+        found, intact = damages(session, key)
+        if not all(damage.readable for damage in found):
+            return "skipped"
+        if found and not intact and not dry_run:
             session.layout.quarantine.mkdir(exist_ok=True)
             (session.layout.quarantine / f"{key}{_LOST}").touch()  # durable with the quarantined file
-        for damage in found:
+        for damage in () if dry_run else found:
             if damage.row is None:
                 path = Path(session.layout.loose_name(session.config, key))
                 with _quarantined(session, key) as (target, _):
@@ -48,44 +49,54 @@ def quarantine_object(
             else:
                 with _quarantined(session, f"{key}.packed") as (_, file):
                     file.writelines(_readable(session, damage.row))
-    return "restored" if intact else "quarantined"
+        return "restored" if intact else "quarantined"
 
 
-def drop_damaged(session: ContainerSession, key: str) -> None:
+def drop_damaged(sessions: SessionPool, key: str, timeout: float) -> None:
     """Remove the row of a damaged copy of an object that was quarantined, and the mark that the object is lost."""
-    found, intact = damages(session, key)
-    for damage in found:
-        if damage.row is not None and damage.readable:
-            session.index.remove_rows([damage.row])
-    if intact:
-        (session.layout.quarantine / f"{key}{_LOST}").unlink(missing_ok=True)
+    with sessions.check_out() as session, maintenance_lock(session.layout, timeout):
+        found, intact = damages(session, key)
+        if packed := [damage.row for damage in found if damage.row is not None and damage.readable]:
+            session.index.remove_rows(packed)
+        if intact:
+            (session.layout.quarantine / f"{key}{_LOST}").unlink(missing_ok=True)
 
 
-def lost_keys(session: ContainerSession) -> list[str]:
+def lost_keys(sessions: SessionPool) -> list[str]:
     """Return the keys of objects that an earlier repair quarantined and could not take from another repository."""
-    with suppress(FileNotFoundError):
+    with sessions.check_out() as session, suppress(FileNotFoundError):
         names = sorted(path.name.removesuffix(_LOST) for path in session.layout.quarantine.glob(f"*{_LOST}"))
         return [key for key in names if is_key(key, session.config.hash_type)]
     return []
 
 
-def remove_stale_files(session: ContainerSession, dry_run: bool) -> list[RepairStep]:
-    """Remove what interrupted processes left behind; the caller has exclusive use of the container."""
-    steps = []
-    for leftover in find_leftovers(session):
-        if leftover.kind == "temporary file":
-            step = RepairStep("removed", leftover.path, "a temporary file of a write that was interrupted")
-            if not dry_run:
-                try:
-                    Path(leftover.path).unlink(missing_ok=True)
-                except OSError as error:
-                    step = RepairStep("skipped", leftover.path, f"it cannot be removed: {error.strerror}")
-            steps.append(step)
-    if os.path.exists(session.packs.path(REPACK_PACK)):  # noqa: PTH110
-        steps.append(RepairStep("recovered", session.packs.path(REPACK_PACK), "a repack was interrupted"))
-        if not dry_run:
-            recover_repack(session)
-    return steps
+def remove_stale_files(sessions: SessionPool, dry_run: bool, live: bool, timeout: float) -> list[RepairStep]:
+    """Remove locks and what interrupted processes left behind; nothing while others may use the container."""
+    with sessions.check_out() as session:
+        steps = [RepairStep("removed", str(path), "a stale lock") for path in session.layout.pack_locks()]
+        with _lock(session, dry_run, timeout, break_locks=not live):
+            if live:
+                return []
+            for leftover in find_leftovers(session):
+                if leftover.kind == "temporary file":
+                    step = RepairStep("removed", leftover.path, "a temporary file of a write that was interrupted")
+                    try:
+                        if not dry_run:
+                            Path(leftover.path).unlink(missing_ok=True)
+                    except OSError as error:
+                        step = RepairStep("skipped", leftover.path, f"it cannot be removed: {error.strerror}")
+                    steps.append(step)
+            if os.path.exists(session.packs.path(REPACK_PACK)):  # noqa: PTH110
+                steps.append(RepairStep("recovered", session.packs.path(REPACK_PACK), "a repack was interrupted"))
+                if not dry_run:
+                    recover_repack(session)
+            return steps
+
+
+def _lock(
+    session: ContainerSession, dry_run: bool, timeout: float, *, break_locks: bool = False
+) -> AbstractContextManager[None]:
+    return nullcontext() if dry_run else maintenance_lock(session.layout, timeout, break_locks=break_locks)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from objrepo.disk.backend import DiskBackend
+from objrepo.disk.repair import drop_damaged, lost_keys, quarantine_object, remove_stale_files
 from objrepo.disk.stats import DiskInfo, ObjectLocation
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.keys import require_str
@@ -41,7 +42,7 @@ class DiskRepository(Repository[DiskBackend]):
 
     def statistics(self) -> Statistics:
         """Return what this object is doing at the moment. It may be called at any time, and never blocks."""
-        return replace(super().statistics(), idle_connections=self.backend.idle_sessions)
+        return replace(super().statistics(), idle_connections=self.backend.sessions.idle)
 
     async def initialise(
         self,
@@ -180,9 +181,9 @@ class DiskRepository(Repository[DiskBackend]):
             raise ValueError(
                 f"cannot repair from {source}: its keys are {await source.key_format()}, not {await self.key_format()}"
             )
-        run, backend = self._open().run, self.backend
-        steps = await run(backend.remove_stale_files, dry_run, live, timeout)
-        lost = [] if source is None else await run(backend.lost_keys)
+        run, sessions = self._open().run, self.backend.sessions
+        steps = await run(remove_stale_files, sessions, dry_run, live, timeout)
+        lost = [] if source is None else await run(lost_keys, sessions)
         report = await self.verify(progress)
         damaged = {damaged.key: damaged for damaged in report.damaged}
         for key, each in damaged.items():
@@ -193,7 +194,7 @@ class DiskRepository(Repository[DiskBackend]):
                 present = await self.has(key)
                 refilled = present or await self._refill(key, dry_run, source)
                 if refilled and not dry_run:
-                    await run(backend.drop_damaged, key, timeout)
+                    await run(drop_damaged, sessions, key, timeout)
                 if not present:
                     action = "refilled" if refilled else "quarantined"
                     steps.append(RepairStep(action, key, "it was lost in an earlier repair"))
@@ -205,9 +206,9 @@ class DiskRepository(Repository[DiskBackend]):
         self, key: str, dry_run: bool, source: AsyncRepository | None, timeout: float
     ) -> tuple[_RepairAction, str]:
         """Return what was done for an object, and why if it is not its damage."""
-        run, backend = self._open().run, self.backend
+        run, sessions = self._open().run, self.backend.sessions
         try:
-            action: _RepairAction = await run(backend.quarantine_object, key, dry_run, timeout)
+            action: _RepairAction = await run(quarantine_object, sessions, key, dry_run, timeout)
         except RepositoryError:
             raise
         except OSError as error:
@@ -215,7 +216,7 @@ class DiskRepository(Repository[DiskBackend]):
         if action == "quarantined" and source is not None and await self._refill(key, dry_run, source):
             action = "refilled"
         if not dry_run and action != "skipped":
-            await run(backend.drop_damaged, key, timeout)
+            await run(drop_damaged, sessions, key, timeout)
         return action, ""
 
     async def _refill(self, key: str, dry_run: bool, source: AsyncRepository) -> bool:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-
 FileId = tuple[int, int]
 """Device and inode of a file. They identify it for as long as it is open; then another file may get them."""
 

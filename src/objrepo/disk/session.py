@@ -18,7 +18,6 @@ from objrepo.keys import key_pattern
 if TYPE_CHECKING:
     from disk_objectstore import Container
 
-
 _MAX_IDLE: Final = 32
 
 _inherited: list[ContainerSession] = []
