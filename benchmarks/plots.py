@@ -22,7 +22,7 @@ PICTURES = {
     "packs": ("packs: put 20,000 × 1 KiB, for each", "packs: 1000 × get 1 KiB at once", "packs: read all 20,000, for each"),
     "profiles": (
         "AiiDA: import an archive", "AiiDA: import an archive, the repository's part",
-        "AiiDA: import an archive, AiiDA's part: reading the archive, and the database", "AiiDA: create an archive",
+        "AiiDA: import an archive, all but the repository", "AiiDA: create an archive",
         "AiiDA: read the file of each node, after maintenance", "AiiDA: iterate over the content of all files",
     ),
     "web": ("web: GET 1 KiB", "web: GET 1 KiB on 32 connections", "web: GET 64 MiB"),

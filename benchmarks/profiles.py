@@ -40,7 +40,7 @@ OF_THE_REPOSITORY = (
 WHOLE, REPOSITORY, REST = (
     "import an archive",
     "import an archive, the repository's part",
-    "import an archive, AiiDA's part: reading the archive, and the database",
+    "import an archive, all but the repository",
 )
 SMALL = 1024
 READ = 2_000
