@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from objrepo.disk.layout import Layout
-from objrepo.disk.safe_open import FileSignature, copy_file, signature
+from objrepo.disk.safe_open import FileSignature, copy_file, status
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError
 
 SCANNED_FOR_ONE: Final = 3
@@ -311,7 +311,12 @@ def _journals(index: Path) -> list[Path]:
 
 
 def _signatures(index: Path) -> list[FileSignature | None]:
-    return [signature(path) for path in (index, *_journals(index))]
+    """Return the state of an index and its journals, by the time at which their bytes changed.
+
+    SQLite, run by root, sets the owner of a journal whenever it tries to open it, which changes its ``ctime``.
+    """
+    found = (status(path) for path in (index, *_journals(index)))
+    return [each and (each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
 
 
 def _remove_folder(folder: Path, process: int) -> None:

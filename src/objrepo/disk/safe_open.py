@@ -85,8 +85,14 @@ def signature_of(status: os.stat_result) -> FileSignature:
 
 def signature(path: str | Path) -> FileSignature | None:
     """Return the state of a file, None if there is none."""
+    found = status(path)
+    return found and signature_of(found)
+
+
+def status(path: str | Path) -> os.stat_result | None:
+    """Return the status of a file, None if there is none."""
     try:
-        return signature_of(os.stat(path))  # noqa: PTH116
+        return os.stat(path)  # noqa: PTH116
     except (FileNotFoundError, NotADirectoryError):
         return None
 
