@@ -202,8 +202,11 @@ class TestErrors:
     async def test_errors_are_told_apart_by_their_code(self, tmp_path):
         index = tmp_path / "locked, busy"  # the text of every error
         index.write_bytes(b"no database" * 100)
-        with pytest.raises(sqlite3.DatabaseError) as caught:
-            sqlite3.connect(index).execute("SELECT * FROM db_object")
+        with (
+            contextlib.closing(sqlite3.connect(index)) as connection,
+            pytest.raises(sqlite3.DatabaseError) as caught,
+        ):
+            connection.execute("SELECT * FROM db_object")
         assert "is damaged" in str(index_error(index, caught.value))
         index.unlink()
         with contextlib.closing(sqlite3.connect(index)) as connection:
