@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
@@ -329,52 +327,3 @@ class TestErrorsAndHelp:
         done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
         error = f"objrepo: the command line needs {missing}: pip install 'objrepo[cli]'\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
-
-
-class TestCtrlC:
-    @staticmethod
-    def start(*arguments, **options):
-        """Start a command that SIGINT interrupts, also if these tests run in the background, where it is ignored."""
-        listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-        return subprocess.Popen([*OBJREPO, *arguments], preexec_fn=listen, **options)
-
-    @staticmethod
-    def interrupt(process):
-        """Send SIGINT to a process that has started its work."""
-        time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        return process.wait(30)
-
-    def test_ctrl_c_ends_a_put_of_standard_input(self, workdir):
-        with self.start("put", "-", stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=workdir) as process:
-            process.stdin.write(content_of(5_000_000))
-            process.stdin.flush()
-            sandbox = workdir / ".objrepo" / "sandbox"
-            while not sandbox.exists() or not os.listdir(sandbox):
-                time.sleep(0.01)
-            assert self.interrupt(process) == 130
-            assert process.stderr.read() == b"objrepo: interrupted\n"
-        assert os.listdir(sandbox) == []
-        assert [files for _, _, files in os.walk(workdir / ".objrepo" / "loose") if files] == []
-
-    def test_ctrl_c_ends_a_blocked_get(self, workdir, run_objrepo):
-        key = run_objrepo("put", "-", stdin=content_of(5_000_000))[1].split()[0].decode()
-        with self.start("cat", key, stdout=subprocess.PIPE, cwd=workdir) as process:
-            process.stdout.read(1)
-            assert self.interrupt(process) == 130
-
-    def test_maintain(self, workdir, run_objrepo):
-        (workdir / "files").mkdir()
-        for number in range(1000, 2000):
-            (workdir / "files" / str(number)).write_bytes(b"%d" % number * 20_000)  # too large to be packed by `put`
-        assert run_objrepo("put", "files")[0] == 0
-        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        with self.start("maintain", "--not-live", cwd=workdir, **pipes) as process:
-            packs = workdir / ".objrepo" / "packs"
-            while not os.listdir(packs):
-                time.sleep(0.001)
-            assert self.interrupt(process) == 130
-            assert process.stderr.read() == b"objrepo: interrupted\n"
-        assert run_objrepo("verify")[1].startswith(b"1,000 objects")
-        assert run_objrepo("maintain", "--not-live")[0] == 0, "no lock and no incomplete pack is left"
-        assert run_objrepo("verify")[1].startswith(b"1,000 objects")

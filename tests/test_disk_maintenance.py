@@ -116,7 +116,7 @@ call = InPlace().call
 repo = DiskRepository(sys.argv[1], Inline())
 call(repo.__aenter__)
 def progress(done):
-    if done.done:
+    if done.done >= 300_000:  # the first object, some of which is still in the buffer of the pack
         os.kill(os.getpid(), 9)
 if sys.argv[2] == "commit":
     from sqlalchemy.orm import Session

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes longer than that of this package
 if TYPE_CHECKING:
+    from typing import Any
+
     from objrepo.archive import ArchiveRepository
     from objrepo.cache import CachedRepository
     from objrepo.disk import DiskRepository

@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from contextlib import suppress
-from importlib.util import find_spec
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False  # what `typing` has; an interrupt while that is imported would be a traceback
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 __all__ = ("main",)
 
-_SIGNALS = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
+_SIGNALS = {1: "hung up", 2: "interrupted", 15: "terminated"}
+"""The signals that end a command, by their numbers in POSIX."""
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its status, which for a signal is 128 and its number, as shells have it."""
-    received = [signal.SIGINT]
+    received = [2]
+    try:
+        status = _run(received)
+    except KeyboardInterrupt:
+        status = 128 + received[-1]
+        # At a terminal, the line follows the ^C that it shows.
+        line = f"objrepo: {_SIGNALS[received[-1]]}\n"
+        try:
+            sys.stderr.write(f"\n{line}" if sys.stderr.isatty() else line)
+            sys.stderr.flush()
+        except (OSError, AttributeError):
+            pass  # the terminal is gone, or stderr is closed
+    sys.exit(status)
+
+
+def _run(received: list[int]) -> int:
+    """Run the command line, and return its status; the signals that end it are added to ``received``.
+
+    :raises KeyboardInterrupt: after a signal, when the command has cleaned up.
+    """
+    import signal
+    from importlib.util import find_spec
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         """End the command as Ctrl-C does: by KeyboardInterrupt or, where an event loop runs, by cancellation."""
-        received.append(signal.Signals(number))
+        received.append(number)
         handler = signal.getsignal(signal.SIGINT)
         (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, interrupt)
     try:
-        for name in ("SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)  # Windows has no SIGHUP
-            if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-                signal.signal(number, interrupt)
         for package in ("click", "rich"):
             if find_spec(package) is None:
                 sys.exit(f"objrepo: the command line needs {package}: pip install 'objrepo[cli]'")
         from objrepo.cli import run
 
-        status = run(sys.argv[1:])
-    except KeyboardInterrupt:
-        number = received[-1]
-        status = 128 + number
-        with suppress(OSError, AttributeError):  # the terminal may be gone, and stderr closed
-            start = "\n" if sys.stderr.isatty() else ""  # after the ^C that the terminal shows
-            print(f"{start}objrepo: {_SIGNALS[number.name]}", file=sys.stderr, flush=True)  # noqa: T201
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to be cleaned up
-    sys.exit(status)
+        return run(sys.argv[1:])
+    finally:  # there is nothing to clean up: a second Ctrl-C ends the process at once
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,15 @@ __all__ = ("AtomicFile",)
 class AtomicFile:
     """A file that is written under a temporary name in the same directory, and renamed by :meth:`publish`.
 
-    It is used by ``with``, which removes the temporary file unless it was published. The system applies the umask when
-    it creates the file; a file that replaces another is never more open than that one.
+    It is used by ``with``, which creates the temporary file, and removes it unless it was published. The system applies
+    the umask when it creates the file; a file that replaces another is never more open than that one.
 
     :param path: the final name.
     :param replace: whether to replace an existing file.
     :param resumable: a fixed temporary name. Such a file is opened with what it contains, and is kept if unpublished.
-    :raises FileExistsError: if there is a file of that name, without ``replace``, or one that is not a regular file.
-    :raises OSError: if the temporary file cannot be created.
+    :raises FileExistsError: (on entering) if there is a file of that name, without ``replace``, or one that is not a
+        regular file.
+    :raises OSError: (on entering) if the temporary file cannot be created.
 
     :ivar file: the temporary file, open for reading and writing from its start.
     :ivar temporary: its path.
@@ -35,18 +36,21 @@ class AtomicFile:
         self._path = path
         self._replace = replace
         self._keep = resumable is not None
+        self.temporary = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
+
+    def __enter__(self) -> Self:
         mode = 0o666
         with suppress(FileNotFoundError):
             mode &= self._permissions()
-        self.temporary = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
         create = os.O_CREAT if self._keep else os.O_CREAT | os.O_EXCL
         try:
-            opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))  # noqa: SIM115
+            opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))
+            self.file = cast("BinaryIO", opened)
         except OSError as error:  # it names the temporary file
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        self.file = cast("BinaryIO", opened)
-
-    def __enter__(self) -> Self:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+        except BaseException:  # an interrupt
+            self._remove()
+            raise
         return self
 
     def __exit__(
@@ -54,6 +58,9 @@ class AtomicFile:
     ) -> None:
         with suppress(OSError):  # of a file that was not finished: it follows the error that is being raised
             self.file.close()
+        self._remove()
+
+    def _remove(self) -> None:
         if not self._keep:
             self.temporary.unlink(missing_ok=True)
 
@@ -65,7 +72,7 @@ class AtomicFile:
     def publish(self, durable: bool = True) -> None:
         """Give the file its name. With ``durable``, content and name survive a power failure.
 
-        :raises FileExistsError: if there is a file of that name by now, without ``replace``.
+        :raises FileExistsError: (on entering) if there is a file of that name by now, without ``replace``.
         """
         if durable and not self.file.closed:
             self.finish()

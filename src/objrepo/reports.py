@@ -259,7 +259,8 @@ _reads: Final[ContextVar[ProgressCallback | None]] = ContextVar("objrepo_reads",
 def watching_reads(callback: ProgressCallback) -> Iterator[None]:
     """Have a function called while the ``with`` block, or a task or worker thread that it starts, reads large objects.
 
-    :param callback: called after each piece; the step is the key, ``done`` where the piece ends, ``total`` the size.
+    :param callback: called after each piece; the step is the key of the object or names a file of objects, ``done`` is
+        where the piece ends, ``total`` the size.
     """
     token = _reads.set(callback)
     try:
@@ -271,7 +272,7 @@ def watching_reads(callback: ProgressCallback) -> Iterator[None]:
 def note_read(key: str, done: int, total: int) -> None:
     """Report to :func:`watching_reads` that a piece of an object has been read.
 
-    :param key: the object.
+    :param key: the object, or the name of a file.
     :param done: where the piece ends, in bytes.
     :param total: the size of the object, or of the range that is read, in bytes.
     """

@@ -50,7 +50,9 @@ class Reporter:
             display = self._display = self._display or _display()
             task_id = self._tasks.get(progress.step)
             if task_id is None:
-                task_id = self._tasks[progress.step] = display.add_task(progress.step, unit=progress.unit)
+                task_id = self._tasks[progress.step] = display.add_task(
+                    progress.step, total=progress.total, unit=progress.unit
+                )
             display.update(task_id, completed=progress.done, total=progress.total)
             if display.console.is_terminal:
                 self.has_shown = True

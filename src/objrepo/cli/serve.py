@@ -51,7 +51,7 @@ def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: i
         uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=10, server_header=False)
     except SystemExit:  # uvicorn has logged why it cannot start, such as that the port is in use
         return 1
-    return 0
+    raise KeyboardInterrupt  # uvicorn ends only after a signal, for which it returns
 
 
 async def _require_initialised(repository: AsyncRepository) -> None:

@@ -21,6 +21,7 @@ from objrepo.disk.locks import pack_lock
 from objrepo.disk.safe_open import safe_open
 from objrepo.errors import CorruptObjectError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
+from objrepo.reports import note_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +60,10 @@ class PatchedContainer(Container):  # type: ignore[misc]
             self._operation_session = sessionmaker(engine, autoflush=False)()
         return self._operation_session
 
+    def _write_data_to_packfile(self, pack_handle: Any, read_handle: Any, *args: Any, **options: Any) -> Any:
+        """Append an object to a pack and report each piece; see ``Container._write_data_to_packfile``."""
+        return super()._write_data_to_packfile(pack_handle, _ReportedReader(read_handle), *args, **options)
+
     @contextmanager
     def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:
         """Lock a pack, open it for appending, and fsync it at the end; see ``Container.lock_pack``.
@@ -75,6 +80,20 @@ class PatchedContainer(Container):  # type: ignore[misc]
                 yield handle
                 fsync_file(handle)
             fsync_directory(pack.parent)
+
+
+class _ReportedReader:
+    """A file that reports to :func:`~objrepo.reports.watching_reads` how many bytes of it have been read."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._done = 0
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._file.read(size)
+        self._done += len(data)
+        note_read(self._file.name, self._done, self._done)
+        return data
 
 
 @contextmanager

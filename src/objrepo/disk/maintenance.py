@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any, Final
 
 from objrepo.disk.listing import loose_keys, loose_sizes
@@ -13,7 +12,7 @@ from objrepo.disk.safe_open import is_inside, refused
 from objrepo.disk.session import ContainerSession
 from objrepo.errors import RepositoryError
 from objrepo.offload import WorkCancelled, cancel_requested
-from objrepo.reports import MaintenanceStep, Progress, ProgressCallback
+from objrepo.reports import MaintenanceStep, Progress, ProgressCallback, watching_reads
 
 _TRIES: Final = 20
 
@@ -102,12 +101,13 @@ def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | No
             if is_inside(path) is None and os.path.lexists(path):
                 raise refused(path)  # disk-objectstore would follow it
     count, (size, _) = session.index.count(), session.index.sums()
+    packed = _PackProgress(progress)
     for tries_left in range(_TRIES, -1, -1):
         try:
-            with store_errors(session.layout.index_file):
+            with store_errors(session.layout.index_file), watching_reads(lambda piece: packed.read(piece.done)):
                 session.container.pack_all_loose(
                     compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
-                    callback=_listener("pack_loose", progress),
+                    callback=packed.listen,
                     clean_loose_per_pack=plan.incremental_cleanup,
                     do_fsync=False,  # the container fsyncs each pack by itself
                 )
@@ -148,18 +148,25 @@ def _vacuum(session: ContainerSession, plan: Plan, progress: ProgressCallback | 
 _STEPS: Final = {"pack_loose": _pack, "do_repack": _repack, "clean_storage": _clean, "do_vacuum": _vacuum}
 
 
-def _listener(step: str, progress: ProgressCallback | None) -> Callable[[str, Any], None]:
-    done = total = 0
+class _PackProgress:
+    """Reports how many bytes of loose objects have been packed, also within an object, and stops when cancelled."""
 
-    def listen(action: str, value: Any) -> None:
-        nonlocal done, total
+    def __init__(self, progress: ProgressCallback | None) -> None:
+        self._progress = progress
+        self._done = self._total = 0
+
+    def listen(self, action: str, value: Any) -> None:
+        """Take what ``Container.pack_all_loose`` reports."""
+        if action == "init":
+            self._done, self._total = 0, int(value["total"])
+        elif action == "update":
+            self._done += int(value)
+        self.read(0)
+
+    def read(self, part: int) -> None:
+        """Report that a part of the present object has been packed."""
         if cancel_requested():
             raise WorkCancelled
-        if action == "init":
-            done, total = 0, int(value["total"])
-        elif action == "update":
-            done += int(value)
-        if progress is not None:
-            progress(Progress(step, done, total, "bytes"))
-
-    return listen
+        if self._progress is not None:
+            done = self._done + part
+            self._progress(Progress("pack_loose", done, max(self._total, done), "bytes"))

@@ -27,7 +27,7 @@ from objrepo.disk.session import ContainerSession
 from objrepo.errors import CorruptObjectError, RepositoryBusyError, RepositoryError, with_path
 from objrepo.fsync import fsync_directory, fsync_file
 from objrepo.offload import WorkCancelled, cancel_requested
-from objrepo.reports import Progress, ProgressCallback
+from objrepo.reports import Progress, ProgressCallback, note_read, watching_reads
 from objrepo.sources import write_all
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
     lengths = session.index.lengths()
     failure: Exception | None = None
     done = freed = 0
+
+    def report(part: Progress | None = None) -> None:
+        size = done if part is None else done + part.done
+        if progress is not None:
+            progress(Progress("do_repack", size, max(total, size), "bytes"))
+
     # The emptiest first: what it takes to remove a pack without objects is there on a full disk too.
     for pack_id in sorted(packs, key=lambda pack_id: lengths.get(pack_id, 0)):
         with _locked(session, pack_id):
@@ -73,12 +79,12 @@ def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
             try:
                 if sum(row[3] for row in rows if type(row[3]) is int) < size or not rows:
                     _check_rows(rows, path, size)
-                    freed += _rewrite(session, path, size, rows)
+                    with watching_reads(report):
+                        freed += _rewrite(session, path, size, rows)
             except CorruptObjectError as error:
                 failure = failure or error
         done += size
-        if progress is not None:
-            progress(Progress("do_repack", done, max(total, done), "bytes"))
+        report()
     if failure is not None:
         raise failure
     return freed
@@ -190,7 +196,8 @@ def _move_at_once(session: ContainerSession, path: Path, new_id: int, rows: list
 def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> list[int]:
     """Append the bytes of objects to a pack; return their offsets in it."""
     offsets = []
-    position = target.tell()
+    first = position = target.tell()
+    total = sum(row[3] for row in rows)
     for raw in rows:
         _, _, offset, length, _, _ = raw
         offsets.append(position)
@@ -202,6 +209,7 @@ def _copy(source: FileIO, target: FileIO, rows: list[RawRow], path: Path) -> lis
             if len(data) < wanted:
                 raise short_of(Row._make(raw), str(path), os.fstat(source.fileno()).st_size)
             write_all(target, data)
+            note_read(f"pack {path.name}", position + start + wanted - first, total)
         position += length
     return offsets
 

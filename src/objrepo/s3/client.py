@@ -326,6 +326,8 @@ def _status(error: Exception) -> int | None:
 
 
 def _first_line(error: Exception) -> str:
-    line = str(error).partition("\n")[0]
-    timed_out = " (timed out)" if "TimedOut" in str(error) or "kind: Timeout" in str(error) else ""
-    return line.rpartition(" - ")[2] + timed_out
+    """Return what the client says, and the cause that the system gave, such as that a connection was refused."""
+    text = str(error)
+    causes = re.findall(r'(?:message|error): "([^"]+)"', text)
+    cause = "timed out" if "TimedOut" in text or "kind: Timeout" in text else causes[-1] if causes else ""
+    return text.partition("\n")[0].rpartition(" - ")[2] + (f" ({cause})" if cause else "")
