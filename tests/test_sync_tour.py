@@ -210,7 +210,7 @@ class TestTour:
                     writer.key  # noqa: B018
             assert repo.get(writer.key) == b"".join(map(bytes, pieces))
             assert writer.size == repo.size(writer.key)
-            with pytest.raises(RepositoryClosedError, match="with"):
+            with pytest.raises(RepositoryClosedError, match=r"use `with repo\.create\(\) as writer`"):
                 writer.write(b"late")
             with pytest.raises(RepositoryClosedError, match="create another one"):
                 writer.__enter__()

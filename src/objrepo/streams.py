@@ -8,6 +8,7 @@ import os
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, Self
+from weakref import ref
 
 import anyio
 from anyio.abc import ByteReceiveStream
@@ -217,21 +218,33 @@ def open_range(
 
 
 class OpenStreams:
-    """The streams of a repository that are open, so that leaving the repository closes them."""
+    """The streams of a repository that are open, so that leaving the repository closes them.
+
+    It does not keep them alive: one that an interrupt kept from being handed over is closed with its file.
+    """
 
     def __init__(self) -> None:
-        self._open: set[BackendStream | ObjectIterator] = set()
-        self.add = self._open.add
-        self.discard = self._open.discard
+        self._open: set[ref[BackendStream | ObjectIterator]] = set()  # `copy` is atomic, unlike that of a `WeakSet`
 
     def __len__(self) -> int:
         """Return how many of them hold a file."""
-        return sum(stream.holds_file for stream in self._open.copy())
+        return sum(stream.holds_file for stream in self._alive())
+
+    def add(self, stream: BackendStream | ObjectIterator) -> None:
+        """Add a stream."""
+        self._open.add(ref(stream, self._open.discard))
+
+    def discard(self, stream: BackendStream | ObjectIterator) -> None:
+        """Remove a stream, if it is one of them."""
+        self._open.discard(ref(stream))
 
     def close(self) -> None:
         """Close them all."""
-        for stream in self._open.copy():
+        for stream in self._alive():
             stream.close()
+
+    def _alive(self) -> list[BackendStream | ObjectIterator]:
+        return [stream for each in self._open.copy() if (stream := each()) is not None]
 
 
 class BackendStream(ByteReceiveStream):

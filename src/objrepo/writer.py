@@ -65,7 +65,7 @@ class Writer:
     async def write(self, chunk: bytes | bytearray | memoryview) -> int:
         """Write some bytes; see :meth:`ObjectWriter.write`."""
         if not self._open:
-            raise RepositoryClosedError("the writer is not open: write inside its `with`")
+            raise RepositoryClosedError("the writer is not open: use `async with repo.create() as writer`")
         if self._error is not None:
             raise self._error
         if not isinstance(chunk, bytes | bytearray | memoryview):

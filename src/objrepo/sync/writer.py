@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
+from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import ObjectWriter
 from objrepo.sync.docstrings import documented_as
 from objrepo.sync.runner import CoroutineRunner
@@ -23,6 +24,7 @@ class SyncWriter:
     def __init__(self, runner: CoroutineRunner, writer: ObjectWriter) -> None:
         self._runner = runner
         self._writer = writer
+        self._context: AbstractContextManager[ObjectWriter] | None = None
 
     @property
     def key(self) -> str:
@@ -38,15 +40,19 @@ class SyncWriter:
         return self._writer.size
 
     def write(self, chunk: bytes | bytearray | memoryview) -> int:
+        if self._context is None:
+            raise RepositoryClosedError("the writer is not open: use `with repo.create() as writer`")
         return self._runner.call(self._writer.write, chunk)
 
     def __enter__(self) -> Self:
         context = self._runner.enter(self._writer)
         context.__enter__()
-        self._context: AbstractContextManager[ObjectWriter] = context
+        self._context = context
         return self
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        self._context.__exit__(exc_type, exc, traceback)
+        context, self._context = self._context, None
+        if context is not None:
+            context.__exit__(exc_type, exc, traceback)
