@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pickle
+import tarfile
+import time
 
 import anyio
 import fsspec
+import httpx
 import pytest
 from disk_objectstore import Container
 
 import objrepo.aiofiles
-from helpers import DAMAGED_SIZES, damaged_in_all_ways, flip, flip_packed, loose_file
+from helpers import (
+    DAMAGED_SIZES,
+    damaged_in_all_ways,
+    flip,
+    flip_packed,
+    loose_file,
+    sha256,
+    under_hypercorn,
+    under_uvicorn,
+)
 from objrepo import (
     CachedRepository,
     CorruptObjectError,
     DiskRepository,
+    HTTPRepository,
     MemoryRepository,
+    RepositoryError,
     SandboxRepository,
+    export,
 )
+from objrepo.asgi import ObjectApp
+from objrepo.asgi.verified import VerifiedObjects
 from objrepo.instrumentation import InstrumentedRepository
+from objrepo.integrity import with_verification
 from objrepo.offload import Inline
 from objrepo.sync import DiskObjectStoreRepositoryBackend, SyncRepository
 from objrepo.testing.fixtures import content_of
@@ -196,6 +215,225 @@ class TestDefaultOfARepository:
             with pytest.raises(CorruptObjectError):
                 files.cat_file(key)
         assert files.cat_file(intact) == b"intact"
+
+
+class TestHTTP:
+    """The web server: the bytes of the key, an error, or a body that is cut off."""
+
+    @pytest.fixture
+    def damaged(self, folder):
+        """The keys of damaged objects."""
+        return anyio.run(damaged_objects, folder)[0]
+
+    @pytest.fixture(params=[under_uvicorn, under_hypercorn])
+    def url(self, request, folder, damaged):
+        with request.param(ObjectApp(DiskRepository(folder), token="secret")) as url:
+            yield url
+
+    def test_damaged_objects_are_500_or_cut_off_and_then_500(self, url, damaged, caplog):
+        cut_off = 0
+        for key in damaged:
+            try:
+                answer = httpx.get(f"{url}/{key}")
+            except httpx.RemoteProtocolError as error:
+                assert "without sending complete message body" in str(error)
+                assert f"broke off the download of a damaged object: object '{key}'" in caplog.text
+                cut_off += 1
+                answer = httpx.get(f"{url}/{key}")
+            for headers in ({}, {"range": "bytes=5-9"}, {"range": "bytes=0-"}, {"range": "bytes=0-1,5-6"}):
+                answer = httpx.get(f"{url}/{key}", headers=headers)
+                assert (answer.status_code, answer.headers["objrepo-error"]) == (500, "CorruptObjectError")
+                assert "immutable" not in answer.headers.get("cache-control", "")
+            head = httpx.head(f"{url}/{key}")
+            assert (head.status_code, head.headers.get("cache-control")) == (200, None)
+            assert f"GET /{key}: object '{key}' is damaged" in caplog.text
+        assert cut_off > 3, "large objects are compared while they are sent"
+
+    def test_no_header_of_a_cut_off_body_permits_caching(self, url, damaged):
+        for key in damaged:
+            with httpx.stream("GET", f"{url}/{key}") as answer:
+                assert "immutable" not in answer.headers.get("cache-control", "")
+
+    def test_a_repaired_object_is_served_again(self, folder, url, damaged):
+        async def repair():
+            async with DiskRepository(folder) as repo, MemoryRepository() as backup:
+                for size in DAMAGED_SIZES:
+                    for seed in range(2, 8):
+                        await backup.put(content_of(size, seed))
+                assert (await repo.repair(source=backup)).steps
+                return [await backup.get(key) for key in damaged]
+
+        for key in damaged:
+            for _ in range(2):
+                with contextlib.suppress(httpx.RemoteProtocolError):
+                    assert httpx.get(f"{url}/{key}").status_code == 500
+        for key, content in zip(damaged, anyio.run(repair), strict=True):
+            assert httpx.get(f"{url}/{key}").content == content
+
+    @pytest.mark.parametrize("size", [10, 256 * 1024, 256 * 1024 + 1, 3_000_000])
+    @pytest.mark.parametrize("form", ["loose", "packed", "compressed"])
+    def test_an_intact_object_is_compared_once_and_may_then_be_kept_forever(self, folder, url, size, form, monkeypatch):
+        compared = []
+        monkeypatch.setattr(
+            "objrepo.repository.with_verification", lambda *args: compared.append(1) or with_verification(*args)
+        )
+        content = content_of(size, 9)
+        if form == "loose":
+            key = httpx.post(url, content=content, headers={"authorization": "Bearer secret"}).json()["key"]
+        else:
+            with Container(folder) as container:
+                [key] = container.add_objects_to_pack([content], compress=form == "compressed")
+        small = size <= 256 * 1024
+        part = httpx.get(f"{url}/{key}", headers={"range": "bytes=5-8"})
+        assert part.content == content[5:9]
+        assert ("immutable" in part.headers["cache-control"]) == small
+        assert "cache-control" not in httpx.head(f"{url}/{key}").headers
+        for number in range(3):
+            answer = httpx.get(f"{url}/{key}")
+            assert answer.content == content
+            assert answer.headers["cache-control"] == (
+                "no-cache" if number == 0 and not small else "public, max-age=31536000, immutable"
+            )
+        assert len(compared) == (3 if small else 1)
+        for headers in ({"range": "bytes=5-8"}, {"range": "bytes=5-8,1-2"}, {"if-none-match": f'"{key}"'}):
+            answer = httpx.get(f"{url}/{key}", headers=headers)
+            assert answer.status_code in (206, 304)
+            assert "immutable" in answer.headers["cache-control"]
+        assert ("immutable" in httpx.head(f"{url}/{key}").headers.get("cache-control", "")) != small
+
+    def test_a_complete_range_is_compared(self, folder, url):
+        key = httpx.post(url, content=bytes(1_000_000), headers={"authorization": "Bearer secret"}).json()["key"]
+        assert httpx.get(f"{url}/{key}", headers={"range": "bytes=0-"}).headers["cache-control"] == "no-cache"
+        assert "immutable" in httpx.get(f"{url}/{key}", headers={"range": "bytes=0-"}).headers["cache-control"]
+        flip(loose_file(folder, key), 5)
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url}/{key}", headers={"range": "bytes=0-"})
+
+    async def test_the_client_raises(self, url, damaged):
+        async with HTTPRepository(url, check=True) as repo:
+            for key in damaged:
+                for read in (DiskRepository.get, read_open, read_stream, sent):
+                    with pytest.raises(CorruptObjectError) as caught:
+                        await read(repo, key)
+                    assert caught.value.key == key
+            assert await repo.has_many(damaged) == [True] * len(damaged)
+
+    @pytest.mark.parametrize(
+        ("options", "first"),
+        [
+            ({"authorize": lambda request, operation: True}, "private, no-cache"),
+            ({"cache_control": "private, no-store"}, "private, no-store, no-cache"),
+            ({"cache_control": "max-age=60"}, "no-cache"),
+        ],
+    )
+    async def test_an_object_that_was_not_compared_yet_keeps_its_restrictions(self, repo, options, first):
+        key = await repo.put(content_of(400_000, 9))
+        transport = httpx.ASGITransport(ObjectApp(repo, **options))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            assert (await client.get(f"/{key}")).headers["cache-control"] == first
+            again = (await client.get(f"/{key}")).headers["cache-control"]
+            assert again == options.get("cache_control", "private, max-age=31536000, immutable")
+
+    async def test_an_object_is_compared_again_after_an_hour(self, repo, folder, monkeypatch):
+        verified = VerifiedObjects(repo)
+        key = await repo.put(content_of(400_000, 9))
+        async with verified.open(key) as stream:
+            await stream.read(399_999)
+        assert not await verified.is_intact(key), "it was not read to its end"
+        async with verified.open(key) as stream:
+            await stream.read()
+        assert await verified.is_intact(key)
+        now = time.monotonic()
+        monkeypatch.setattr("objrepo.asgi.verified.time.monotonic", lambda: now + 3601)
+        assert not await verified.is_intact(key)
+
+    async def test_the_memory_is_bounded(self, repo, monkeypatch):
+        monkeypatch.setattr("objrepo.asgi.verified._MAX_OBJECTS", 2)
+        verified = VerifiedObjects(repo)
+        keys = [await repo.put(content_of(400_000, seed)) for seed in range(4)]
+        for key in keys[:3]:
+            async with verified.open(key) as stream:
+                await stream.read()
+        assert [await verified.is_intact(key) for key in keys] == [False, True, True, False]
+
+
+class TestCommandLine:
+    """Commands end with status 1 and leave no file, and no object, with damaged bytes."""
+
+    @pytest.fixture
+    def damaged(self, workdir):
+        """The keys of damaged objects in the repository of the working directory, which also has an intact one."""
+        return anyio.run(damaged_objects, workdir / ".objrepo")[0]
+
+    def test_cat(self, run_objrepo, damaged):
+        for key in damaged[::3]:
+            status, out, err = run_objrepo("cat", key)
+            assert (status, key in err, len(err.splitlines())) == (1, True, 1)
+            assert len(out) < 2_900_000, "the end is withheld"
+        for key, size in ((damaged[0], DAMAGED_SIZES[0]), (damaged[3], DAMAGED_SIZES[3])):
+            status, out, _ = run_objrepo("cat", key, "--no-check")
+            assert (status, len(out)) == (0, size)
+            assert run_objrepo("cat", key, "--offset", "2", "--length", "3")[:2] == (0, content_of(size, 2)[2:5])
+        assert run_objrepo("cat", sha256(b"intact"))[:2] == (0, b"intact")
+
+    def test_get(self, workdir, run_objrepo, damaged):
+        for key in damaged[::3]:
+            status, _, err = run_objrepo("get", key, "-o", "file")
+            assert (status, key in err, len(err.splitlines())) == (1, True, 1)
+            assert os.listdir(workdir) == [".objrepo"]
+        status, out, err = run_objrepo("get", *damaged[::3], sha256(b"intact"), "-o", "folder/")
+        assert (status, len(err.splitlines())) == (1, len(damaged[::3]))
+        assert all(key in err for key in damaged[::3])
+        assert os.listdir(workdir / "folder") == [sha256(b"intact")], "the others are written"
+        assert run_objrepo("get", damaged[0], "-o", "file", "--no-check")[0] == 0
+        assert (workdir / "file").stat().st_size == DAMAGED_SIZES[0]
+        assert run_objrepo("get", damaged[3], "-o", "file")[0] == 1
+        assert (workdir / "file").stat().st_size == DAMAGED_SIZES[0], "an existing file stays"
+
+    @pytest.mark.parametrize(
+        ("command", "written"),
+        [
+            (("copy", ".objrepo", "other"), "other"),
+            (("restore", ".objrepo", "--repo", "other"), "other"),
+            (("restore", ".objrepo", "--repo", "other", "--no-check"), "other"),
+            (("backup", "other"), "other"),
+            (("backup", "other.zip"), "other.zip"),
+            (("export", "other.zip"), "other.zip"),
+        ],
+    )
+    def test_objects_that_are_stored_again(self, workdir, run_objrepo, damaged, command, written):
+        status, out, _ = run_objrepo(*command)
+        assert status == 1
+        assert f"{len(damaged)} damaged" in out.decode()
+        assert all(key in out.decode() for key in damaged)
+        assert set(run_objrepo("ls", "--repo", written)[1].decode().split()).isdisjoint(damaged)
+        assert run_objrepo("cat", sha256(b"intact"), "--repo", written)[:2] == (0, b"intact")
+        assert run_objrepo("verify", "--repo", written)[0] == 0
+
+    def test_a_tar(self, workdir, run_objrepo, damaged):
+        assert run_objrepo("export", "objects.tar")[0] == 1
+        with tarfile.open(workdir / "objects.tar") as archive:
+            names = archive.getnames()
+        assert f"repo/{sha256(b'intact')}" in names
+        assert {name.removeprefix("repo/") for name in names}.isdisjoint(damaged)
+
+
+async def test_an_export_fails_if_an_object_is_damaged_between_its_two_reads(repo, folder, tmp_path, monkeypatch):
+    """A member cannot be removed from an archive, so the archive is given up."""
+    await repo.put(content_of(3_000_000))
+    reads = []
+    opened = repo.open
+
+    def damaged_later(key, *args, **options):
+        reads.append(key)
+        if len(reads) == 2:
+            flip(loose_file(folder, key), 5)
+        return opened(key, *args, **options)
+
+    monkeypatch.setattr(repo, "open", damaged_later)
+    with pytest.raises(RepositoryError, match=r"is damaged: .*objects.zip is not written"):
+        await export(repo, tmp_path / "objects.zip")
+    assert not list(tmp_path.glob("*objects*"))
 
 
 class TestCheckOfACall:

@@ -189,6 +189,10 @@ class Backend(ABC):
             return key
         return digest(self.open(key), "sha256")[0]
 
+    def version(self, key: str) -> tuple[int, ...] | None:
+        """Return numbers that change when the stored bytes of an object are replaced; None if they are not known."""
+        return None
+
     def plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
         """Return the items of objects in the order in which reading them is fastest, and a method that opens items.
 

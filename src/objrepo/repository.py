@@ -257,6 +257,20 @@ class Repository(AsyncRepository, Generic[BackendT]):
     async def hash(self, key: str) -> str:
         return await self._open().run(self.backend.hash, require_str(key), abandon_on_cancel=True)
 
+    async def version(self, key: str) -> tuple[int, ...] | None:
+        """Return numbers that change when the stored bytes of an object are replaced. Abandoned on cancellation.
+
+        A program that has read an object with ``check=True`` can trust its bytes while these numbers stay the same, as
+        far as the hardware keeps what it has stored.
+
+        :param key: the object.
+        :return: on disk, the device, inode, size and time of change of the object's file, and its position in a pack;
+            None if the backend has no such numbers, or no such object.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises OSError: if the storage fails.
+        """
+        return await self._open().run(self.backend.version, require_str(key), abandon_on_cancel=True)
+
     def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> AbstractAsyncContextManager[ObjectStream]:

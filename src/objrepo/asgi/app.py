@@ -20,8 +20,10 @@ from objrepo.asgi.download import Download
 from objrepo.asgi.html import html_response, object_page
 from objrepo.asgi.ranges import entity_tag, precondition_status
 from objrepo.asgi.upload import Uploads
+from objrepo.asgi.verified import VerifiedObjects
 from objrepo.errors import (
     AccessDeniedError,
+    CorruptObjectError,
     NotInitialisedError,
     ObjectNotFoundError,
     ReadOnlyError,
@@ -57,6 +59,10 @@ class ObjectApp:
     never change, so responses may be cached forever. If a client disconnects, its request is cancelled, and an
     incomplete upload is not stored. A slow client occupies no worker thread. :class:`~objrepo.HTTPRepository` is a
     client.
+
+    Objects are compared with their keys. A damaged one is 500; if it is larger than 256 KiB and the damage is found
+    while it is sent, the connection is closed before the end of the body. A range of an object that is larger and has
+    not been sent as a whole yet is not compared.
 
     A server that runs this application opens and closes the repository; if it is mounted in another application,
     that application has to do so.
@@ -100,12 +106,14 @@ class ObjectApp:
         self._cache_control = f"{scope}, max-age=31536000, immutable" if cache_control is None else cache_control
         self._list_cache_control = "no-cache" if authorize is None else "private, no-cache"
         self._uploads = Uploads(max_bytes, max_uploads, upload_seconds)
+        self._verified = VerifiedObjects(repository)
         self._app: ASGIApp = Starlette(
             routes=[
                 Route("/", self._root, methods=["GET", "POST", "OPTIONS"]),
                 Route("/{key}", self._object, methods=["GET", "PUT", "DELETE", "OPTIONS"]),
             ],
             exception_handlers={
+                CorruptObjectError: _error_response(500, "the object is damaged: its repository has to be repaired"),
                 ObjectNotFoundError: _error_response(404, "the object does not exist"),
                 NotInitialisedError: _error_response(503, "the server's repository does not exist"),
                 ReadOnlyError: _error_response(403, "the repository is read-only"),
@@ -167,7 +175,7 @@ class ObjectApp:
             return _options("GET, HEAD, PUT, DELETE, OPTIONS")
         if request.method in ("GET", "HEAD"):
             await self._require(request, "read")
-            return Download(self._repository, request, self._cache_control)
+            return Download(self._repository, request, self._verified, self._cache_control)
         if request.method == "PUT":
             await self._require(request, "put")
             return await self._put(request, key)
@@ -204,7 +212,7 @@ class ObjectApp:
             raise HTTPException(status, f"a precondition failed: the object {'exists' if exists else 'does not exist'}")
 
     async def _show_object(self, request: Request, key: str) -> Response:
-        async with self._repository.open(key) as stream:
+        async with self._verified.open(key) as stream:
             head = await stream.read(_PREVIEW_BYTES)
             return html_response(object_page(root_path(request), key, stream.size, head), {"cache-control": "no-cache"})
 

@@ -75,6 +75,9 @@ quiet_option = click.option(
     "-q", "--quiet", is_flag=True, is_eager=True, expose_value=False, callback=_remember, help="Print no progress."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing, and print what would be done.")
+no_check_option = click.option(
+    "--no-check", is_flag=True, help="Do not compare what is read with the key, which takes time."
+)
 timeout_option = click.option(
     "--timeout", type=click.FloatRange(0), default=0, help="Seconds to wait for a lock of another process."
 )

@@ -12,10 +12,18 @@ from typing import BinaryIO, Final
 import click
 
 from objrepo.atomic_file import AtomicFile
-from objrepo.cli.context import Failures, dry_run_option, json_option, note, print_report, with_repository
+from objrepo.cli.context import (
+    Failures,
+    dry_run_option,
+    json_option,
+    no_check_option,
+    note,
+    print_report,
+    with_repository,
+)
 from objrepo.cli.keys import ListedKey, complete_key, full_keys, keys_argument, read_list, require_keys
 from objrepo.cli.progress import count_of, reporter
-from objrepo.errors import with_path
+from objrepo.errors import CorruptObjectError, with_path
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import Progress
@@ -27,9 +35,13 @@ _PAGE_KEYS: Final = 1000
 @click.argument("key", shell_complete=complete_key)
 @click.option("--offset", type=click.IntRange(0), default=0, help="The first byte to print.")
 @click.option("--length", type=click.IntRange(0), help="The maximum number of bytes to print.")
+@no_check_option
 @with_repository
-async def cat(repository: AsyncRepository, key: str, offset: int, length: int | None) -> None:
+async def cat(repository: AsyncRepository, key: str, offset: int, length: int | None, no_check: bool) -> None:
     """Print the bytes of an object.
+
+    They are compared with the key, unless only a part is printed. Exit status 1 if the object is damaged: one of up to
+    256 KiB is then not printed at all, a larger one without its end.
 
     \b
     objrepo cat KEY | less
@@ -38,7 +50,8 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
     [full] = await full_keys(repository, [ListedKey(key)])
     to_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)  # another program may be using the terminal
     with reporter() if to_file else nullcontext():
-        async with repository.open(full, offset, length) as stream:
+        whole = not offset and length is None
+        async with repository.open(full, offset, length, check=whole and not no_check) as stream:
             await _write(stream, sys.stdout.buffer, "standard output")
 
 
@@ -47,6 +60,7 @@ async def cat(repository: AsyncRepository, key: str, offset: int, length: int | 
 @click.option("-o", "--output", help="A file; a directory, if it exists or ends in /; or - for standard output.")
 @click.option("--to", "folder", help="A directory, in which a file has its name in the list, else its key.")
 @click.option("-n", "--no-clobber", is_flag=True, help="Keep files that exist, and go on.")
+@no_check_option
 @json_option
 @with_repository
 async def get(
@@ -56,10 +70,13 @@ async def get(
     output: str | None,
     folder: str | None,
     no_clobber: bool,
+    no_check: bool,
 ) -> int:
     """Copy objects to files, by default in this directory.
 
     A leading / is removed from names in a list. A name with .. and one that leads through a symbolic link are refused.
+
+    Every object is compared with its key. Exit status 1 if one is damaged: there is no file of it.
 
     \b
     objrepo get KEY -o photo.jpg
@@ -80,20 +97,31 @@ async def get(
         below = Path(folder or output or ".")
         for path, key in _paths(below, keys, full, fail).items():
             targets[key].append(path)
+    check = not no_check
+
+    async def save(key: str, stream: ObjectStream) -> None:
+        for number, target in enumerate(targets.pop(key)):
+            try:
+                if below is not None and target is not None:
+                    _make_parents(below, target)
+                async with nullcontext(stream) if number == 0 else repository.open(key, check=check) as each:
+                    await _save(each, target, no_clobber)
+            except (FileExistsError, NotADirectoryError, IsADirectoryError, click.ClickException) as error:
+                fail(error)
+
+    total = len(targets)
     with reporter() as report:
-        async with repository.stream(targets) as objects:
-            done = 0
-            async for key, stream in objects:
-                for number, target in enumerate(targets[key]):
-                    try:
-                        if below is not None and target is not None:
-                            _make_parents(below, target)
-                        async with nullcontext(stream) if number == 0 else repository.open(key) as each:
-                            await _save(each, target, no_clobber)
-                    except (FileExistsError, NotADirectoryError, IsADirectoryError, click.ClickException) as error:
-                        fail(error)
-                done += 1
-                report(Progress("get", done, len(targets), "objects"))
+        while left := len(targets):
+            try:
+                async with repository.stream(list(targets), check) as objects:
+                    async for key, stream in objects:
+                        await save(key, stream)
+                        report(Progress("get", total - len(targets), total, "objects"))
+            except CorruptObjectError as error:  # the others are read by another stream
+                targets.pop(error.key, None)
+                if len(targets) == left:
+                    raise
+                fail(error)
     return fail.status
 
 

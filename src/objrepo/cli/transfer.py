@@ -139,14 +139,15 @@ async def backup(repo: AsyncRepository, target: str, compress: bool) -> int:
 @click.command()
 @click.argument("source")
 @keys_argument(required=False)
+@click.option("--no-check", is_flag=True, help="Do not read back what is stored, which takes time.")
 @json_option
 @with_threaded_repository
-async def restore(repo: AsyncRepository, source: str, keys: list[ListedKey] | None) -> int:
-    """Copy objects from SOURCE that the repository does not have.
+async def restore(repo: AsyncRepository, source: str, keys: list[ListedKey] | None, no_check: bool) -> int:
+    """Copy objects from SOURCE that the repository does not have, and read them back.
 
     SOURCE is a backup by `objrepo backup`: a directory, a URL, or an archive, also on a web server. The repository is
-    initialised if it does not exist. After Ctrl-C or a kill the same command resumes. Exit status 1 if an object of
-    SOURCE is damaged: it is not restored.
+    initialised if it does not exist. Every object is compared with its key. After Ctrl-C or a kill the same command
+    resumes. Exit status 1 if an object of SOURCE is damaged: it is not restored.
 
     \b
     objrepo restore /mnt/backup
@@ -156,7 +157,7 @@ async def restore(repo: AsyncRepository, source: str, keys: list[ListedKey] | No
         chosen = await _chosen(first, keys)
         await _initialise(repo, like=first)
         await _require_same_keys(first, repo)
-        done = await _copy(first, repo, chosen, check=True)
+        done = await _copy(first, repo, chosen, check=not no_check)
     objects = count_of(done.objects, "object")
     return _print(done, f"{objects}, {done.copied:,} restored ({size_of(done.size)})")
 
@@ -171,8 +172,8 @@ async def export(repo: AsyncRepository, file: Path, keys: list[ListedKey] | None
     """Write all objects, or those of some keys, to a zip or a tar.
 
     A FILE that ends in .tar, .tar.gz, .tgz, .tar.bz2 or .tar.xz is a tar, any other a zip; it must not exist. A zip can
-    be used as a read-only repository: as zip:FILE, or by its name if that ends in .zip. Exit status 1 if an object is
-    damaged: it is left out.
+    be used as a read-only repository: as zip:FILE, or by its name if that ends in .zip. Every object is compared with
+    its key. Exit status 1 if one is damaged: it is left out.
 
     \b
     objrepo export photos.zip

@@ -21,7 +21,7 @@ from objrepo.disk.locks import maintenance_lock
 from objrepo.disk.loose import remove_loose, write_loose
 from objrepo.disk.reader import find_size, has_object, has_objects, open_object, read_at_once, read_object
 from objrepo.disk.session import ContainerSession, SessionPool
-from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of
+from objrepo.disk.stats import DiskInfo, ObjectLocation, info_of, location_of, version_of
 from objrepo.disk.verify import check_objects, find_leftovers
 from objrepo.errors import NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.keys import valid_keys
@@ -215,6 +215,10 @@ class DiskBackend(Backend):
 
     def size(self, key: str) -> int:
         return self._found(key, find_size)
+
+    def version(self, key: str) -> tuple[int, ...] | None:
+        with self.sessions.check_out() as session:
+            return version_of(session, key) if session.matches(key) else None
 
     def locate(self, key: str) -> ObjectLocation:
         """Return where an object is.

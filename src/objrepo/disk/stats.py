@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from objrepo.disk.listing import loose_keys, loose_sizes
-from objrepo.disk.safe_open import is_inside
+from objrepo.disk.safe_open import is_inside, signature, signature_of
 from objrepo.disk.session import ContainerSession
 from objrepo.reports import HTMLTableMixin, RepositoryInfo
 
@@ -68,6 +68,16 @@ def location_of(session: ContainerSession, key: str) -> ObjectLocation | None:
             key=key, size=row.size, loose=status is not None, compressed=bool(row.compressed), **place
         )
     return None if status is None else ObjectLocation(key=key, size=status.st_size, loose=True)
+
+
+def version_of(session: ContainerSession, key: str) -> tuple[int, ...] | None:
+    """Return the state of the file that holds an object, and where the object is in a pack; None if there is none."""
+    row = session.index.row(key)
+    if row is None:
+        status = is_inside(session.layout.loose_name(session.config, key))
+        return None if status is None else signature_of(status)
+    pack = signature(session.packs.path(row.pack_id))
+    return None if pack is None else (*pack, row.offset)
 
 
 def info_of(session: ContainerSession, detailed: bool) -> DiskInfo:

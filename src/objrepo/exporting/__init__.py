@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from objrepo.archive import ArchiveRepository
-from objrepo.errors import CorruptObjectError, with_path
+from objrepo.errors import CorruptObjectError, RepositoryError, with_path
 from objrepo.exporting.staging import new_archive, updated_archive
 from objrepo.exporting.writers import ArchiveWriter, is_tar
 from objrepo.offload import Inline, Offload, Threads, runs_in_place
@@ -119,8 +119,13 @@ class _ArchiveDestination:
         async with self._source.open(key, check=True) as stream:
             async for _ in stream:
                 pass
-        async with self._source.open(key, check=True) as stream:
-            await run_with_reader(self._offload, stream, partial(self._add, key, size))
+        try:
+            async with self._source.open(key, check=True) as stream:
+                await run_with_reader(self._offload, stream, partial(self._add, key, size))
+        except CorruptObjectError as error:
+            raise RepositoryError(
+                f"{error}; it was not when it was read before, so {self._path} is not written: check its disk"
+            ) from error
 
     def _add(self, key: str, size: int, reader: BinaryReader) -> None:
         with with_path(self._path):
