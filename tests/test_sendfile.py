@@ -11,7 +11,7 @@ import sys
 import anyio
 import pytest
 
-from objrepo import CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError
+from objrepo import ArchiveRepository, CachedRepository, DiskRepository, MemoryRepository, ObjectNotFoundError, export
 from objrepo.testing.fixtures import content_of
 
 LARGE = content_of(3_000_000)
@@ -71,6 +71,19 @@ class TestSendObject:
         key = await repo.put(LARGE)
         assert await self.sent(repo, key, *pair) == LARGE
         assert sum(sent) == len(LARGE) - 256 * 1024, "the first chunk, which is in memory, is sent without sendfile"
+
+    async def test_a_range_of_a_stored_object_of_a_zip_is_sent_by_sendfile(self, repo, pair, tmp_path, monkeypatch):
+        sent = []
+        real = os.sendfile
+        monkeypatch.setattr(os, "sendfile", lambda *args: (sent.append(real(*args)), sent[-1])[1])
+        keys = await repo.put_many([LARGE, LARGE[1:]])
+        await export(repo, tmp_path / "objects.zip")
+        async with ArchiveRepository(tmp_path / "objects.zip") as archive:
+            for key, content in zip(keys, [LARGE, LARGE[1:]], strict=True):
+                async with archive.open(key, offset=7) as stream:
+                    assert await stream.read() == content[7:]
+            assert await self.sent(archive, keys[1], *pair, 100_000, 2_000_000) == LARGE[100_001:2_100_001]
+        assert sum(sent) == 2_000_000 - 256 * 1024
 
     @pytest.mark.parametrize("how", ["no sendfile", "not for this file", "not for this socket"])
     async def test_content_is_sent_where_sendfile_is_unavailable(self, repo, pair, monkeypatch, how):
