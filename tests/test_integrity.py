@@ -381,7 +381,7 @@ class TestCommandLine:
             status, _, err = run_objrepo("get", key, "-o", "file")
             assert (status, key in err, len(err.splitlines())) == (1, True, 1)
             assert os.listdir(workdir) == [".objrepo"]
-        status, out, err = run_objrepo("get", *damaged[::3], sha256(b"intact"), "-o", "folder/")
+        status, _, err = run_objrepo("get", *damaged[::3], sha256(b"intact"), "-o", "folder/")
         assert (status, len(err.splitlines())) == (1, len(damaged[::3]))
         assert all(key in err for key in damaged[::3])
         assert os.listdir(workdir / "folder") == [sha256(b"intact")], "the others are written"
