@@ -5,9 +5,7 @@ from pathlib import Path
 
 from celery import Celery
 
-from objrepo import DiskRepository
-from objrepo.offload import Inline
-from objrepo.sync import SyncRepository
+from objrepo.sync import open_repository
 
 FOLDER = Path("broker").absolute()  # in place of a server, such as RabbitMQ or Redis
 FOLDER.mkdir(exist_ok=True)
@@ -20,19 +18,18 @@ app.conf.accept_content = ["json", "pickle"]
 @app.task(serializer="pickle")
 def store(repo, path):
     """Store a file; the repository arrives pickled."""
-    with open(path, "rb") as file:
-        return repo.put_object_from_filelike(file)
+    return repo.put(Path(path))
 
 
 @app.task
 def size_of(folder, key):
     """Return the size of an object; the path of the repository is JSON, celery's default."""
-    with SyncRepository(DiskRepository(folder, Inline())) as repo, repo.open(key) as file:
-        return file.seek(0, 2)
+    with open_repository(folder) as repo:
+        return repo.size(key)
 
 
 if __name__ == "__main__":
-    repo = SyncRepository(DiskRepository("photos", Inline()))
+    repo = open_repository("photos")
     repo.initialise()
     stored = [store.delay(repo, str(Path(name).absolute())) for name in sys.argv[1:]]
     keys = [result.get(timeout=60) for result in stored]
