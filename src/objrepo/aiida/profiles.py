@@ -8,8 +8,6 @@ from aiida.common.exceptions import LockedProfileError, LockingProfileError, Pro
 from aiida.manage.configuration import get_config
 from aiida.manage.profile_access import ProfileAccessManager
 
-__all__ = ("switch_profile",)
-
 _SAME_FILES: Final = (
     {"core.sqlite_dos", "objrepo.sqlite_dos"},
     {"core.psql_dos", "objrepo.psql_dos"},

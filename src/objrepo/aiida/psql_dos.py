@@ -8,8 +8,6 @@ from disk_objectstore import Container
 from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.aiida.transactions import TransactionalDiskRepository
 
-__all__ = ("ObjrepoPsqlDosStorage",)
-
 
 class ObjrepoPsqlDosStorage(RepositoryMixin, PsqlDosBackend):
     """PostgreSQL and a folder of objects, both in the format of ``core.psql_dos``."""

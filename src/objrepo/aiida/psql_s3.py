@@ -19,8 +19,6 @@ from objrepo.errors import RepositoryError
 from objrepo.offload import Inline
 from objrepo.url import open_repository
 
-__all__ = ("ObjrepoPsqlS3Storage",)
-
 
 class PsqlS3Migrator(PsqlDosMigrator):
     """Creates the database and the repository in the bucket, and checks that they belong together."""

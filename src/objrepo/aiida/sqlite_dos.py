@@ -7,8 +7,6 @@ from aiida.storage.sqlite_dos.backend import SqliteDosStorage
 from objrepo.aiida.storage_mixin import RepositoryMixin
 from objrepo.aiida.transactions import TransactionalDiskRepository
 
-__all__ = ("ObjrepoSqliteDosStorage",)
-
 
 class ObjrepoSqliteDosStorage(RepositoryMixin, SqliteDosStorage):
     """SQLite and a folder of objects, both in the format of ``core.sqlite_dos``."""

@@ -11,8 +11,6 @@ from sqlalchemy.orm import Session
 
 from objrepo.aiida.transactions import TransactionalRepository
 
-__all__ = ("RepositoryMixin",)
-
 
 class RepositoryMixin:
     """Gives a storage one repository, as opening a repository has a cost, and stores files with each transaction."""

@@ -15,8 +15,6 @@ from objrepo.reports import ProgressCallback
 from objrepo.sync import DiskObjectStoreRepositoryBackend, SyncRepository
 from objrepo.sync.runner import InPlace
 
-__all__ = ("Transaction", "TransactionalDiskRepository", "TransactionalRepository")
-
 
 class Transaction:
     """What one thread puts between the begin and the end of a transaction: a batch, opened by the first write.

@@ -17,8 +17,6 @@ from objrepo.exporting.writers import ATTRIBUTES, FOLDER, ArchiveWriter, TarWrit
 from objrepo.keys import is_key
 from objrepo.offload import WorkCancelled, cancel_requested
 
-__all__ = ("new_archive", "updated_archive")
-
 _CHUNK_BYTES: Final = 1024 * 1024
 _LOCAL_HEADER: Final = struct.Struct("<4s2xHH4xIIIHH")
 _ZIP64_SIZES: Final = struct.Struct("<4xQQ")

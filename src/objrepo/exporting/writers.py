@@ -13,8 +13,6 @@ from typing import Any, BinaryIO, Final, TypeAlias, cast
 from objrepo.protocol import BinaryReader
 from objrepo.sources import read_up_to
 
-__all__ = ("ATTRIBUTES", "FOLDER", "ArchiveWriter", "TarWriter", "ZipWriter", "is_tar", "tar_mode")
-
 FOLDER: Final = "repo/"
 """The folder of the objects in an archive, as in archives of AiiDA."""
 

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from objrepo.offload.interrupts import call_shielded
 
-__all__ = ("UNBATCHED", "Inline", "Offload", "OffloadStatistics", "Submitted", "runs_in_place")
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 

@@ -12,8 +12,6 @@ from objrepo.offload.base import UNBATCHED
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.work_item import PendingResult
 
-__all__ = ("Batcher", "Request")
-
 _MAX_BATCH: Final = 256
 
 

@@ -15,8 +15,6 @@ from typing import Any, Final, TypeVar
 
 from objrepo.offload.work_item import WorkCancelled, set_cancellable
 
-__all__ = ("call_shielded", "interruptible")
-
 T = TypeVar("T")
 
 # Without the conversion of handlers to an enum, which takes several times as long as the rest.

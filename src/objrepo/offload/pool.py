@@ -13,8 +13,6 @@ from typing import Any, TypeAlias, TypeVar
 from objrepo.offload.interrupts import call_shielded
 from objrepo.offload.work_item import WorkCancelled, WorkItem, cancel_requested
 
-__all__ = ("BlockingPool",)
-
 S = TypeVar("S")
 T = TypeVar("T")
 

@@ -17,8 +17,6 @@ from objrepo.offload.batcher import Batcher, Request
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.work_item import PendingResult, WorkItem, call_soon, schedule_in
 
-__all__ = ("PROCESSORS", "Threads")
-
 T = TypeVar("T")
 
 _MAX_READ_BATCHES: Final = 2

@@ -12,16 +12,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import anyio.lowlevel
 
-__all__ = (
-    "PendingResult",
-    "WorkCancelled",
-    "WorkItem",
-    "call_soon",
-    "cancel_requested",
-    "schedule_in",
-    "set_cancellable",
-)
-
 T = TypeVar("T")
 
 _log: Final = logging.getLogger("objrepo")

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
-__all__ = ("AbstractRepositoryBackend",)
-
 _HASH_BYTES: Final = 512 * 1024
 
 

@@ -16,8 +16,6 @@ from objrepo.sync.repository import SyncRepository
 if TYPE_CHECKING:
     from disk_objectstore import Container
 
-__all__ = ("DiskObjectStoreRepositoryBackend", "SandboxFolder", "SandboxRepositoryBackend")
-
 _MEGABYTE: Final = 1024**2
 _REPORT: Final = 23
 """The log level REPORT of aiida-core 2.9, between INFO and WARNING."""

@@ -7,8 +7,6 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-__all__ = ("documented_as",)
-
 T = TypeVar("T", bound=type)
 
 _ABOUT_CANCELLATION: Final = re.compile(r"(?:[^.\n]|\n(?!\n| *:))*ancellation[^.]*\. ?")

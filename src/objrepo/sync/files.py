@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from objrepo.protocol import ObjectStream
     from objrepo.sync.runner import CoroutineRunner
 
-__all__ = ("WHOLE_BYTES", "ObjectFile", "object_reader", "whole_reader")
-
 WHOLE_BYTES: Final = 64 * 1024
 """Objects up to this size are read whole when they are opened."""
 

@@ -36,8 +36,6 @@ from objrepo.url import open_repository as open_async_repository
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
-__all__ = ("SyncRepository", "call_with", "open_repository")
-
 T = TypeVar("T")
 
 _KEY_PAGE_SIZE: Final = 1000

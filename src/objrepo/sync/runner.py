@@ -18,8 +18,6 @@ from objrepo.errors import RepositoryError
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
 
-__all__ = ("CoroutineRunner", "InPlace", "ThroughPortal")
-
 T = TypeVar("T")
 
 

@@ -8,8 +8,6 @@ from typing import NoReturn
 from objrepo.protocol import SyncSource
 from objrepo.sources import is_async_source, plain_source
 
-__all__ = ("sync_keys", "sync_source", "sync_sources")
-
 
 def sync_source(source: SyncSource) -> SyncSource:
     """Return a source.

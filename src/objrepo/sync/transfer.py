@@ -12,8 +12,6 @@ from objrepo.sync.repository import SyncRepository, call_with
 from objrepo.sync.sources import sync_keys
 from objrepo.transfer import copy as async_copy
 
-__all__ = ("copy", "export")
-
 
 def copy(
     source: SyncRepository,

@@ -11,8 +11,6 @@ from objrepo.protocol import ObjectWriter
 from objrepo.sync.docstrings import documented_as
 from objrepo.sync.runner import CoroutineRunner
 
-__all__ = ("SyncWriter",)
-
 
 @documented_as(ObjectWriter)
 class SyncWriter:
