@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import gzip
 import hashlib
+import itertools
+import json
 import logging
 import os
 import re
@@ -20,9 +23,11 @@ import anyio
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 
-from helpers import under_hypercorn, under_uvicorn
+from helpers import sha256, under_hypercorn, under_uvicorn
 from objrepo import (
     ArchiveRepository,
     DiskRepository,
@@ -41,10 +46,31 @@ WRITER = {"authorization": f"Bearer {TOKEN}"}
 CONTENT = bytes(range(256)) * 4
 
 
+def draining(app):
+    """Receive what an application leaves of a body: `ASGITransport` does not close its generator, which trio reports."""
+
+    async def call(scope, receive, send):
+        left = scope["type"] == "http"
+
+        async def noting():
+            nonlocal left
+            message = await receive()
+            left = message.get("more_body", False)
+            return message
+
+        await app(scope, noting, send)
+        while left:
+            await noting()
+
+    return call
+
+
 @asynccontextmanager
 async def client_of(app, **options):
     """A client that calls an application in this process."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here", **options) as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(draining(app)), base_url="http://here", **options
+    ) as client:
         yield client
 
 
@@ -373,6 +399,233 @@ class TestUploads:
 
     def test_repr_does_not_show_the_token(self):
         assert TOKEN not in repr(ObjectApp(MemoryRepository(), token=TOKEN))
+
+
+class TestAuthorize:
+    REQUESTS = [
+        ("GET", "/KEY", "read"), ("HEAD", "/KEY", "read"), ("GET", "/?about", "read"), ("GET", "/?key=KEY", "read"),
+        ("POST", "/?has", "read"), ("GET", "/", "list"), ("GET", "/?limit=5", "list"), ("GET", "/?info", "list"),
+        ("POST", "/", "put"), ("PUT", "/KEY", "put"), ("DELETE", "/KEY", "delete"), ("POST", "/?delete", "delete"),
+    ]  # fmt: skip
+
+    @pytest.mark.parametrize("is_async", [False, True])
+    @pytest.mark.parametrize(("method", "path", "operation"), REQUESTS)
+    async def test_a_function_decides_about_each_request(self, repo, key, method, path, operation, is_async):
+        asked = []
+
+        def authorize(request, operation):
+            asked.append((request.method, operation))
+            return request.headers.get("x-user") == "me"
+
+        async def later(request, operation):
+            await anyio.lowlevel.checkpoint()
+            return authorize(request, operation)
+
+        app = ObjectApp(repo, authorize=later if is_async else authorize)
+        keys = {"keys": [key]} if "?" in path and method == "POST" else None
+        send = {"json": keys} if keys else {"content": CONTENT if method in ("POST", "PUT") else b""}
+        async with client_of(app) as client:
+            for headers, status in (({}, 403), ({"x-user": "me"}, 200)):
+                answer = await client.request(method, path.replace("KEY", key), headers=headers, **send)
+                assert answer.status_code == status or (status == 200 and answer.is_success), answer.text
+        assert asked == [(method, operation)] * 2
+        assert await repo.has(key) == (operation != "delete")
+
+    @pytest.mark.parametrize("permission", [None, 1, "yes", False])
+    async def test_only_true_is_a_permission(self, repo, key, permission):
+        async with client_of(ObjectApp(repo, authorize=lambda request, operation: permission)) as client:
+            answer = await client.get(f"/{key}")
+            assert (answer.status_code, answer.text) == (403, "you are not permitted to read here")
+
+    async def test_a_function_responds_by_raising(self, repo, key):
+        def authorize(request, operation):
+            raise HTTPException(401, "who are you?", {"www-authenticate": "Basic"})
+
+        async with client_of(ObjectApp(repo, authorize=authorize)) as client:
+            answer = await client.delete(f"/{key}")
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Basic")
+        assert await repo.has(key)
+
+    async def test_caches_keep_what_everybody_may_read(self, repo, key):
+        everybody, some = ObjectApp(repo, token=TOKEN), ObjectApp(repo, authorize=lambda request, operation: True)
+        chosen = ObjectApp(repo, cache_control="no-store")
+        for app, objects, lists in (
+            (everybody, "public, max-age=31536000, immutable", "no-cache"),
+            (some, "private, max-age=31536000, immutable", "private, no-cache"),
+            (chosen, "no-store", "no-cache"),
+        ):
+            async with client_of(app) as client:
+                for headers in ({}, {"range": "bytes=0-1"}, {"if-none-match": "*"}):
+                    assert (await client.get(f"/{key}", headers=headers)).headers["cache-control"] == objects
+                assert (await client.get("/")).headers["cache-control"] == lists
+
+    def test_a_token_and_a_function_contradict_each_other(self):
+        with pytest.raises(ValueError, match="either a token or authorize"):
+            ObjectApp(MemoryRepository(), token=TOKEN, authorize=lambda request, operation: True)
+
+
+class TestManyKeys:
+    async def test_has(self, client, key):
+        keys = [key, "0" * 64, "", "../etc", "\ud800", key]
+        answer = await client.post("/?has", content=json.dumps({"keys": keys}))
+        assert answer.json() == {"has": [True, False, False, False, False, True]}
+
+    async def test_delete_deletes_all_or_none(self, repo, client, key):
+        other = await repo.put(b"other")
+        absent = ["0" * 64, "\ud800"]
+        answer = await client.post("/?delete", content=json.dumps({"keys": [key, *absent]}), headers=WRITER)
+        assert (answer.status_code, answer.json()) == (404, {"missing": absent})
+        assert await repo.has_many([key, other]) == [True, True]
+        answer = await client.post("/?delete", json={"keys": [key, other]}, headers=WRITER)
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert await repo.has_many([key, other]) == [False, False]
+
+    @pytest.mark.parametrize("path", ["/?has", "/?delete"])
+    @pytest.mark.parametrize(
+        ("body", "status"),
+        [(b"", 400), (b"[]", 400), (b"{}", 400), (b'{"keys": "abc"}', 400), (b'{"keys": [1]}', 400), (b"\xff", 400),
+         (b"[" * 100_000, 400), (json.dumps({"keys": ["a"] * 10_001}).encode(), 413), (b" " * 2_000_000, 413)],
+        ids=lambda value: repr(value)[:20],
+    )  # fmt: skip
+    async def test_malformed_bodies_are_refused(self, client, path, body, status):
+        assert (await client.post(path, content=body, headers=WRITER)).status_code == status
+
+    async def test_about_and_info(self, repo, client, key):
+        about = {"objrepo": 1, "initialised": True, "uuid": await repo.uuid(), "key_format": "sha256"}
+        assert (await client.get("/?about")).json() == about
+        del about["objrepo"], about["initialised"]
+        assert (await client.get("/?info")).json() == about | {"objects": 1, "size": None}
+        assert (await client.get("/?info=detailed")).json() == about | {"objects": 1, "size": 1024}
+        assert (await client.get("/?info=much")).status_code == 400
+
+    async def test_a_repository_that_does_not_exist(self, tmp_path):
+        async with DiskRepository(tmp_path / "none") as repo, client_of(ObjectApp(repo)) as client:
+            assert (await client.get("/?about")).json()["initialised"] is False
+            answer = await client.get(f"/{'0' * 64}")
+            assert (answer.status_code, answer.text) == (503, "the server's repository does not exist\n")
+            assert answer.headers["objrepo-error"] == "NotInitialisedError"
+
+
+def form(*parts, end=b"--", media_type="multipart/form-data; boundary=edge"):
+    """The body and the headers of a form; a part is its headers without the first one's start, and its content."""
+    body = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="field"'
+        + head.removesuffix(b"\r\n")
+        + b"\r\n\r\n"
+        + content
+        + b"\r\n"
+        for head, content in parts
+    )
+    return {"content": body + b"--edge" + end, "headers": WRITER | {"content-type": media_type}}
+
+
+FILE = b'; filename="a"\r\n'
+
+
+class TestForms:
+    async def test_each_file_is_stored(self, repo, client):
+        contents = [b"", b"small", content_of(900_000), b"\r\n--edg", b"\r\n--" * 1000, b"small"]
+        files = [("photos", (f"caf\u00e9 {number}.jpg", content)) for number, content in enumerate(contents)]
+        answer = await client.post("/", files=files, data={"a field": "without a file"}, headers=WRITER)
+        assert answer.status_code == 201
+        assert answer.json()["objects"] == [
+            {
+                "key": hashlib.sha256(content).hexdigest(),
+                "size": len(content),
+                "name": "photos",
+                "filename": f"caf\u00e9 {number}.jpg",
+            }
+            for number, content in enumerate(contents)
+        ]
+        for content in contents:
+            assert await repo.get(hashlib.sha256(content).hexdigest()) == content
+        assert (await repo.info()).objects == len(contents) - 1
+
+    @pytest.mark.parametrize("size", [1, 2, 7, 1000])
+    async def test_a_form_may_arrive_in_any_pieces(self, repo, client, size):
+        contents = [b"\r\n--edge", b"\r\n--edge-", b"", b"\r" * 50, b"--edge--"]
+        contents = [content.replace(b"edge", b"edg\0") for content in contents]
+        whole = form(*((FILE, content) for content in contents))
+
+        async def pieces():
+            for start in range(0, len(whole["content"]), size):
+                yield whole["content"][start : start + size]
+
+        answer = await client.post("/", content=pieces(), headers=whole["headers"])
+        assert [each["key"] for each in answer.json()["objects"]] == [sha256(content) for content in contents]
+
+    @pytest.mark.parametrize(
+        ("request_", "status", "text"),
+        [
+            (form((FILE, b"a"), media_type="multipart/form-data"), 400, "boundary"),
+            (form((FILE, b"a"), (FILE, b"b"), end=b""), 400, "ends before the form does"),
+            (form((FILE, b"a")) | {"content": b""}, 400, "ends before the form does"),
+            (form((FILE, b"a")) | {"content": b"not a form"}, 400, "is no form"),
+            (form((FILE, b"a"), media_type=f"multipart/form-data; boundary={'x' * 999}"), 400, "is no form"),
+            (form((b"\r\n", b"a field")), 400, "no file"),
+            (form(), 400, ""),
+            (form((FILE, b"a"), (FILE + b"Content-Transfer-Encoding: base64", b"YQ==")), 415, "Transfer-Encoding"),
+            (form((FILE, b"a"), (FILE + b"Content-Encoding: gzip", b"abc")), 415, "Content-Encoding"),
+            (form((FILE, b"a"), (FILE + b"Content-Digest: sha-256=:" + b"A" * 43 + b"=:", b"abc")), 422, "SHA-256"),
+            (form((FILE, b"a"), (FILE + b"Content-Digest: sha-256=:AAAA:", b"abc")), 400, "Content-Digest"),
+            (form((FILE, b"a"), (FILE, bytes(1_000_001))), 413, "and the limit is 1000000 bytes"),
+            (form((FILE, b"a"), *[(b"\r\n", b"")] * 10_000), 413, "more than 10000 parts"),
+            (form((FILE + b"X: y\r\n" * 100, b"a")), 400, "is no form"),
+        ],
+        ids=itertools.count(),
+    )  # fmt: skip
+    async def test_of_a_form_that_is_refused_nothing_is_stored(self, repo, client, request_, status, text):
+        answer = await client.post("/", **request_)
+        assert (answer.status_code, text in answer.text) == (status, True), answer.text
+        assert [key async for key in repo.keys()] == []
+
+    async def test_other_media_types_are_stored_as_they_are(self, repo, client):
+        for media_type in ("application/x-www-form-urlencoded", "multipart/mixed; boundary=a", "nonsense", ""):
+            answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-type": media_type})
+            assert answer.json()["key"] == sha256(CONTENT)
+
+    async def test_a_digest_is_compared(self, repo, client):
+        digest = base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()
+        for sent, status in ((f"md5=:abc:, sha-256=:{digest}:", 201), (f"sha-256=:{digest}:", 201), ("md5=:abc:", 201)):
+            answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-digest": sent})
+            assert answer.status_code == status
+        await repo.delete(sha256(CONTENT))
+        for sent, status in ((f"sha-256=:{'A' * 43}=:", 422), ("sha-256=:!:", 400), ("sha-256=::", 400)):
+            answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-digest": sent})
+            assert answer.status_code == status
+        assert not await repo.has(sha256(CONTENT))
+
+
+class TestMethods:
+    async def test_options(self, client, key):
+        for path, methods in (("/", "GET, HEAD, POST, OPTIONS"), (f"/{key}", "GET, HEAD, PUT, DELETE, OPTIONS")):
+            answer = await client.options(path)
+            assert (answer.status_code, answer.headers["allow"], answer.content) == (204, methods, b"")
+
+    async def test_a_method_that_is_not_allowed_names_those_that_are(self, client, key):
+        for path, methods in (("/", "GET HEAD OPTIONS POST"), (f"/{key}", "DELETE GET HEAD OPTIONS PUT")):
+            answer = await client.request("PATCH", path)
+            assert answer.status_code == 405
+            assert " ".join(sorted(re.split(", ?", answer.headers["allow"]))) == methods
+
+    async def test_head_of_a_list(self, client):
+        head, whole = await client.head("/"), await client.get("/")
+        assert (head.status_code, head.headers) == (200, whole.headers)
+
+    async def test_a_browser_of_another_site_needs_cors(self, repo, key):
+        app = CORSMiddleware(
+            ObjectApp(repo, token=TOKEN), allow_origins=["https://here"], allow_methods=["*"], allow_headers=["*"],
+            expose_headers=["ETag", "Content-Range", "Location"],
+        )  # fmt: skip
+        asked = {"access-control-request-method": "PUT", "access-control-request-headers": "authorization"}
+        async with client_of(app) as client:
+            for origin, status in (("https://here", 200), ("https://there", 400)):
+                answer = await client.options(f"/{key}", headers=asked | {"origin": origin})
+                assert answer.status_code == status
+                assert (answer.headers.get("access-control-allow-origin") == origin) == (status == 200)
+            answer = await client.get(f"/{key}", headers={"origin": "https://here"})
+            assert answer.headers["access-control-allow-origin"] == "https://here"
+            assert "ETag" in answer.headers["access-control-expose-headers"]
 
 
 class TestListing:

@@ -18,6 +18,7 @@ from objrepo.asgi.access import Authorize, BearerToken, Operation, require_permi
 from objrepo.asgi.collection import about, delete_keys, has_keys, info, list_keys, read_keys, root_path
 from objrepo.asgi.download import Download
 from objrepo.asgi.html import html_response, object_page
+from objrepo.asgi.multipart import boundary_of
 from objrepo.asgi.ranges import entity_tag, precondition_status
 from objrepo.asgi.upload import Uploads
 from objrepo.asgi.verified import VerifiedObjects
@@ -46,7 +47,8 @@ class ObjectApp:
     ``HEAD``    ``/KEY``      Returns the headers, among them the size.
     ``GET``     ``/``         Lists keys as JSON, ``?after=KEY&limit=1000``; browsers get an HTML page.
     ``POST``    ``/``         Stores the body: 201 with the key and its ``Location``; 422 if it has another SHA-256 than
-                              the request's ``Content-Digest``.
+                              the request's ``Content-Digest``. Of ``multipart/form-data``, each file is stored: 201
+                              with the key of each, in ``{"objects": […]}``.
     ``PUT``     ``/KEY``      Stores the body if its SHA-256 is the key: 201, or 200 if the object existed.
     ``DELETE``  ``/KEY``      Deletes the object: 204.
     ``GET``     ``/?about``   Returns the UUID and the key format as JSON.
@@ -76,7 +78,7 @@ class ObjectApp:
         response it raises Starlette's ``HTTPException``. It is called on the event loop, and must not block.
     :param cache_control: the value of ``Cache-Control`` for objects; unless given, caches may keep them for a year:
         all caches, or with ``authorize`` those of browsers only (``private``).
-    :param max_bytes: the maximum size of an upload; None for no limit.
+    :param max_bytes: the maximum size of an object that is uploaded; None for no limit.
     :param max_uploads: the maximum number of concurrent uploads.
     :param upload_seconds: the maximum duration of an upload.
     :raises ValueError: if the token is empty, a token and a function are given, or a limit is not positive.
@@ -166,8 +168,11 @@ class ObjectApp:
             _log.info("deleted %d objects" if response.status_code == 204 else "deleted none of %d objects", len(keys))
             return response
         await self._require(request, "put")
+        boundary = boundary_of(request.headers)
+        if boundary is not None:
+            return await self._store_parts(request, boundary)
         self._uploads.check_headers(request.headers)
-        return await self._store(request, self._uploads.sent_digest(request.headers), 201)
+        return await self._store(request, None, 201)
 
     async def _object(self, request: Request) -> Any:
         key = request.path_params["key"]
@@ -205,6 +210,12 @@ class ObjectApp:
         _log.info("stored %s, %d bytes", key, size)
         headers = {"location": f"{root_path(request)}/{key}", "etag": entity_tag(key)}
         return JSONResponse({"key": key, "size": size}, status, headers)
+
+    async def _store_parts(self, request: Request, boundary: bytes) -> Response:
+        self._uploads.check_coding(request.headers)
+        objects = await self._uploads.store_parts(self._repository, request, boundary)
+        _log.info("stored %d objects, %d bytes", len(objects), sum(int(each["size"]) for each in objects))
+        return JSONResponse({"objects": objects}, 201)
 
     def _check_preconditions(self, request: Request, key: str, exists: bool) -> None:
         status = precondition_status(request.method, request.headers, entity_tag(key), exists)

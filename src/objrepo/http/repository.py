@@ -7,9 +7,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
@@ -27,18 +28,19 @@ from objrepo.http.options import HTTPOptions
 from objrepo.integrity import check_digest
 from objrepo.keys import is_key, valid_keys
 from objrepo.offload import BlockingPool, Offload, Threads
-from objrepo.protocol import BinaryReader
+from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, RangeRequestFile
 from objrepo.reports import MaintenanceReport, RepositoryInfo
 from objrepo.repository import Repository
-from objrepo.sources import read_up_to
-from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
+from objrepo.sources import ChainedReader, read_up_to
+from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject, RangeHandle
 
 __all__ = ("HTTPBackend", "HTTPRepository")
 
 _PROTOCOL: Final = 1
 _MAX_SMALL_BYTES: Final = 4 * 1024 * 1024
 _KEYS_PER_REQUEST: Final = 10_000
+_OBJECTS_PER_REQUEST: Final = 1000
 _LISTED_KEYS: Final = 100_000
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:\*|(\d+)-\d+)/(\d+)")
 
@@ -195,13 +197,51 @@ class HTTPBackend(Backend):
         if key_format == "sha256":
             response = self._client.send("PUT", hasher.hexdigest(), (200, 201), headers=headers, chunks=chunks)
         else:
-            headers["content-digest"] = f"sha-256=:{base64.b64encode(hasher.digest()).decode()}:"
+            headers["content-digest"] = _content_digest(hasher.digest())
             repeatable = key_format != "uuid4"  # where each upload is another object
             response = self._client.send("POST", expected=(201,), headers=headers, chunks=chunks, repeatable=repeatable)
         key = self._json(response).get("key")
         if not is_key(key, key_format) or (key_format == "sha256" and key != hasher.hexdigest()):
             raise RepositoryError(f"{self} stored {hasher.hexdigest()} under another key: {ascii(key)[:80]}")
         return str(key)
+
+    def put_batch(self, sources: Sequence[Source]) -> list[Any]:
+        """Store objects; see :meth:`Backend.put_batch`. Small ones share requests, where these can be repeated."""
+        key_format = self.key_format()
+        if key_format == "uuid4" or len(sources) == 1:
+            return super().put_batch(sources)
+        small: dict[str, bytes] = {}
+
+        def put(reader: BinaryReader) -> str:
+            content = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
+            if len(content) > MAX_BATCHED_OBJECT_BYTES:
+                return self.put(ChainedReader(content, reader))
+            key = hashlib.new(key_format, content).hexdigest()
+            small[key] = content
+            return key
+
+        outcomes = list(self._threads.map(partial(self._try_to_put, put=put), sources))
+        failed: dict[str, Exception] = {}
+        for group in _groups(small):
+            try:
+                self._store_group(group, small)
+            except RepositoryError as error:
+                failed.update(dict.fromkeys(group, error))
+        return [failed.get(outcome, outcome) if isinstance(outcome, str) else outcome for outcome in outcomes]
+
+    def _store_group(self, keys: list[str], contents: dict[str, bytes]) -> None:
+        """Store objects by one request."""
+        boundary = secrets.token_hex(16)
+        parts = [_part(boundary, contents[key]) for key in keys]
+        body = b"".join([*chain.from_iterable(parts), f"--{boundary}--\r\n".encode()])
+        headers = {
+            "content-length": str(len(body)),
+            "content-type": f"multipart/form-data; boundary={boundary}",
+        }
+        response = self._client.send("POST", expected=(201,), headers=headers, chunks=lambda: [body])
+        objects = self._json(response, "objects")["objects"]
+        if [each["key"] for each in objects] != keys:
+            raise RepositoryError(f"{self} stored {len(keys)} objects under other keys than their hashes")
 
     def batch(self) -> BatchBackend | None:
         return None if self.key_format() == "uuid4" else BatchBackend(self)
@@ -316,3 +356,30 @@ _JSON: Final = {"content-type": "application/json"}
 
 def _as_json(keys: Sequence[str]) -> bytes:
     return json.dumps({"keys": list(keys)}).encode()
+
+
+def _content_digest(sha256: bytes) -> str:
+    return f"sha-256=:{base64.b64encode(sha256).decode()}:"
+
+
+def _groups(contents: Mapping[str, bytes]) -> Iterator[list[str]]:
+    """Yield the keys of objects that fit into one request each."""
+    group: list[str] = []
+    size = 0
+    for key, content in contents.items():
+        group.append(key)
+        size += len(content)
+        if size >= BATCH_BYTES or len(group) == _OBJECTS_PER_REQUEST:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _part(boundary: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return the part of a form that has a content."""
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="object"; filename="object"\r\n'
+        f"Content-Digest: {_content_digest(hashlib.sha256(content).digest())}\r\n\r\n"
+    )
+    return head.encode(), content, b"\r\n"
