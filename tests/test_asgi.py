@@ -47,7 +47,7 @@ CONTENT = bytes(range(256)) * 4
 
 
 def draining(app):
-    """Receive what an application leaves of a body: `ASGITransport` does not close its generator, which trio reports."""
+    """Receive what an application leaves of a body: `ASGITransport` does not close its generator."""
 
     async def call(scope, receive, send):
         left = scope["type"] == "http"
@@ -68,15 +68,13 @@ def draining(app):
 @asynccontextmanager
 async def client_of(app, **options):
     """A client that calls an application in this process."""
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(draining(app)), base_url="http://here", **options
-    ) as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here", **options) as client:
         yield client
 
 
 @pytest.fixture
 async def client(repo):
-    async with client_of(ObjectApp(repo, token=TOKEN, max_bytes=1_000_000)) as client:
+    async with client_of(draining(ObjectApp(repo, token=TOKEN, max_bytes=1_000_000))) as client:
         yield client
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Final
 from urllib.parse import urlencode
@@ -77,10 +78,11 @@ async def read_keys(request: Request) -> list[str]:
     :raises HTTPException: 400 if the body is something else, 413 if it has too many of them.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {_MAX_BODY_BYTES} bytes: send fewer keys")
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > _MAX_BODY_BYTES:
+                raise HTTPException(413, f"the body is larger than {_MAX_BODY_BYTES} bytes: send fewer keys")
     try:
         keys = json.loads(body)["keys"]
     except (ValueError, KeyError, TypeError, RecursionError):

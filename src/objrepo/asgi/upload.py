@@ -66,8 +66,8 @@ class Uploads:
         :raises ClientDisconnect: if the client disconnects; nothing is stored then.
         """
         content = _Content(expected or _sent_digest(request.headers))
-        async with self._limited(), aclosing(request.stream()) as chunks:
-            return await repository.put(self._checked(chunks, content)), content.size
+        async with self._limited():
+            return await repository.put(self._checked(request.stream(), content)), content.size
 
     async def store_parts(
         self, repository: AsyncRepository, request: Request, boundary: bytes
@@ -110,10 +110,11 @@ class Uploads:
             raise HTTPException(408, f"the upload took longer than {self._seconds:g} seconds")
 
     async def _checked(self, chunks: AsyncGenerator[bytes, None], content: _Content) -> AsyncIterator[bytes]:
-        async for chunk in chunks:
-            content.add(chunk)
-            self._check_size(content.size)
-            yield chunk
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                content.add(chunk)
+                self._check_size(content.size)
+                yield chunk
         content.check_digest()
 
     def _check_size(self, size: int) -> None:
