@@ -18,12 +18,12 @@ def drop_capabilities():
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
-def peak_memory():
-    """Return the peak memory of this process in bytes.
+def peak_memory(process="self"):
+    """Return the peak memory of this or another process in bytes.
 
     `getrusage` would include the parent process before the exec.
     """
-    with open("/proc/self/status") as file:
+    with open(f"/proc/{process}/status") as file:
         return int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024
 
 

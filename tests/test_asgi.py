@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
 
-from helpers import sha256, under_hypercorn, under_uvicorn
+from helpers import ROOT, code_blocks, run_code_block, sha256, under_hypercorn, under_uvicorn
 from objrepo import (
     ArchiveRepository,
     DiskRepository,
@@ -39,7 +39,7 @@ from objrepo import (
 from objrepo.asgi import ObjectApp
 from objrepo.asgi.ranges import ByteRange, parse_ranges
 from objrepo.testing.fixtures import content_of
-from processes import free_ports
+from processes import free_ports, peak_memory
 
 TOKEN = "s3cret"
 WRITER = {"authorization": f"Bearer {TOKEN}"}
@@ -695,6 +695,13 @@ class TestHTML:
         assert (answer.status_code, "<script>" in answer.text) == (404, False)
 
 
+@pytest.mark.parametrize(
+    ("language", "code"), [each for each in code_blocks([ROOT / "docs" / "web.md"]) if each.values[0] == "python"]
+)
+def test_the_programs_on_the_page_run(project, language, code):
+    run_code_block(language, code, project)
+
+
 async def test_mounted_in_another_application(repo, key):
     app = Starlette(routes=[Mount("/objects", ObjectApp(repo, token=TOKEN))])
     async with client_of(app) as client:
@@ -760,6 +767,13 @@ def stored(folder):
     return folder
 
 
+def wait_until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def files_in(folder):
     """The files in the folders to which uploads are written first."""
     return [path for part in ("sandbox", "loose") for path in (folder / part).rglob("*") if path.is_file()]
@@ -789,6 +803,23 @@ def test_a_server_keeps_preconditions_and_refuses_encoded_uploads(url):
         assert client.delete(location, headers={"if-match": f'"{location[1:]}"'}).status_code == 204
 
 
+def test_an_interrupted_form_leaves_nothing(url, stored):
+    host, _, port = url.removeprefix("http://").partition(":")
+    body = form((FILE, b"small"), (FILE, bytes(3_000_000)))["content"]
+    head = (
+        f"POST / HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n"
+        "content-type: multipart/form-data; boundary=edge\r\n\r\n"
+    )
+    for sent in (0, 50, 1_000_000):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(head.encode() + body[:sent])
+            time.sleep(0.1)
+    wait_until(lambda: files_in(stored) == [])
+    assert httpx.get(url).json()["keys"] == []
+    answer = httpx.post(url, content=body, headers=WRITER | {"content-type": "multipart/form-data; boundary=edge"})
+    assert [each["size"] for each in answer.json()["objects"]] == [5, 3_000_000]
+
+
 def test_an_upload_of_unknown_length_that_is_too_large_is_413(stored):
     with under_uvicorn(ObjectApp(DiskRepository(stored), token=TOKEN, max_bytes=5_000_000)) as url:
         answer = httpx.post(url, content=(bytes(1_000_000) for _ in range(6)), headers=WRITER)
@@ -804,10 +835,7 @@ def test_an_interrupted_upload_leaves_nothing(url, stored):
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(head.encode() + bytes(sent))
             time.sleep(0.1)
-    end = time.monotonic() + 20
-    while files_in(stored) and time.monotonic() < end:
-        time.sleep(0.02)
-    assert files_in(stored) == []
+    wait_until(lambda: files_in(stored) == [])
     assert httpx.get(url).json() == {"keys": [], "next": None}
 
 
@@ -889,6 +917,17 @@ class TestServe:
             assert b"Application shutdown complete" in last
             assert b"Traceback" not in last
             assert TOKEN.encode() not in last
+
+    def test_a_large_form_takes_little_memory(self, stored, tmp_path):
+        with (tmp_path / "large").open("wb") as file:
+            file.truncate(100_000_000)
+        with self.serving(stored, env={"OBJREPO_TOKEN": TOKEN}) as (url, process):
+            httpx.post(url, files=[("file", ("small", b"small"))], headers=WRITER)
+            before = peak_memory(process.pid)
+            with (tmp_path / "large").open("rb") as file:
+                answer = httpx.post(url, files=[("file", ("large", file))], headers=WRITER, timeout=60)
+            assert answer.json()["objects"][0]["size"] == 100_000_000
+            assert peak_memory(process.pid) - before < 30_000_000
 
     def test_a_token_from_a_file(self, stored, tmp_path):
         (tmp_path / "token").write_text(f"{TOKEN}\n")

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
-from helpers import OBJREPO, under_hypercorn, under_uvicorn
+from helpers import OBJREPO, sha256, under_hypercorn, under_uvicorn
 from objrepo import (
     AccessDeniedError,
     CorruptObjectError,
@@ -502,6 +502,51 @@ class TestCancellation:
             await anyio.to_thread.run_sync(started.wait)
             group.cancel_scope.cancel()
         assert (await served.info()).objects == 0
+
+
+class TestManyObjects:
+    async def test_small_objects_share_requests(self, repo, faults, tmp_path, monkeypatch):
+        monkeypatch.setattr("objrepo.http.repository._OBJECTS_PER_REQUEST", 100)
+        (tmp_path / "small").write_bytes(b"from a file")
+        contents = [*(b"%d" % number for number in range(250)), content_of(70_000), b"", b"1"]
+        keys = await repo.put_many([*contents, tmp_path / "small"])
+        assert sorted(faults.requests) == sorted([("PUT", sha256(content_of(70_000))), *[("POST", "")] * 3])
+        assert keys == [sha256(content) for content in [*contents, b"from a file"]]
+        for content in (b"249", content_of(70_000), b"", b"from a file"):
+            assert await repo.get(sha256(content)) == content
+
+    async def test_the_objects_of_a_batch_share_requests(self, repo, faults):
+        async with repo.batch() as batch:
+            keys = [await batch.put(b"%d" % number) for number in range(50)]
+        assert faults.requests == [("POST", "")]
+        assert all(await repo.has_many(keys))
+
+    async def test_a_form_that_arrives_damaged_is_repeated(self, repo, faults, served):
+        async def flip_the_last_content(app, scope, receive, send):
+            async def damaged():
+                message = await receive()
+                return {**message, "body": message["body"].replace(b"two", b"twp")}
+
+            await app(scope, damaged, send)
+
+        faults.add("POST", flip_the_last_content)
+        keys = await repo.put_many([b"one", b"two"])
+        assert sorted([key async for key in served.keys()]) == sorted(keys)
+        assert faults.requests == [("POST", "")] * 2
+
+    async def test_a_form_that_is_refused_raises_for_each_object(self, hasty, faults, served):
+        faults.add("POST", status(403))
+        with pytest.raises(AccessDeniedError):
+            await hasty.put_many([b"one", b"two"])
+        faults.add("POST", status(201, '{"objects": [{"key": "a"}, {"key": "b"}]}'))
+        with pytest.raises(RepositoryError, match="stored 2 objects under other keys"):
+            await hasty.put_many([b"one", b"two"])
+        assert (await served.info()).objects == 0
+
+    async def test_a_source_that_fails_does_not_affect_the_others(self, repo, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            await repo.put_many([b"one", tmp_path / "missing", b"two"])
+        assert await repo.has(sha256(b"one"))
 
 
 async def test_listings_have_pages(repo, faults, monkeypatch):
