@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
-from helpers import OBJREPO, sha256, under_hypercorn, under_uvicorn
+from helpers import OBJREPO, flip, loose_file, sha256, under_hypercorn, under_uvicorn
 from objrepo import (
     AccessDeniedError,
     CorruptObjectError,
@@ -382,6 +382,16 @@ class TestErrors:
             faults.add("GET", flip_a_received_byte)
             with pytest.raises(CorruptObjectError, match=f"object '{key}' is damaged"):
                 await repo.get(key)
+
+    @pytest.mark.parametrize("size", [1000, 3_000_000, 9_000_000])
+    async def test_an_object_that_is_damaged_on_the_server(self, repo, served, folder, size):
+        """The server breaks off the response; the repeated request gets an answer that is not repeated."""
+        key = await repo.put(content_of(size))
+        flip(loose_file(folder, key), size // 2)
+        with pytest.raises(CorruptObjectError, match=f"object '{key}' is damaged"):
+            await repo.get(key)
+        report = await repo.verify()
+        assert [each.key for each in report.damaged] == [key]
 
     async def test_a_server_that_ignores_ranges(self, hasty, faults):
         key = await hasty.put(content_of(9_000_000))

@@ -11,8 +11,6 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-__all__ = ("Part", "boundary_of", "read_parts")
-
 _MAX_PARTS: Final = 10_000
 
 

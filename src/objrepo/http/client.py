@@ -24,8 +24,6 @@ from objrepo.retry import retry
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ("Chunks", "Client", "Response")
-
 Chunks = Callable[[], Iterable[bytes | memoryview]]
 """Returns the content of a request; called for each attempt."""
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ("HTTPOptions",)
-
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
     "token_variable": str,

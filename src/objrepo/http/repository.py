@@ -35,8 +35,6 @@ from objrepo.repository import Repository
 from objrepo.sources import ChainedReader, read_up_to
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject, RangeHandle
 
-__all__ = ("HTTPBackend", "HTTPRepository")
-
 _PROTOCOL: Final = 1
 _MAX_SMALL_BYTES: Final = 4 * 1024 * 1024
 _KEYS_PER_REQUEST: Final = 10_000
