@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -58,14 +59,13 @@ class TestPutAndGet:
     def test_unreadable_files_are_reported_and_the_others_are_stored(self, workdir, run_objrepo):
         (workdir / "good").write_bytes(b"good")
         (workdir / "in").mkdir()
-        os.mkfifo(workdir / "in" / "fifo")
-        (workdir / "in" / "dangling").symlink_to("nowhere")
         (workdir / "in" / "also good").write_bytes(b"also good")
-        status, out, err = run_objrepo("put", "missing", "in", "good")
+        status, out, err = run_objrepo("put", "missing", "in", "good", "dir/missing")
         assert status == 1
         assert [line.split("  ")[1] for line in out.decode().splitlines()] == ["in/also good", "good"]
-        assert [word in err for word in ("missing", "in/fifo", "in/dangling")] == [True] * 3
-        assert len(err.splitlines()) == 3
+        assert err.splitlines() == [
+            f"objrepo: {name}: No such file or directory" for name in ("missing", "dir/missing")
+        ]
 
     def test_file_names_that_are_not_utf8(self, workdir, run_objrepo):
         name = b"caf\xe9"
@@ -259,6 +259,126 @@ class TestOtherCommands:
         assert run_objrepo("verify")[:2] == (0, b"10,000 objects, 10.2 MB: 0 damaged\n")
 
 
+class TestRepositoryOption:
+    def test_it_is_before_or_after_the_command(self, run_objrepo):
+        key = run_objrepo("--repo", "one", "put", "-", stdin=b"content")[1].split()[0].decode()
+        assert run_objrepo("--repo", "one", "has", key)[0] == 0
+        assert run_objrepo("has", "--repo", "one", key)[0] == 0
+        assert run_objrepo("--repo", "two", "has", "--repo", "one", key)[0] == 0
+        assert run_objrepo("--repo", "one", "has", key, env={"OBJREPO": "two"}.items())[0] == 0
+        status, _, err = run_objrepo("--repo", "one", "copy", "one", "two")
+        assert (status, "`objrepo copy` takes no --repo" in err) == (2, True)
+        assert run_objrepo("ls", "--repo", "")[0] == 2
+
+    def test_the_nearest_directory_above_is_used_and_named(self, workdir, run_objrepo):
+        run_objrepo("put", "-", stdin=b"content")
+        below = workdir / "a" / "b"
+        below.mkdir(parents=True)
+
+        def run(*arguments):
+            done = subprocess.run([*OBJREPO, *arguments], cwd=below, capture_output=True, text=True, check=False)
+            return done.returncode, done.stdout, done.stderr
+
+        key = sha256(b"content")
+        assert run("ls") == (0, f"{key}\n", f"objrepo: repository {workdir / '.objrepo'}\n")
+        assert run("-q", "ls") == run("ls", "--quiet") == (0, f"{key}\n", "")
+        (below / "file").write_bytes(b"stored above")
+        assert run("put", "file")[0] == 0
+        assert len(run_objrepo("ls")[1].split()) == 2
+        assert run("init")[0] == 0
+        assert run("ls") == (0, "", ""), "`init` creates one here, which is nearer"
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root changes owners")
+    def test_one_of_another_user_is_used_only_if_it_is_named(self, workdir, run_objrepo):
+        run_objrepo("init")
+        os.chown(workdir / ".objrepo", 12345, 12345)
+        (workdir / "below").mkdir()
+        for options, expected in ((), 2), (("--repo", "../.objrepo"), 0):
+            command = [*OBJREPO, "ls", *options]
+            done = subprocess.run(command, cwd=workdir / "below", capture_output=True, text=True, check=False)
+            assert done.returncode == expected
+            assert ("belongs to another user" in done.stderr) == (expected == 2)
+
+
+class TestWhatPutStores:
+    def test_links_and_special_files_of_a_directory_are_skipped(self, workdir, run_objrepo):
+        inside = workdir / "in"
+        (inside / "folder").mkdir(parents=True)
+        (inside / "folder" / "file").write_bytes(b"file")
+        (inside / "link").symlink_to("folder/file")
+        (inside / "dangling").symlink_to("nowhere")
+        (inside / "to folder").symlink_to("folder")
+        os.mkfifo(inside / "fifo")
+        status, out, err = run_objrepo("put", "in", "-q")
+        assert (status, out.decode()) == (0, f"{sha256(b'file')}  in/folder/file\n")
+        assert sorted(err.splitlines()) == [
+            "objrepo: skipped in/dangling: it is a symbolic link",
+            "objrepo: skipped in/fifo: it is not a regular file",
+            "objrepo: skipped in/link: it is a symbolic link",
+            "objrepo: skipped in/to folder: it is a symbolic link",
+        ]
+        status, out, err = run_objrepo("put", "in/link", "in/to folder")
+        assert (status, out.decode().splitlines(), err) == (
+            *(0, [f"{sha256(b'file')}  in/link", f"{sha256(b'file')}  in/to folder/file"]),
+            "",
+        )
+
+    def test_exclude(self, workdir, run_objrepo):
+        for name in ("src/a.py", "src/a.o", "src/build/b.o", "src/build/c.py", "src/sub/build/d.py", "src/sub/e.py"):
+            (workdir / name).parent.mkdir(parents=True, exist_ok=True)
+            (workdir / name).write_text(name)
+
+        def stored(*patterns):
+            options = [option for pattern in patterns for option in ("--exclude", pattern)]
+            return [line.split("  ")[1] for line in run_objrepo("put", *options, "src")[1].decode().splitlines()]
+
+        assert stored("*.o", "build/") == ["src/a.py", "src/sub/e.py"]
+        assert stored("src/build") == ["src/a.o", "src/a.py", "src/sub/e.py", "src/sub/build/d.py"]
+        assert stored("b*", "sub/*") == ["src/a.o", "src/a.py"]
+        assert stored("uild", "src/A.py") == stored()
+
+    def test_json_says_what_is_new(self, workdir, run_objrepo):
+        for name, content in (("a", b"same"), ("b", b"same"), ("c", b"old"), ("large", content_of(200_000))):
+            (workdir / name).write_bytes(content)
+        run_objrepo("put", "c")
+        run_objrepo("init", "--repo", "sha1", "--hash-type", "sha1")
+        for options, new in (((), [True, False, False, True]), (("--repo", "sha1"), [True, False, True, True])):
+            rows = run_objrepo("put", "--json", "-q", "a", "b", "c", "large", *options)[1].splitlines()
+            assert [json.loads(row)["new"] for row in rows] == new
+            assert [json.loads(row)["size"] for row in rows] == [4, 4, 3, 200_000]
+        rows = run_objrepo("put", "--json", "a", "b", "c", "large")[1].splitlines()
+        assert [json.loads(row)["new"] for row in rows] == [False] * 4
+
+    def test_nothing_is_created_for_nothing(self, workdir, run_objrepo):
+        assert run_objrepo("put", "missing") == (1, b"", "objrepo: missing: No such file or directory\n")
+        assert run_objrepo("put", "-", "-")[0] == 2
+        run_objrepo("init", "--repo", "source")
+        for arguments in (
+            ("copy", "source", "target", "0" * 64),
+            ("restore", "source", "0" * 64, "--repo", "target"),
+            ("copy", "missing", "target"),
+            ("copy", "source", "target", "--from", "missing"),
+        ):
+            status, _, err = run_objrepo(*arguments)
+            assert (status, len(err.splitlines())) == (1, 1)
+        assert os.listdir(workdir) == ["source"]
+
+
+class TestClosedStreams:
+    def run(self, workdir, script):
+        command = ["bash", "-c", f"exec {sys.executable} -m objrepo {script}"]
+        done = subprocess.run(command, cwd=workdir, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    def test_closed_standard_streams_are_one_error(self, workdir, run_objrepo):
+        assert self.run(workdir, "put - <&-") == (1, "", "objrepo: standard input is closed\n")
+        assert self.run(workdir, "has - <&-") == (1, "", "objrepo: standard input is closed\n")
+        run_objrepo("put", "-", stdin=b"content")
+        for command in ("ls", f"cat {sha256(b'content')}", "init"):
+            assert self.run(workdir, f"{command} >&-") == (1, "", "objrepo: standard output is closed\n")
+        assert self.run(workdir, "cat nokey 2>&-") == (1, "", "")
+
+
 class TestErrorsAndHelp:
     def test_help_and_version(self, run_objrepo):
         for option in ("--version", "-V"):
@@ -283,6 +403,29 @@ class TestErrorsAndHelp:
                 status, _, err = run_objrepo(command, "--", key)
                 assert status == 1
                 assert len(err.splitlines()) <= 1
+
+    def test_errors_speak_of_commands(self, workdir, run_objrepo):
+        run_objrepo("init")
+        (workdir / "incomplete").mkdir()
+        (workdir / "incomplete" / "config.json").write_text("{}")
+        (workdir / ".objrepo" / "packs" / "0.lock").touch()
+        run_objrepo("put", "-", stdin=b"content")
+        for arguments, expected in (
+            (("ls", "--repo", "missing"), "run `objrepo init`"),
+            (("ls", "--repo", "incomplete"), "restore it from a backup, or delete its directory"),
+            (("maintain", "--do-vacuum"), "pass --not-live if none does"),
+            (("maintain",), "remove it with `objrepo repair --exclusive`"),
+        ):
+            status, _, err = run_objrepo(*arguments)
+            assert (status, err.rstrip().endswith(expected), len(err.splitlines())) == (1, True, 1), err
+            assert not re.search(r"await|\(\)|=True|=False", err)
+
+    def test_a_server_that_refuses_connections_is_named_with_its_port_and_the_cause(self, run_objrepo):
+        url = "s3://bucket?endpoint=http://127.0.0.1:1&retry_timeout=0.1&anonymous=1"
+        status, _, err = run_objrepo("ls", "--repo", url)
+        assert status == 1
+        assert "127.0.0.1:1 " in err
+        assert "Connection refused" in err
 
     def test_a_folder_that_is_no_repository_is_one_error(self, workdir, run_objrepo):
         (workdir / "other").mkdir()

@@ -133,6 +133,7 @@ def test_stat_of_loose_and_packed_objects(run_objrepo):
     )
     assert packed["length"] < 1000
     out = run_objrepo("stat", key, key)[1].decode()
+    assert "\nsize                  5000\n" in out, "a number that can be pasted"
     assert out.count("compressed            yes\n") == 2
     status, _, err = run_objrepo("stat", "0" * 64)
     assert (status, "0" * 64 in err) == (1, True)

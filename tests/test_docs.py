@@ -127,6 +127,26 @@ class TestExamples:
         failed = subprocess.run([*program, "restore", "0" * 64, "x"], cwd=project, capture_output=True, text=True)
         assert (failed.returncode, failed.stderr.startswith("the snapshot does not exist")) == (1, True)
 
+    @pytest.mark.parametrize("loop", ["asyncio", "trio"])
+    def test_snapshots_report_errors_in_one_line(self, project, loop):
+        program = [sys.executable, EXAMPLES / f"snapshots_{loop}.py"]
+        (project / "file").write_text("[1]")
+        no_snapshot = run(["objrepo", "put", "file", "--repo", "snapshots"], project).split()[0]
+        for arguments, status, text in (
+            ([], 2, "usage: "),
+            (["take"], 2, "usage: "),
+            (["restore", no_snapshot], 2, "usage: "),
+            (["unknown"], 2, "usage: "),
+            (["take", "nowhere"], 1, "nowhere is not a folder"),
+            (["take", "file"], 1, "file is not a folder"),
+            (["show", no_snapshot], 1, f"{no_snapshot} is the key of an object that is not a snapshot"),
+            (["restore", run([*program, "take", "."], project).strip(), "file"], 1, "[Errno 17] File exists: 'file'"),
+        ):
+            failed = subprocess.run([*program, *arguments], cwd=project, capture_output=True, text=True)
+            assert (failed.returncode, failed.stdout) == (status, "")
+            assert failed.stderr.startswith(text)
+            assert len(failed.stderr.splitlines()) == (1 if status == 1 else 2)
+
     def test_backup_script(self, project):
         out = run([sys.executable, EXAMPLES / "backup_script.py", "repository", "README.md", "README.md"], project)
         assert out.splitlines()[-1].endswith("bytes in 1 objects")

@@ -92,7 +92,7 @@ _PHRASES: Final = (
     ),
     (r"delete the rest with `await repository\.erase\(\)`", "delete its directory"),
     (r"`repair\(live=False\)` or ", ""),
-    (r"pass anonymous=True", "add ?anonymous=true to the URL"),
+    (r"pass anonymous=True", "add ?anonymous=1 to the URL"),
 )
 """What messages for programs say, and what it is at the command line."""
 

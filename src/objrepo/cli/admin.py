@@ -24,10 +24,16 @@ from objrepo.url import open_repository
 
 
 @click.command()
-@click.option("--hash-type", help="The hash of keys: sha256 (default) or sha1.")
-@click.option("--pack-size-target", type=int, help="The size in bytes at which a pack is full; default: 4 GiB.")
-@click.option("--loose-prefix-len", type=int, help="Digits of a key that name its directory when loose; default: 2.")
-@click.option("--compression-algorithm", help="zlib+1 (default) to zlib+9.")
+@click.option("--hash-type", type=click.Choice(["sha256", "sha1"]), help="The hash of keys; default: sha256.")
+@click.option("--pack-size-target", type=click.IntRange(1), help="The bytes at which a pack is full; default: 4 GiB.")
+@click.option(
+    "--loose-prefix-len",
+    type=click.IntRange(0, 8),
+    help="Digits of a key that name its directory when loose; default: 2.",
+)
+@click.option(
+    "--compression-algorithm", type=click.Choice([f"zlib+{level}" for level in range(1, 10)]), help="Default: zlib+1."
+)
 @json_option
 @with_repository
 async def init(repository: AsyncRepository, /, **options: Any) -> None:

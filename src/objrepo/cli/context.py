@@ -42,8 +42,10 @@ def is_quiet() -> bool:
 
 def _repository(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
     del parameter
-    given = value or context.find_root().params.get("repo") or os.environ.get("OBJREPO")
-    return given or (".objrepo" if context.info_name == "init" else _search(context))
+    given = context.find_root().params.get("repo") if value is None else value
+    if given == "":
+        raise click.UsageError("--repo is empty: give a directory or a URL")
+    return given or os.environ.get("OBJREPO") or (".objrepo" if context.info_name == "init" else _search(context))
 
 
 def _search(context: click.Context) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -50,8 +51,12 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], exclude: tupl
     if paths.count("-") > 1:
         raise click.UsageError("standard input can be read only once: give - only once")
     stdin = standard_input() if "-" in paths else None
-    await repository.initialise()
     fail = Failures()
+    if not any(path == "-" or os.path.lexists(path) for path in paths):
+        for path in paths:
+            fail(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path))
+        return fail.status
+    await repository.initialise()
     walk = _Walk(paths, exclude, repository)
     at_terminal = sys.stderr is not None and sys.stderr.isatty() and not is_quiet()
     with reporter() as report:
