@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 
 import anyio
@@ -206,6 +207,59 @@ async def test_an_object_that_is_deleted_while_a_batch_relies_on_it(repo, folder
     assert await repo.get(key) == b"in the repository"
 
 
+async def test_a_packed_object_is_put_in_a_batch_and_deleted_through_it(repo):
+    key, *_ = await repo.put_many([b"in the repository", b"another"])
+    async with repo.batch() as batch:
+        await batch.put_many([b"in the repository", *CONTENTS])
+        await batch.delete(key)
+    assert not await repo.has(key)
+    assert (await repo.info()).objects == len(CONTENTS) + 1
+
+
+async def test_an_object_is_deleted_while_its_batch_stores_it(repo, monkeypatch):
+    storing, deleting = threading.Event(), threading.Event()
+    insert = disk_batch.insert
+
+    def slow_insert(*arguments):
+        storing.set()
+        deleting.wait(0.2)
+        return insert(*arguments)
+
+    monkeypatch.setattr(disk_batch, "insert", slow_insert)
+    monkeypatch.setattr(disk_batch, "_MAX_ROWS", 1)
+    async with repo.batch() as batch, anyio.create_task_group() as group:
+        group.start_soon(batch.put_many, CONTENTS)
+        await anyio.to_thread.run_sync(storing.wait)
+        await batch.delete(sha256(CONTENTS[0]))
+        deleting.set()
+    assert not await repo.has(sha256(CONTENTS[0]))
+
+
+async def test_a_batch_of_packed_objects_has_bounded_memory(repo, monkeypatch):
+    monkeypatch.setattr(disk_batch, "_MAX_ROWS", 1000)
+    await repo.put_many(CONTENTS)
+    async with repo.batch() as batch:
+        for start in range(0, 2500, 500):
+            await batch.put_many(CONTENTS[start : start + 500])
+            assert len(batch.backend._packed) < 1000
+
+
+async def test_bytes_are_kept_if_a_failed_commit_may_be_recovered(repo, folder, monkeypatch):
+    """If the fsync of the write-ahead log fails, recovery takes the transaction in it for committed."""
+
+    def insert(self, rows):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise RepositoryError("the index cannot be used") from error
+
+    monkeypatch.setattr(index.Index, "insert", insert)
+    with pytest.raises(RepositoryError, match="cannot be used"):
+        async with repo.batch() as batch:
+            await batch.put_many(CONTENTS)
+    await repo.maintain()
+    assert own_pack(folder).read_bytes() == b"".join(CONTENTS)
+
+
 async def test_a_batch_stores_what_it_has_when_it_has_grown_past_a_limit(repo, folder, monkeypatch):
     monkeypatch.setattr(disk_batch, "_MAX_ROWS", 2000)
     with pytest.raises(ZeroDivisionError):
@@ -341,8 +395,11 @@ async def test_a_forked_child_cannot_use_the_batch_of_its_parent(folder, anyio_b
                     os._exit(code)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             assert notes(folder), "the child did not end the batch"
+            async with DiskRepository(folder, Inline()) as other:
+                await other.put_many([b"one", b"two"])
+            assert own_pack(folder, 1).read_bytes() == b"onetwo", "the child did not release the lock"
         assert all(await repo.has_many(keys))
-        assert (await repo.info()).objects == len(CONTENTS)
+        assert (await repo.info()).objects == len(CONTENTS) + 2
 
 
 async def test_an_object_of_a_batch_that_is_damaged_before_its_end(repo, folder):

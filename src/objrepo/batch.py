@@ -135,11 +135,12 @@ class BatchBackend(Backend):
 
     def delete(self, keys: Sequence[str]) -> None:
         self.require(keys)
-        committed = [key for key, found in zip(keys, self._backend.has(keys), strict=True) if found]
-        if committed:
-            self._backend.delete(committed)
-        for key in keys:
-            self.forget(key)
+        with self._storing:  # an object that another thread is storing would be there afterwards
+            committed = [key for key, found in zip(keys, self._backend.has(keys), strict=True) if found]
+            if committed:
+                self._backend.delete(committed)
+            for key in keys:
+                self.forget(key)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

@@ -54,9 +54,9 @@ class DiskBatch(BatchBackend):
             pack, self._pack = self._pack, None
             self._rows.clear()
             if pack is not None and self._process == os.getpid():
-                # After an interrupt it is unknown whether the rows were committed: bytes that rows name stay.
                 with suppress(OSError, RepositoryError), self._sessions.check_out() as session:
-                    cut_off(session, pack.number, pack.start)
+                    if not self._failed:  # else recovery after a crash may take its rows for committed: see `insert`
+                        cut_off(session, pack.number, pack.start)
                     pack.note.unlink(missing_ok=True)
             if pack is not None:
                 pack.close()
@@ -77,8 +77,9 @@ class DiskBatch(BatchBackend):
                 rows = append(self._pack.file, self._pack.number, new)
                 with self._lock:
                     self._rows.update((row[0], row) for row in rows)
-                if len(self._rows) >= _MAX_ROWS or self._pack.size() >= session.config.pack_size_target:
-                    self._commit_rows(session)
+            is_full = self._pack is not None and self._pack.size() >= session.config.pack_size_target
+            if is_full or len(self._rows) + len(self._packed) >= _MAX_ROWS:
+                self._commit_rows(session)
 
     def _commit_rows(self, session: ContainerSession) -> None:
         """Make what was appended durable and insert its rows; one thread at a time calls it."""
@@ -126,6 +127,7 @@ class DiskBatch(BatchBackend):
         with self._lock:
             super().forget(key)
             self._rows.pop(key, None)
+            self._packed.discard(key)
 
     def _content(self, row: RawRow) -> bytes:
         assert self._pack is not None, "rows belong to the pack that is open"
