@@ -55,9 +55,10 @@ class DiskBatch(BatchBackend):
             self._rows.clear()
             if pack is not None and self._process == os.getpid():
                 with suppress(OSError, RepositoryError), self._sessions.check_out() as session:
-                    if not self._failed:  # else recovery after a crash may take its rows for committed: see `insert`
+                    # Bytes that `insert` has left may belong to rows that recovery finds; maintenance removes the rest.
+                    if not self._failed or pack.size() <= pack.start:
                         cut_off(session, pack.number, pack.start)
-                    pack.note.unlink(missing_ok=True)
+                        pack.note.unlink(missing_ok=True)
             if pack is not None:
                 pack.close()
 

@@ -248,6 +248,15 @@ class Index:
         finally:
             self._execute("ROLLBACK")
 
+    def discard_unfinished(self) -> None:
+        """Overwrite what the write-ahead log has after its last transaction.
+
+        A process that is killed in the fsync of a commit leaves a whole transaction there. Nobody sees it, but recovery
+        after a crash takes it for committed, so its bytes must stay until it is overwritten.
+        """
+        [(version,)] = self._all("PRAGMA user_version")
+        self._all(f"PRAGMA user_version = {version:d}")  # writes a page, although nothing changes
+
     def vacuum(self) -> None:
         """Rewrite the index in order and without free pages; no other process may use it."""
         self._all("VACUUM")

@@ -167,6 +167,5 @@ def not_initialised(folder: Path) -> NotInitialisedError:
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
     return NotInitialisedError(
-        f"there is no repository at {folder}, which {found}: "
-        "create one with `await repository.initialise()` or `objrepo init`"
+        f"there is no repository at {folder}, which {found}: create one with its method `initialise` or `objrepo init`"
     )

@@ -98,13 +98,25 @@ def cut_off_appended(session: ContainerSession) -> None:
     """
     for note, pack_id, start in session.layout.append_notes():
         try:
-            with _locked(session, pack_id, timeout=0), session.index.locked():
-                cut_off(session, pack_id, start)
-                note.unlink(missing_ok=True)
+            with _locked(session, pack_id, timeout=0):
+                with _ignoring_full_disk():  # a log that needs space for another page has none to overwrite
+                    session.index.discard_unfinished()
+                with session.index.locked():
+                    cut_off(session, pack_id, start)
+                    note.unlink(missing_ok=True)
         except RepositoryBusyError:
             continue  # its writer is at work, as a batch that is open
         except (OSError, RepositoryError) as error:
             _log.warning("pack %d keeps unreferenced bytes until the next maintenance: %s", pack_id, error)
+
+
+@contextmanager
+def _ignoring_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RepositoryError) as error:
+        if not is_disk_full(error):
+            raise
 
 
 def cut_off(session: ContainerSession, pack_id: int, start: int) -> None:
