@@ -17,7 +17,14 @@ import pytest
 from disk_objectstore import Container
 
 from helpers import ROOT, own_pack, run_on_small_file_system, sha256
-from objrepo import DiskRepository, NotInitialisedError, ObjectNotFoundError, RepositoryBusyError, RepositoryError
+from objrepo import (
+    DiskRepository,
+    MemoryRepository,
+    NotInitialisedError,
+    ObjectNotFoundError,
+    RepositoryBusyError,
+    RepositoryError,
+)
 from objrepo.disk import batch as disk_batch
 from objrepo.disk import index
 from objrepo.disk.group_commit import FIRST_OWN_PACK
@@ -408,6 +415,9 @@ async def test_a_batch_needs_a_repository(folder):
 
 
 async def test_a_batch_cannot_be_pickled(repo):
+    async with MemoryRepository() as memory, memory.batch() as batch:
+        with pytest.raises(TypeError, match="a batch cannot be pickled or copied"):
+            pickle.dumps(batch)
     async with repo.batch() as batch:
         with pytest.raises(TypeError, match="a batch cannot be pickled or copied"):
             pickle.dumps(batch)

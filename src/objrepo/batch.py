@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, NoReturn
+from typing import Any, ClassVar, Final
 
 from objrepo.backend import Backend
 from objrepo.errors import RepositoryClosedError
@@ -41,9 +41,6 @@ class BatchBackend(Backend):
         self._pending: dict[str, bytes] = {}
         self._pending_bytes = 0
         self._ended = False
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a batch cannot be pickled or copied: give its repository to other processes")
 
     @property
     def location(self) -> str:

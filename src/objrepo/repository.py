@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from copy import deepcopy
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 from anyio.abc import ByteSendStream
@@ -337,6 +337,9 @@ class Repository(AsyncRepository, Generic[BackendT]):
 
 class Batch(Repository[Backend]):
     """What ``async with repo.batch()`` returns."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a batch cannot be pickled or copied: give its repository to other processes")
 
     async def _end(self, backend: Backend) -> None:
         """Close everything; a backend that others use stays open."""

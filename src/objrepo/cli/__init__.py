@@ -87,10 +87,10 @@ def run(arguments: Sequence[str]) -> int:
 
 _PHRASES: Final = (
     (
-        r"(?:call|create one with) `?(?:await \w+\.)?initialise\(\)`?(?: first| or `objrepo init`)?",
+        r"(?:call|create one with) `?initialise\(\)`?(?: first| or `objrepo init`)?",
         "run `objrepo init`",
     ),
-    (r"delete the rest with `await repository\.erase\(\)`", "delete its directory"),
+    (r"delete the rest with `erase\(\)`", "delete its directory"),
     (r"`repair\(live=False\)` or ", ""),
     (r"pass anonymous=True", "add ?anonymous=1 to the URL"),
 )

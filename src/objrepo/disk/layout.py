@@ -159,7 +159,7 @@ def not_initialised(folder: Path) -> NotInitialisedError:
         if (folder / "config.json").exists():
             return NotInitialisedError(
                 f"the repository at {folder} is incomplete, as after an interrupted erase: restore it from a backup, "
-                "or delete the rest with `await repository.erase()`"
+                "or delete the rest with `erase()`"
             )
         found = "is an empty folder" if not any(folder.iterdir()) else "has no config.json"
     except FileNotFoundError:
@@ -167,5 +167,5 @@ def not_initialised(folder: Path) -> NotInitialisedError:
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
     return NotInitialisedError(
-        f"there is no repository at {folder}, which {found}: create one with its method `initialise` or `objrepo init`"
+        f"there is no repository at {folder}, which {found}: create one with `initialise()` or `objrepo init`"
     )
