@@ -71,7 +71,9 @@ for python in PYTHONS:  # `nox -s tests-3.13`
 def tests_oldest(session: nox.Session) -> None:
     """Run the tests with the oldest allowed release of every dependency."""
     project = nox.project.load_toml("pyproject.toml")["project"]
-    extras = [project["optional-dependencies"][name] for name in ("cli", "s3", "asgi", "serve", "fsspec", "otel")]
+    extras = [
+        project["optional-dependencies"][name] for name in ("cli", "http", "s3", "asgi", "serve", "fsspec", "otel")
+    ]
     bounds = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
     tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
     session.install("-e", ".[cli]", *(bound.replace(">=", "==") for bound in bounds), *tools)

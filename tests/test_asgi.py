@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import anyio
 import httpx
@@ -953,3 +953,158 @@ class TestServe:
         assert done.returncode == status
         assert said in done.stderr.decode()
         assert b"Traceback" not in done.stderr
+
+
+# -- resumable uploads -------------------------------------------------------------------------------------------------
+
+TUS = WRITER | {"tus-resumable": "1.0.0"}
+PART = TUS | {"content-type": "application/offset+octet-stream"}
+
+
+def tus_app(folder, **options):
+    return ObjectApp(DiskRepository(folder), token=TOKEN, max_bytes=100_000_000, **options)
+
+
+@pytest.fixture(params=[under_uvicorn, under_hypercorn])
+def tus(request, stored):
+    """A client of a server, which closes unfinished uploads."""
+    with request.param(tus_app(stored)) as url, httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def begin(client, length, **headers):
+    answer = client.post("/uploads", headers=TUS | {"upload-length": str(length)} | headers)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["location"]
+
+
+def append(client, location, offset, content, **headers):
+    return client.patch(location, content=content, headers=PART | {"upload-offset": str(offset)} | headers)
+
+
+def checksum(content, algorithm="sha1"):
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
+
+
+class TestResumable:
+    def test_an_upload_in_parts(self, tus):
+        content = content_of(3_000_000)
+        location = begin(tus, len(content), **{"upload-metadata": "filename YQ=="})
+        head = tus.head(location, headers=TUS)
+        assert (head.status_code, head.headers["upload-offset"], head.headers["upload-length"]) == (200, "0", "3000000")
+        assert (head.headers["cache-control"], head.headers["upload-metadata"]) == ("no-store", "filename YQ==")
+        assert email.utils.parsedate_to_datetime(head.headers["upload-expires"]).timestamp() > time.time() + 80_000
+        answer = append(tus, location, 0, content[:1_500_000])
+        assert (answer.status_code, answer.headers["upload-offset"], answer.content) == (204, "1500000", b"")
+        assert tus.get("/").json()["keys"] == []
+        answer = append(tus, location, 1_500_000, content[1_500_000:])
+        assert answer.headers["content-location"] == f"/{sha256(content)}"
+        assert answer.headers["etag"] == f'"{sha256(content)}"'
+        assert tus.head(location, headers=TUS).headers["content-location"] == f"/{sha256(content)}"
+        assert tus.get(answer.headers["content-location"]).content == content
+        assert tus.head(location, headers=TUS).headers["tus-resumable"] == "1.0.0"
+
+    def test_a_client_that_is_cut_off_goes_on_where_it_was(self, tus):
+        content = content_of(32_000_000)
+        location = begin(tus, len(content))
+        host, port = tus.base_url.host, tus.base_url.port
+        offset = 0
+        with ExitStack() as stale:
+            for closed in (True, False, True):
+                head = (
+                    f"PATCH {location} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\n"
+                    "tus-resumable: 1.0.0\r\ncontent-type: application/offset+octet-stream\r\n"
+                    f"upload-offset: {offset}\r\ncontent-length: {len(content) - offset}\r\n\r\n"
+                )
+                connection = stale.enter_context(socket.create_connection((host, port)))
+                connection.sendall(head.encode() + content[offset : offset + 10_000_000])  # more than buffers hold
+                if closed:  # else the server does not know that this client is gone
+                    connection.close()
+                before = offset
+                offset = int(tus.head(location, headers=TUS).headers["upload-offset"])
+                assert before < offset <= before + 10_000_000
+            assert append(tus, location, offset, content[offset:]).headers["etag"] == f'"{sha256(content)}"'
+        assert tus.get(f"/{sha256(content)}").content == content
+
+    def test_checksums(self, tus):
+        location = begin(tus, 10)
+        for algorithm in ("sha1", "sha256"):
+            answer = append(tus, location, 0, b"12345", **{"upload-checksum": checksum(b"12346", algorithm)})
+            assert answer.status_code == 460
+            assert tus.head(location, headers=TUS).headers["upload-offset"] == "0"
+        for wrong in ("md5 YQ==", "sha1", "sha1 !", ""):
+            assert append(tus, location, 0, b"12345", **{"upload-checksum": wrong}).status_code == 400
+        assert append(tus, location, 0, b"12345", **{"upload-checksum": checksum(b"12345")}).status_code == 204
+        answer = append(tus, location, 5, b"67890", **{"upload-checksum": checksum(b"67890", "sha256")})
+        assert answer.headers["etag"] == f'"{sha256(b"1234567890")}"'
+
+    def test_an_upload_is_dropped(self, tus):
+        location = begin(tus, 10)
+        assert append(tus, location, 0, b"12345").status_code == 204
+        assert tus.delete(location, headers=TUS).status_code == 204
+        for method in ("HEAD", "PATCH", "DELETE"):
+            answer = tus.request(method, location, headers=PART | {"upload-offset": "5"})
+            assert (answer.status_code, answer.headers["tus-resumable"]) == (404, "1.0.0")
+
+    def test_an_empty_object(self, tus):
+        assert tus.head(begin(tus, 0), headers=TUS).headers["etag"] == f'"{sha256(b"")}"'
+
+    def test_what_is_supported(self, tus):
+        for path in ("/uploads", "/uploads/x"):
+            answer = tus.options(path)
+            assert answer.status_code == 204
+            assert answer.headers["tus-extension"] == "creation,expiration,checksum,termination"
+            assert answer.headers["tus-max-size"] == "100000000"
+
+    def test_requests_that_are_refused(self, tus):
+        def created(**headers):
+            return tus.post("/uploads", headers={**TUS, **headers}).status_code
+
+        location = begin(tus, 10)
+        assert tus.post("/uploads", headers=WRITER | {"upload-length": "1"}).status_code == 412
+        assert tus.head(location, headers=WRITER).headers["tus-version"] == "1.0.0"
+        assert tus.post("/uploads", headers={"tus-resumable": "1.0.0", "upload-length": "1"}).status_code == 401
+        assert tus.head(location, headers={"tus-resumable": "1.0.0"}).status_code == 401
+        assert [created(**{"upload-length": length}) for length in ("", "-1", "x", "9" * 50)] == [400] * 4
+        assert created(**{"upload-length": "100000001"}) == 413
+        assert created(**{"upload-length": "1", "upload-metadata": "x" * 5000}) == 413
+        assert created(**{"upload-defer-length": "1"}) == 400
+        assert append(tus, location, 3, b"123").status_code == 409
+        assert append(tus, location, "x", b"123").status_code == 400
+        assert append(tus, location, 0, b"123", **{"content-type": "text/plain"}).status_code == 415
+        assert append(tus, location, 0, b"12345678901").status_code == 413
+        assert tus.put(location, headers=PART).status_code == 405
+        assert tus.get("/").json()["keys"] == []
+
+    def test_unfinished_uploads_are_limited_and_expire(self, stored):
+        with (
+            under_uvicorn(tus_app(stored, max_uploads=2, resume_seconds=1)) as url,
+            httpx.Client(base_url=url) as client,
+        ):
+            append(client, begin(client, 1), 0, b"a")  # a finished one does not count
+            first = begin(client, 10)
+            begin(client, 10)
+            answer = client.post("/uploads", headers=TUS | {"upload-length": "1"})
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
+            wait_until(lambda: client.post("/uploads", headers=TUS | {"upload-length": "1"}).status_code == 201)
+            assert client.head(first, headers=TUS).status_code == 404
+
+    def test_temporary_files_end_with_their_uploads(self, stored):
+        def temporary():
+            return [each for each in os.listdir("/proc/self/fd") if "(deleted)" in read_link(f"/proc/self/fd/{each}")]
+
+        before = len(temporary())
+        with under_uvicorn(tus_app(stored)) as url, httpx.Client(base_url=url) as client:
+            locations = [begin(client, 10) for _ in range(3)]
+            assert len(temporary()) == before + 3
+            append(client, locations[0], 0, bytes(10))
+            client.delete(locations[1], headers=TUS)
+            assert len(temporary()) == before + 1
+        assert len(temporary()) == before
+
+
+def read_link(path):
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

@@ -336,6 +336,77 @@ class TestRepetition:
         assert faults.requests == [("HEAD", key)]
 
 
+class TestParts:
+    """Large objects, which are sent by tus."""
+
+    @pytest.fixture(autouse=True)
+    def smaller_parts(self, monkeypatch):
+        monkeypatch.setattr("objrepo.http.repository._RESUMABLE_BYTES", 5_000_000)
+        monkeypatch.setattr("objrepo.http.repository.PART_BYTES", 1_000_000)
+
+    async def test_a_large_object_is_sent_in_parts(self, repo, faults, served):
+        content = content_of(5_500_000)
+        key = await repo.put([content[:3_000_000], content[3_000_000:]])
+        assert await served.get(key, check=True) == content
+        assert [method for method, _ in faults.requests] == ["HEAD", "POST", *["PATCH"] * 6]
+
+    @pytest.mark.parametrize("fault", [status(503), lose_the_response, flip_a_sent_byte])
+    async def test_only_a_part_is_repeated(self, repo, faults, served, fault):
+        faults.add("PATCH", fault, 3)
+        key = await repo.put(content_of(5_500_000))
+        assert await served.get(key, check=True) == content_of(5_500_000)
+        assert faults.left == []
+        assert [method for method, _ in faults.requests].count("PATCH") == 6 + 3
+
+    async def test_the_last_response_is_lost(self, repo, faults, served):
+        async def of_the_last_part(app, scope, receive, send):
+            if dict(scope["headers"])[b"upload-offset"] == b"5000000":
+                await lose_the_response(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        faults.add("PATCH", of_the_last_part, 6)
+        key = await repo.put(content_of(5_500_000))
+        assert [each async for each in served.keys()] == [key]
+
+    async def test_a_repository_that_is_unavailable_after_the_last_part(self, repo, served, monkeypatch):
+        calls = []
+
+        async def put(source):
+            calls.append(source)
+            if len(calls) < 3:
+                raise RepositoryUnavailableError("the bucket is unavailable")
+            return await DiskRepository.put(served, source)
+
+        monkeypatch.setattr(served, "put", put)
+        key = await repo.put(content_of(5_500_000))
+        assert await served.get(key, check=True) == content_of(5_500_000)
+
+    async def test_a_server_that_has_dropped_the_upload(self, repo, faults):
+        faults.add("PATCH", status(404))
+        with pytest.raises(RepositoryUnavailableError, match=r"has dropped an upload, .*put it again"):
+            await repo.put(content_of(5_500_000))
+
+    async def test_a_file_that_is_truncated_meanwhile(self, repo, faults, served, tmp_path):
+        path = tmp_path / "file"
+        path.write_bytes(content_of(5_500_000))
+
+        async def truncate(app, scope, receive, send):
+            os.truncate(path, 100)
+            await app(scope, receive, send)
+
+        faults.add("PATCH", truncate)
+        with pytest.raises(OSError, match="changed while it was being read"):
+            await repo.put(path)
+        assert (await served.info()).objects == 0
+
+    async def test_another_key(self, repo, faults):
+        headers = {"content-location": "/path/other", "upload-offset": "1"}
+        faults.add("PATCH", status(204, "", **headers))
+        with pytest.raises(RepositoryError, match="under another key: 'other'"):
+            await repo.put(content_of(5_500_000))
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("fault", "kind", "message"),

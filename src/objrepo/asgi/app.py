@@ -20,6 +20,7 @@ from objrepo.asgi.download import Download
 from objrepo.asgi.html import html_response, object_page
 from objrepo.asgi.multipart import boundary_of
 from objrepo.asgi.ranges import entity_tag, precondition_status
+from objrepo.asgi.resumable import ResumableUploads
 from objrepo.asgi.upload import Uploads
 from objrepo.asgi.verified import VerifiedObjects
 from objrepo.errors import (
@@ -50,6 +51,7 @@ class ObjectApp:
                               the request's ``Content-Digest``. Of ``multipart/form-data``, each file is stored: 201
                               with the key of each, in ``{"objects": […]}``.
     ``PUT``     ``/KEY``      Stores the body if its SHA-256 is the key: 201, or 200 if the object existed.
+    tus 1.0     ``/uploads``  Stores an object by several requests, which go on after an interruption.
     ``DELETE``  ``/KEY``      Deletes the object: 204.
     ``GET``     ``/?about``   Returns the UUID and the key format as JSON.
     ``GET``     ``/?info``    Returns the number of objects, too; with ``?info=detailed`` the sum of their sizes.
@@ -79,8 +81,9 @@ class ObjectApp:
     :param cache_control: the value of ``Cache-Control`` for objects; unless given, caches may keep them for a year:
         all caches, or with ``authorize`` those of browsers only (``private``).
     :param max_bytes: the maximum size of an object that is uploaded; None for no limit.
-    :param max_uploads: the maximum number of concurrent uploads.
+    :param max_uploads: the maximum number of concurrent uploads, and of unfinished resumable ones.
     :param upload_seconds: the maximum duration of an upload.
+    :param resume_seconds: after how many seconds without a request a resumable upload is dropped.
     :raises ValueError: if the token is empty, a token and a function are given, or a limit is not positive.
     """
 
@@ -94,10 +97,16 @@ class ObjectApp:
         max_bytes: int | None = None,
         max_uploads: int = 64,
         upload_seconds: float = 3600.0,
+        resume_seconds: float = 24 * 3600.0,
     ) -> None:
         if token is not None and authorize is not None:
             raise ValueError("pass either a token or authorize: the function decides about every request")
-        limits = {"max_uploads": max_uploads, "upload_seconds": upload_seconds, "max_bytes": max_bytes}
+        limits = {
+            "max_uploads": max_uploads,
+            "upload_seconds": upload_seconds,
+            "resume_seconds": resume_seconds,
+            "max_bytes": max_bytes,
+        }
         for name, limit in limits.items():
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be positive, not {limit}")
@@ -108,10 +117,13 @@ class ObjectApp:
         self._cache_control = f"{scope}, max-age=31536000, immutable" if cache_control is None else cache_control
         self._list_cache_control = "no-cache" if authorize is None else "private, no-cache"
         self._uploads = Uploads(max_bytes, max_uploads, upload_seconds)
+        self._unfinished = ResumableUploads(repository, self._uploads, resume_seconds)
         self._verified = VerifiedObjects(repository)
         self._app: ASGIApp = Starlette(
             routes=[
                 Route("/", self._root, methods=["GET", "POST", "OPTIONS"]),
+                Route("/uploads", self._resumable, methods=["POST", "OPTIONS"]),
+                Route("/uploads/{number}", self._resumable, methods=["HEAD", "PATCH", "DELETE", "OPTIONS"]),
                 Route("/{key}", self._object, methods=["GET", "PUT", "DELETE", "OPTIONS"]),
             ],
             exception_handlers={
@@ -137,7 +149,10 @@ class ObjectApp:
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         async with self._repository:
-            yield
+            try:
+                yield
+            finally:
+                self._unfinished.close()
 
     async def _root(self, request: Request) -> Response:
         if request.method == "OPTIONS":
@@ -156,6 +171,12 @@ class ObjectApp:
             return await self._show_object(request, query["key"].strip())
         await self._require(request, "list")
         return await list_keys(self._repository, request, self._writable, self._list_cache_control)
+
+    async def _resumable(self, request: Request) -> Response:
+        if request.method == "OPTIONS":
+            return self._unfinished.options()
+        await self._require(request, "put")
+        return await (self._unfinished.create if request.method == "POST" else self._unfinished.respond)(request)
 
     async def _post(self, request: Request) -> Response:
         if "has" in request.query_params:

@@ -30,8 +30,8 @@ class Uploads:
     """
 
     def __init__(self, max_bytes: int | None, max_uploads: int, seconds: float) -> None:
-        self._max_bytes = max_bytes
-        self._free = max_uploads
+        self.max_bytes = max_bytes
+        self.max_uploads = self._free = max_uploads
         self._seconds = seconds
 
     def check_headers(self, headers: Headers) -> None:
@@ -42,7 +42,7 @@ class Uploads:
         """
         self.check_coding(headers)
         length = headers.get("content-length", "0")
-        self._check_size(int(length[:20]) if length.isascii() and length.isdigit() else 0)
+        self.check_size(int(length[:20]) if length.isascii() and length.isdigit() else 0)
 
     def check_coding(self, headers: Headers) -> None:
         """Refuse a body or a part that is not the content itself; see :meth:`check_headers`.
@@ -66,7 +66,7 @@ class Uploads:
         :raises ClientDisconnect: if the client disconnects; nothing is stored then.
         """
         content = _Content(expected or _sent_digest(request.headers))
-        async with self._limited():
+        async with self.limited():
             return await repository.put(self._checked(request.stream(), content)), content.size
 
     async def store_parts(
@@ -80,7 +80,7 @@ class Uploads:
         """
         stored: list[dict[str, str | int]] = []
         async with (
-            self._limited(),
+            self.limited(),
             aclosing(request.stream()) as chunks,
             repository.batch() as batch,
             aclosing(read_parts(boundary, chunks)) as parts,
@@ -97,7 +97,11 @@ class Uploads:
         return stored
 
     @asynccontextmanager
-    async def _limited(self) -> AsyncIterator[None]:
+    async def limited(self) -> AsyncIterator[None]:
+        """Count an upload, and limit its duration.
+
+        :raises HTTPException: 503 if too many uploads are running, 408 if it takes too long.
+        """
         if not self._free:
             raise HTTPException(503, "too many concurrent uploads: try again later", {"retry-after": "1"})
         self._free -= 1
@@ -113,13 +117,17 @@ class Uploads:
         async with aclosing(chunks):
             async for chunk in chunks:
                 content.add(chunk)
-                self._check_size(content.size)
+                self.check_size(content.size)
                 yield chunk
         content.check_digest()
 
-    def _check_size(self, size: int) -> None:
-        if self._max_bytes is not None and size > self._max_bytes:
-            raise HTTPException(413, f"the upload has {size} bytes, and the limit is {self._max_bytes} bytes")
+    def check_size(self, size: int) -> None:
+        """Refuse an object that is too large.
+
+        :raises HTTPException: 413.
+        """
+        if self.max_bytes is not None and size > self.max_bytes:
+            raise HTTPException(413, f"the upload has {size} bytes, and the limit is {self.max_bytes} bytes")
 
 
 class _Content:

@@ -30,8 +30,8 @@ Chunks = Callable[[], Iterable[bytes | memoryview]]
 _MAX_RESPONSE_BYTES: Final = 64 * 1024 * 1024
 _SENT_BYTES: Final = 256 * 1024
 _KEEPALIVE_SECONDS: Final = 4.0  # less than the 5 seconds after which uvicorn closes a connection
-_TEMPORARY: Final = (408, 422, 429, 500, 502, 503, 504)
-"""Statuses after which a request is repeated. 422: the server received other bytes than the key is the hash of."""
+_TEMPORARY: Final = (408, 422, 429, 460, 500, 502, 503, 504)
+"""Statuses after which a request is repeated. 422 and 460: the server received other bytes than were sent."""
 
 
 class Response(NamedTuple):
@@ -64,6 +64,7 @@ class Client:
         chunks: Chunks | None = None,
         max_bytes: int = _MAX_RESPONSE_BYTES,
         repeatable: bool = True,
+        timeout: float | None = None,
     ) -> Response:
         """Send a request; repeat it while there is no answer or a temporary error, and there is time.
 
@@ -72,6 +73,7 @@ class Client:
         :param chunks: returns the content.
         :param max_bytes: the maximum size of the response.
         :param repeatable: whether the request may be repeated if it is unknown whether the server has done it.
+        :param timeout: instead of the timeout of the options, in seconds.
         :raises RepositoryError: one of its subclasses.
         :raises WorkCancelled: if the caller is cancelled between two attempts or two parts of a body.
         """
@@ -79,7 +81,7 @@ class Client:
 
         def send_once() -> Response | RepositoryUnavailableError:
             try:
-                with self._response(method, path, headers, chunks) as response:
+                with self._response(method, path, headers, chunks, timeout) as response:
                     content = self._read(response, max_bytes)
             except httpx.TransportError as error:
                 failed = self._unavailable(str(error) or type(error).__name__)
@@ -111,13 +113,15 @@ class Client:
 
     @contextmanager
     def _response(
-        self, method: str, path: str, headers: Mapping[str, str] | None, chunks: Chunks | None
+        self, method: str, path: str, headers: Mapping[str, str] | None, chunks: Chunks | None, timeout: float | None
     ) -> Iterator[httpx.Response]:
         client = self._connected.get(os.getpid())
         if client is None:  # in a forked process, too
             client = self._connected.setdefault(os.getpid(), self._connect())
         content = None if chunks is None else _pieces(chunks())
-        with client.stream(method, f"{self._options.url}/{path}", headers=headers, content=content) as response:
+        timeout = self._options.timeout if timeout is None else timeout
+        url = f"{self._options.url}/{path}"
+        with client.stream(method, url, headers=headers, content=content, timeout=timeout) as response:
             yield response
 
     def _connect(self) -> httpx.Client:
@@ -130,7 +134,6 @@ class Client:
                 "user-agent": "objrepo",
                 **({} if token is None else {"authorization": f"Bearer {token}"}),
             },
-            timeout=self._options.timeout,
             limits=httpx.Limits(
                 max_keepalive_connections=self._options.concurrency, keepalive_expiry=_KEEPALIVE_SECONDS
             ),

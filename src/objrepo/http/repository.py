@@ -21,13 +21,14 @@ from objrepo.errors import (
     NotInitialisedError,
     ObjectNotFoundError,
     RepositoryError,
+    RepositoryUnavailableError,
 )
 from objrepo.hashed_source import hash_source, unchanged_chunks
 from objrepo.http.client import Chunks, Client, Response
 from objrepo.http.options import HTTPOptions
 from objrepo.integrity import check_digest
 from objrepo.keys import is_key, valid_keys
-from objrepo.offload import BlockingPool, Offload, Threads
+from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, RangeRequestFile
 from objrepo.reports import MaintenanceReport, RepositoryInfo
@@ -40,6 +41,9 @@ _MAX_SMALL_BYTES: Final = 4 * 1024 * 1024
 _KEYS_PER_REQUEST: Final = 10_000
 _OBJECTS_PER_REQUEST: Final = 1000
 _LISTED_KEYS: Final = 100_000
+_RESUMABLE_BYTES: Final = 256 * 1024 * 1024
+_STORED_BYTES_PER_SECOND: Final = 20e6
+_TUS: Final = {"tus-resumable": "1.0.0"}
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:\*|(\d+)-\d+)/(\d+)")
 
 
@@ -187,7 +191,43 @@ class HTTPBackend(Backend):
             sha256: str = hasher.hexdigest()
             if key_format == "sha256" and self._size(sha256) is not None:
                 return sha256
-            return self._store(key_format, hasher, file.seek(0, 2), lambda: unchanged_chunks(sha256, file))
+            size = file.seek(0, 2)
+            if key_format == "sha256" and size >= _RESUMABLE_BYTES:
+                return self._store_in_parts(sha256, file, size)
+            return self._store(key_format, hasher, size, lambda: unchanged_chunks(sha256, file))
+
+    def _store_in_parts(self, sha256: str, file: BinaryIO, size: int) -> str:
+        """Send a large object by tus: after an interruption, only its last part is sent again."""
+        response = self._client.send("POST", "uploads", (201,), headers=_TUS | {"upload-length": str(size)})
+        upload = f"uploads/{response.headers['location'].rpartition('/')[2]}"
+        patience = (
+            self._options.timeout + size / _STORED_BYTES_PER_SECOND
+        )  # as the server stores it after the last part
+        while "content-location" not in response.headers:
+            if cancel_requested():
+                raise WorkCancelled
+            offset = file.seek(int(response.headers["upload-offset"]))
+            part = file.read(PART_BYTES)
+            if not part and offset < size:
+                raise OSError(f"the content of object {sha256} changed while it was being read: store it again")
+            headers = {
+                "upload-offset": str(offset),
+                "upload-checksum": f"sha256 {base64.b64encode(hashlib.sha256(part).digest()).decode()}",
+                "content-length": str(len(part)),
+                "content-type": "application/offset+octet-stream",
+            }
+            chunks = partial(list[bytes], [part])
+            response = self._client.send(
+                "PATCH", upload, (204, 404, 409), headers=_TUS | headers, chunks=chunks, timeout=patience
+            )
+            if response.status == 409:  # an answer was lost, or the last one came too late
+                response = self._client.send("HEAD", upload, (200, 404), headers=_TUS, timeout=patience)
+            if response.status == 404:
+                raise RepositoryUnavailableError(f"{self} has dropped an upload, as after a restart: put it again")
+        key = response.headers["content-location"].rpartition("/")[2]
+        if key != sha256:
+            raise RepositoryError(f"{self} stored {sha256} under another key: {ascii(key)[:80]}")
+        return key
 
     def _store(self, key_format: str, hasher: Any, size: int, chunks: Chunks) -> str:
         """Send an object with its hash, which the server compares with what it receives."""
