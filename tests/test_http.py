@@ -240,7 +240,9 @@ async def served(folder):
 
 @pytest.fixture
 def faults(served):
-    return Faults(ObjectApp(served, token=TOKEN, max_bytes=30_000_000))
+    app = ObjectApp(served, token=TOKEN, max_bytes=30_000_000)
+    yield Faults(app)
+    app._unfinished.close()  # as its lifespan does, which the site does not run
 
 
 @pytest.fixture
