@@ -203,7 +203,7 @@ async def test_packed_objects_are_not_written_again(repo, folder):
 
 async def test_an_object_that_is_deleted_while_a_batch_relies_on_it(repo, folder):
     key, *_ = await repo.put_many([b"in the repository", b"another"])
-    with pytest.raises(RepositoryError, match=f"another process deleted {key}.*put them again"):
+    with pytest.raises(RepositoryError, match=f"was deleted after it was put in a batch: {key}.*put its objects again"):
         async with repo.batch() as batch:
             await batch.put_many([b"in the repository", *CONTENTS])
             await repo.delete(key)

@@ -22,7 +22,7 @@ _MAX_PENDING: Final = 1024
 
 
 class BatchBackend(Backend):
-    """Another backend, and objects that are put but not committed: these exist for who uses this backend only.
+    """Another backend, and objects that are put but not committed: only this backend has these.
 
     Small objects are gathered in memory, and stored by the ``put_batch`` of the other backend when they are about 4 MiB
     or 1,024, and at the end. A subclass may store them in another way: see :meth:`store`. Large objects are stored at

@@ -86,8 +86,8 @@ class DiskBatch(BatchBackend):
         """Make what was appended durable and insert its rows; one thread at a time calls it."""
         if deleted := self._packed - session.index.present(self._packed):
             raise RepositoryError(
-                f"another process deleted {sorted(deleted)[0]} and {len(deleted) - 1} other objects of "
-                f"{session.layout.folder} while a batch had them: nothing of it is committed, put them again"
+                f"an object of {session.layout.folder} was deleted after it was put in a batch: {min(deleted)}; "
+                "the batch is not stored, put its objects again"
             )
         self._packed.clear()
         if self._pack is None:

@@ -251,8 +251,8 @@ class Index:
     def discard_unfinished(self) -> None:
         """Overwrite what the write-ahead log has after its last transaction.
 
-        A process that is killed in the fsync of a commit leaves a whole transaction there. Nobody sees it, but recovery
-        after a crash takes it for committed, so its bytes must stay until it is overwritten.
+        A process that is killed in the fsync of a commit leaves a whole transaction there. No connection sees it, but
+        recovery after a crash takes it for committed, so its bytes must stay until it is overwritten.
         """
         [(version,)] = self._all("PRAGMA user_version")
         self._all(f"PRAGMA user_version = {version:d}")  # writes a page, although nothing changes
