@@ -136,23 +136,22 @@ def complete_key(context: click.Context, parameter: click.Parameter, incomplete:
     from objrepo.archive import ArchiveRepository
 
     del parameter
+
+    async def keys() -> list[str]:
+        found: list[str] = []
+        read = 0
+        async with repository:
+            async for key in repository.keys():
+                read += 1
+                if key.startswith(incomplete):
+                    found.append(key)
+                if len(found) == _COMPLETIONS or read == _KEYS_READ:
+                    break
+        return found
+
     try:
         repository = open_repository(context.params.get("repo") or ".objrepo", Inline())
-        if not isinstance(repository, DiskRepository | ArchiveRepository):
-            return []
-        return [CompletionItem(key) for key in InPlace().call(lambda: _completions(repository, incomplete))]
+        is_local = isinstance(repository, DiskRepository | ArchiveRepository)
+        return [CompletionItem(key) for key in InPlace().call(keys)] if is_local else []
     except (RepositoryError, OSError, ValueError):
         return []
-
-
-async def _completions(repository: AsyncRepository, start: str) -> list[str]:
-    found: list[str] = []
-    read = 0
-    async with repository:
-        async for key in repository.keys():
-            read += 1
-            if key.startswith(start):
-                found.append(key)
-            if len(found) == _COMPLETIONS or read == _KEYS_READ:
-                break
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ class Reporter:
 
     def __init__(self) -> None:
         self.has_shown = False
-        self._begin = time.monotonic() + _SILENT_SECONDS
+        self._begin = math.inf if is_quiet() else time.monotonic() + _SILENT_SECONDS
         self._next_line = self._begin + _SECONDS_BETWEEN_LINES
         self._lock = threading.Lock()
         self._display: rich.progress.Progress | None = None
@@ -77,15 +78,10 @@ class Reporter:
             self._display.stop()
 
 
-class _Silent(Reporter):
-    def __call__(self, progress: Progress) -> None:
-        """Show nothing."""
-
-
 @contextmanager
 def reporter() -> Iterator[Reporter]:
     """Yield a progress callback. Progress within large objects that are read is shown, too."""
-    report = _Silent() if is_quiet() else Reporter()
+    report = Reporter()
     try:
         with watching_reads(report.read):
             yield report

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from itertools import groupby, islice
@@ -26,6 +27,7 @@ from objrepo.sync.runner import InPlace
 
 _BATCH_FILES: Final = 200
 """The files that are open at the same time: every system allows a process at least 256."""
+_HASHED_BESIDE_BYTES: Final = 128 * 1024
 
 
 @click.command()
@@ -51,16 +53,15 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], exclude: tupl
     if paths.count("-") > 1:
         raise click.UsageError("standard input can be read only once: give - only once")
     stdin = standard_input() if "-" in paths else None
-    fail = Failures()
-    if not any(path == "-" or os.path.lexists(path) for path in paths):
-        for path in paths:
-            fail(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path))
-        return fail.status
+    if not any(path == "-" or os.path.lexists(path) for path in paths):  # no repository is created for nothing
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), paths[0])
     await repository.initialise()
+    fail = Failures()
     walk = _Walk(paths, exclude, repository)
     at_terminal = sys.stderr is not None and sys.stderr.isatty() and not is_quiet()
     with reporter() as report:
-        tally = _Tally(repository, await repository.key_format(), report, walk.size() if at_terminal else None)
+        key_format = await repository.key_format() if at_terminal or is_json() else None
+        tally = _Tally(repository, key_format, report, walk.size() if at_terminal else None)
         for batch in _batches(walk.files(fail)):
             for path, source, key in await _store(repository, batch, tally, stdin, fail):
                 report.hide()
@@ -75,22 +76,26 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], exclude: tupl
 class _Tally:
     """Counts the objects and bytes of a `put`.
 
-    :param key_format: of the repository.
+    :param key_format: of the repository; None if it is not to be found out which objects are new, for which each file
+        is hashed once more.
     :param report: shows how many bytes have been read.
     :param total: how many bytes there are; None if unknown.
     """
 
-    def __init__(self, repository: AsyncRepository, key_format: str, report: Reporter, total: int | None) -> None:
+    def __init__(
+        self, repository: AsyncRepository, key_format: str | None, report: Reporter, total: int | None
+    ) -> None:
         self._repository = repository
         self._key_format = key_format
         self._report = report
         self._total = total
         self._batch: set[str] = set()
+        self.hashing = ThreadPoolExecutor(1)
         self._read = self._size = self._new_size = self._objects = self._new = 0
 
     def hasher(self) -> Any:
-        """Return a hasher that computes the key; None if nothing is to be printed that depends on it."""
-        return hashlib.new(self._key_format) if self._key_format != "uuid4" and (is_json() or not is_quiet()) else None
+        """Return a hasher that computes the key; None if it is not needed, or if keys are no hashes."""
+        return None if self._key_format in (None, "uuid4") else hashlib.new(self._key_format)
 
     def is_new(self, key: str) -> bool:
         """Return whether the repository does not have an object, which is about to be stored."""
@@ -114,11 +119,11 @@ class _Tally:
             self._new_size += source.size if source.is_new else 0
 
     def __str__(self) -> str:
-        old = self._objects - self._new
-        return (
-            f"{count_of(self._objects, 'file')}, {size_of(self._size)}: {count_of(self._new, 'new object')}, "
-            f"{size_of(self._new_size)}; {old:,} stored already"
-        )
+        all_files = f"{count_of(self._objects, 'file')}, {size_of(self._size)}"
+        if self._key_format is None:
+            return all_files
+        new = f"{count_of(self._new, 'new object')}, {size_of(self._new_size)}"
+        return f"{all_files}: {new}; {self._objects - self._new:,} stored already"
 
 
 class _Source:
@@ -133,6 +138,7 @@ class _Source:
         self._file = file
         self._tally = tally
         self._hasher = tally.hasher()
+        self._hashing: Future[None] | None = None
         self.size = 0
         self.is_new = True
 
@@ -143,11 +149,20 @@ class _Source:
         if data:
             self.size += len(data)
             self._tally.read(len(data))
-            if self._hasher is not None:
-                self._hasher.update(data)
+            self._hash(data)
         elif self._hasher is not None:
+            self._hash(b"")
             self.is_new, self._hasher = self._tally.is_new(self._hasher.hexdigest()), None
         return data
+
+    def _hash(self, data: bytes) -> None:
+        """Hash some bytes; many of them by another thread, while the repository hashes and writes the same ones."""
+        if self._hashing is not None:
+            self._hashing = self._hashing.result()
+        if self._hasher is not None and len(data) < _HASHED_BESIDE_BYTES:
+            self._hasher.update(data)
+        elif self._hasher is not None:
+            self._hashing = self._tally.hashing.submit(self._hasher.update, data)
 
 
 def _batches(paths: Iterable[str]) -> Iterator[list[str]]:

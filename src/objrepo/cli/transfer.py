@@ -143,7 +143,7 @@ async def backup(repo: AsyncRepository, target: str, compress: bool) -> int:
 @json_option
 @with_threaded_repository
 async def restore(repo: AsyncRepository, source: str, keys: list[ListedKey] | None, no_check: bool) -> int:
-    """Copy objects from SOURCE that the repository does not have, and read them back.
+    """Copy missing objects from SOURCE, and read them back.
 
     SOURCE is a backup by `objrepo backup`: a directory, a URL, or an archive, also on a web server. The repository is
     initialised if it does not exist. Every object is compared with its key. After Ctrl-C or a kill the same command
