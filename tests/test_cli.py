@@ -194,6 +194,21 @@ class TestOtherCommands:
         assert run_objrepo("verify")[0] == 0
         assert json.loads(run_objrepo("repair", "--json")[1]) == {"dry_run": False, "steps": []}
 
+    def test_repair_fails_if_it_skips_an_object(self, workdir, run_objrepo):
+        key = run_objrepo("put", "-", stdin=b"content")[1].split()[0].decode()
+        path = workdir / ".objrepo" / "loose" / key[:2] / key[2:]
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+        script = (  # root, who may run these tests, can move every file
+            "import errno, os, sys, objrepo.cli\n"
+            "def replace(source, target): raise PermissionError(errno.EPERM, 'not permitted', source)\n"
+            "os.replace = replace\nsys.exit(objrepo.cli.run(['repair']))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stdout.startswith(f"skipped: {key}: it cannot be quarantined: ")
+        assert done.stdout.endswith("0 changes, 0 objects lost, 1 skipped\n")
+
     def test_copy(self, workdir, run_objrepo):
         keys = [run_objrepo("put", "-", stdin=b"%d" % number)[1].split()[0].decode() for number in range(3)]
         status, out, _ = run_objrepo("copy", ".objrepo", "backup", "--dry-run")
@@ -223,7 +238,8 @@ class TestOtherCommands:
         for repo in ("some.aiida", "zip:some.aiida"):
             assert run_objrepo("ls", "--repo", repo)[1].decode() == f"{sha256(b'content')}\n"
             assert run_objrepo("cat", sha256(b"content"), "--repo", repo)[1] == b"content"
-            assert run_objrepo("info", "--repo", repo)[0] == 0
+            state = json.loads(run_objrepo("info", "--json", "--repo", repo)[1])
+            assert run_objrepo("ls", "--repo", state["location"])[0] == 0, "what --repo takes, and no prose"
             assert run_objrepo("verify", "--repo", repo)[0] == 0
             assert run_objrepo("maintain", "--repo", repo)[0] == 0
             status, _, err = run_objrepo("put", "-", "--repo", repo, stdin=b"new")

@@ -165,6 +165,22 @@ class TestListing:
             assert (await repo.info()).objects == 400
             assert await repo.get(keys[-1]) == b"399"
 
+    @pytest.mark.parametrize("length", [0, 1, 2, 5])
+    async def test_keys_with_a_prefix(self, folder, length):
+        async with DiskRepository(folder) as repo:
+            await repo.initialise(loose_prefix_len=length)
+            keys = await repo.put_many(b"%d" % number for number in range(300))
+            keys += [await repo.put(b"loose %d" % number) for number in range(300)]
+            await repo.put(b"7")  # loose, too
+            for key in (keys[7], keys[8], keys[-1]):
+                for digits in (2, 3, 4, 5, 6, 7, 64):
+                    expected = sorted(each for each in keys if each.startswith(key[:digits]))
+                    assert await repo.keys_with_prefix(key[:digits]) == expected
+            assert await repo.keys_with_prefix("0" * 10) == []
+            for invalid in ("", "a", "AB", "g0", "../..", "%%"):
+                with pytest.raises(ValueError, match="at least two hexadecimal digits"):
+                    await repo.keys_with_prefix(invalid)
+
     async def test_other_files_are_not_listed(self, repo, folder):
         key = await repo.put(b"content")
         (folder / "loose" / "stray").write_bytes(b"")

@@ -247,6 +247,20 @@ class TestMaintain:
         assert seen[-1].done == seen[-1].total == 190
         assert {progress.unit for progress in seen} == {"bytes"}
 
+    async def test_progress_within_one_large_object(self, repo):
+        size = 5_000_000
+        [gone, _] = await put_loose(repo, [content_of(300_000), content_of(size, 1)])
+        for step, total in (("pack_loose", size + 300_000), ("do_repack", size + 300_000)):
+            seen: list[Progress] = []
+            await repo.maintain(live=False, progress=seen.append)
+            done = [progress.done for progress in seen if progress.step == step]
+            assert done == sorted(done)
+            assert len(set(done)) > 4
+            assert {progress.total for progress in seen if progress.step == step} == {total}
+            assert done[-1] == total
+            if step == "pack_loose":
+                await repo.delete(gone)
+
     async def test_a_second_maintain_raises_busy_after_its_timeout(self, repo, folder):
         await put_loose(repo, [CONTENT, b"content"])
         release = threading.Event()

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from objrepo.reports import CopyReport, DamagedObject, RepairReport, RepairStep, RepositoryInfo, VerifyReport
+import pytest
+
+from objrepo import DiskRepository
+from objrepo.offload import Inline, Threads
+from objrepo.reports import (
+    CopyReport,
+    DamagedObject,
+    Progress,
+    RepairReport,
+    RepairStep,
+    RepositoryInfo,
+    VerifyReport,
+    watching_reads,
+)
 
 DAMAGED = DamagedObject("key", "<reason>")
 
@@ -12,6 +25,31 @@ def test_a_report_is_ok_unless_an_object_is_damaged():
     assert not VerifyReport(1, 1, (DAMAGED,)).ok
     assert CopyReport(objects=1, copied=1, size=1, damaged=()).ok
     assert not CopyReport(objects=1, copied=0, size=0, damaged=(DAMAGED,)).ok
+
+
+@pytest.mark.parametrize("offload", [Inline, Threads])
+async def test_reads_of_large_objects_are_watched_piece_by_piece(folder, offload):
+    size = 5_000_000
+    async with DiskRepository(folder, offload()) as repo:
+        await repo.initialise()
+        key = await repo.put(bytes(size))
+        await repo.put(b"small")
+
+        async def read():
+            async with repo.open(key) as stream:
+                async for _ in stream:
+                    pass
+
+        for use in (read, repo.verify):
+            seen: list[Progress] = []
+            with watching_reads(seen.append):
+                await use()
+            await use()  # which is not watched
+            assert len(seen) > 2
+            done = [progress.done for progress in seen]
+            assert done == sorted(set(done))
+            assert done[-1] == size
+            assert {(progress.step, progress.total, progress.unit) for progress in seen} == {(key, size, "bytes")}
 
 
 def test_quarantined_objects_are_lost():

@@ -333,6 +333,7 @@ def test_copy_deletes_only_as_many_as_expected(disk):
 def test_repair_and_locate(disk, tmp_path):
     key = disk.put(b"content")
     assert disk.locate(key).key == key
+    assert disk.keys_with_prefix(key[:7]) == [key]
     flip(loose_file(tmp_path / "disk", key), 3)
     assert [damaged.key for damaged in disk.verify().damaged] == [key]
     with pytest.raises(CorruptObjectError):
@@ -497,7 +498,12 @@ class TestSignatures:
 
     @pytest.mark.parametrize(
         ("kind", "name"),
-        [(DiskRepository, "repair"), (DiskRepository, "locate"), (CachedRepository, "prefetch")],
+        [
+            (DiskRepository, "repair"),
+            (DiskRepository, "locate"),
+            (DiskRepository, "keys_with_prefix"),
+            (CachedRepository, "prefetch"),
+        ],
     )
     def test_methods_of_some_repositories(self, kind, name):
         assert self.signature(getattr(SyncRepository, name)) == self.signature(getattr(kind, name))

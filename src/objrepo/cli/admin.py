@@ -12,6 +12,7 @@ from objrepo.cli.context import (
     damaged_lines,
     dry_run_option,
     json_option,
+    location_of,
     print_report,
     timeout_option,
     with_repository,
@@ -44,9 +45,9 @@ async def init(repository: AsyncRepository, /, **options: Any) -> None:
     """
     created = not await repository.is_initialised()
     await repository.initialise(**_given(options))
-    state = await repository.info()
-    facts = {"location": state.location, "uuid": state.uuid, "key_format": state.key_format, "created": created}
-    print_report(facts, f"repository {state.uuid} at {state.location}")
+    uuid, location = await repository.uuid(), location_of(repository)
+    facts = {"location": location, "uuid": uuid, "key_format": await repository.key_format(), "created": created}
+    print_report(facts, f"repository {uuid} at {location}")
 
 
 @click.command()

@@ -111,6 +111,11 @@ def _command(body: CommandBody[P], offload: Offload, run: Callable[[Any], int | 
     return command
 
 
+def location_of(repository: AsyncRepository) -> str:
+    """Return what --repo takes for the repository of the command: the path on disk, else what the user gave."""
+    return str(getattr(repository, "path", None) or click.get_current_context().params["repo"])
+
+
 def standard_input() -> BinaryIO:
     """Return standard input, which one argument or option of a command may name.
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from objrepo.cli.context import json_option, print_report, with_repository
+from objrepo.cli.context import json_option, location_of, print_report, with_repository
 from objrepo.cli.keys import ListedKey, full_keys, keys_argument, require_keys
 from objrepo.cli.progress import size_of
 from objrepo.disk import DiskInfo, DiskRepository
@@ -97,7 +97,7 @@ async def info(repository: AsyncRepository, detailed: bool) -> None:
     \b
     objrepo info --detailed
     """
-    state = dataclasses.asdict(await repository.info(detailed))
+    state = dataclasses.asdict(await repository.info(detailed)) | {"location": location_of(repository)}
     shown = {name: size_of(value) if "size" in name and value is not None else value for name, value in state.items()}
     print_report(state, *_table(shown))
 

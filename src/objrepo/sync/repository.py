@@ -58,7 +58,8 @@ class SyncRepository(AbstractRepositoryBackend):
 
     It has the methods of the async repository, with the same parameters, results and errors, and the names that AiiDA
     documents, such as :meth:`put_object_from_filelike`. An async source is a :class:`TypeError`. ``repair``,
-    ``locate``, ``prefetch`` and ``statistics`` are an :class:`AttributeError` where the repository does not have them.
+    ``locate``, ``keys_with_prefix``, ``prefetch`` and ``statistics`` are an :class:`AttributeError` where the
+    repository does not have them.
 
     A repository with an :class:`~objrepo.offload.Inline` offload runs on the caller's thread. It is open from the
     start until :meth:`close`, starts no thread and no event loop, and may be used by many threads at the same time,
@@ -308,6 +309,10 @@ class SyncRepository(AbstractRepositoryBackend):
     def locate(self, key: str) -> ObjectLocation:
         location: ObjectLocation = self._runner.call(self._method("locate"), key)
         return location
+
+    def keys_with_prefix(self, prefix: str) -> list[str]:
+        keys: list[str] = self._runner.call(self._method("keys_with_prefix"), prefix)
+        return keys
 
     def prefetch(self, keys: Iterable[str], progress: ProgressCallback | None = None) -> CopyReport:
         """Fetch objects into a cache; see :class:`~objrepo.CachedRepository`.
