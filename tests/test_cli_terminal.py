@@ -13,16 +13,23 @@ import pytest
 from helpers import OBJREPO
 
 IMPATIENT = """
-import sys
+import sys, time
 import objrepo.cli.progress as progress
 progress._SILENT_SECONDS = progress._SECONDS_BETWEEN_LINES = 0
 progress._LARGE_BYTES = 1_000_000
+last = 0
+def slow(reporter, each, call=progress.Reporter.__call__):
+    global last
+    time.sleep(max(each.done - last, 0) / 100e6)
+    last = each.done
+    call(reporter, each)
+progress.Reporter.__call__ = slow
 from objrepo.__main__ import main
 main()
 """
-"""The command, which shows progress from the start."""
+"""The command, which shows progress from the start, and processes at most 100 MB a second."""
 
-SIZE = 150_000_000
+SIZE = 60_000_000
 OPERATIONS = {
     "put": ["put", "large"],
     "get": ["get", "KEY", "-o", "copied"],
@@ -71,7 +78,7 @@ def test_bars_have_bytes_rate_and_time_within_one_object(workdir, key, name):
         assert max(map(len, bars)) <= columns
         if name == "maintain" and columns == 40:
             return  # there is nothing left to be packed
-        assert [line for line in bars if re.search(r"[0-9.]+ MB of 15", line)], bars
+        assert [line for line in bars if re.search(r"[0-9.]+ MB of 6", line)], bars
         assert [line for line in bars if re.search(r"\d\d?:\d\d", line)], bars
         if columns == 100:
             assert [line for line in bars if re.search(r"[0-9.]+ [kM]B/s", line)], bars
@@ -96,10 +103,10 @@ def test_lines_are_shown_without_a_terminal_and_nothing_with_quiet(workdir, key)
 
     lines = run("put", "large")
     assert re.fullmatch(r"put: [0-9.]+ MB, [0-9.]+ [kMG]B/s", lines[-2])
-    assert lines[-1] == "1 file, 150.0 MB"
+    assert lines[-1] == "1 file, 60.0 MB"
     lines = run("verify")
     assert [
-        line for line in lines if re.fullmatch(rf"{key[:12]}: [0-9.]+ MB of 150.0 MB, .*/s, \d:\d\d:\d\d left", line)
+        line for line in lines if re.fullmatch(rf"{key[:12]}: [0-9.]+ MB of 60.0 MB, .*/s, \d:\d\d:\d\d left", line)
     ]
     assert lines[-1] == "verify: 1 of 1 object"
     for option in ("-q", "--quiet"):

@@ -237,7 +237,11 @@ class _Walk:
 
     def _is_regular(self, path: str, fail: Failures) -> bool:
         """Say whether to store a file of a directory, and report one that is not stored."""
-        mode = os.lstat(path).st_mode
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError as error:  # it was removed
+            fail(error)
+            return False
         if stat.S_ISLNK(mode):
             fail.warn(f"skipped {path}: it is a symbolic link")
         elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +46,13 @@ def copy(
     """
 
     async def main() -> int:
-        async with open_repository(source) as first, open_repository(target) as second, _empty() as empty:
+        async with open_repository(source) as first, open_repository(target) as second, MemoryRepository() as empty:
             chosen = await _chosen(first, keys)
             if not dry_run:
                 await _initialise(second, like=first)
             elif not await second.is_initialised():
                 second = empty
+                await empty.initialise()
             done = await _copy(first, second, chosen, delete=delete, deletions=deletions, dry_run=dry_run)
         would = "to be " if dry_run else ""
         copied = f"{done.copied:,} {would}copied ({size_of(done.size)}), {done.deleted:,} {would}deleted"
@@ -185,14 +184,6 @@ async def export(repo: AsyncRepository, file: Path, keys: list[ListedKey] | None
     with reporter() as report:
         done = await export_objects(repo, file, chosen, compress=compress, progress=report)
     return _print(done, f"{count_of(done.copied, 'object')} exported ({size_of(done.size)})")
-
-
-@asynccontextmanager
-async def _empty() -> AsyncIterator[AsyncRepository]:
-    """Open a repository that stands for one that does not exist yet."""
-    async with MemoryRepository() as repository:
-        await repository.initialise()
-        yield repository
 
 
 async def _chosen(repository: AsyncRepository, keys: list[ListedKey] | None) -> list[str] | None:
