@@ -6,6 +6,7 @@ import gc
 import io
 import pickle
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -261,6 +262,15 @@ def test_a_transaction_that_another_thread_ends_is_over_for_the_thread_that_bega
     gc.collect()
     assert not repository.has_object(gone)
     assert other(sqlite).has_object(put(repository, b"4"))
+
+
+def test_threads_that_open_the_repository_at_the_same_time_share_it(sqlite, monkeypatch):
+    make = sqlite._make_repository
+    monkeypatch.setattr(sqlite, "_make_repository", lambda: time.sleep(0.1) or make())
+    sqlite._close_repository()
+    with ThreadPoolExecutor() as threads:
+        first, second = threads.map(lambda _: sqlite.get_repository(), range(2))
+    assert first is second
 
 
 def test_files_that_cannot_be_stored_roll_the_database_back(sqlite):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from objrepo.aiida.transactions import TransactionalRepository
+
+_opening: Final = threading.Lock()
 
 
 class RepositoryMixin:
@@ -22,9 +25,10 @@ class RepositoryMixin:
 
     def get_repository(self) -> TransactionalRepository:
         """Return the repository, which many threads may use at the same time."""
-        if self._open_repository is None:
-            self._open_repository = self._make_repository()
-        return self._open_repository
+        with _opening:  # so that all threads get the same one
+            if self._open_repository is None:
+                self._open_repository = self._make_repository()
+            return self._open_repository
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
