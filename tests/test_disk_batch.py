@@ -242,6 +242,24 @@ async def test_an_object_is_deleted_while_its_batch_stores_it(repo, monkeypatch)
     assert not await repo.has(sha256(CONTENTS[0]))
 
 
+async def test_files_that_are_put_in_a_batch_do_not_gather_in_memory(repo, tmp_path, monkeypatch):
+    paths = [tmp_path / str(number) for number in range(200)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"%03d" % number * 20_000)
+    sizes = []
+    store = disk_batch.DiskBatch.store
+    monkeypatch.setattr(
+        disk_batch.DiskBatch,
+        "store",
+        lambda self, objects: sizes.append(sum(map(len, objects.values()))) or store(self, objects),
+    )
+    async with repo.batch() as batch:
+        keys = await batch.put_many(paths)
+    assert sum(sizes) == 200 * 60_000
+    assert max(sizes) < 5 * 1024**2
+    assert all(await repo.has_many(keys))
+
+
 async def test_a_batch_of_packed_objects_has_bounded_memory(repo, monkeypatch):
     monkeypatch.setattr(disk_batch, "_MAX_ROWS", 1000)
     await repo.put_many(CONTENTS)

@@ -14,7 +14,7 @@ from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import Leftover, MaintenanceReport, RepositoryInfo
 from objrepo.sources import ChainedReader, read_up_to
-from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, MAX_BATCHED_OBJECT_BYTES, OpenedObject, open_range
+from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject, open_range
 
 __all__ = ("BatchBackend",)
 
@@ -93,9 +93,8 @@ class BatchBackend(Backend):
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
         outcomes: list[Any] = []
         try_to_gather = partial(self._try_to_put, put=self._gather)
-        for start in range(0, len(sources), BATCH_OBJECTS):
-            part = sources[start : start + BATCH_OBJECTS]
-            outcomes += map(try_to_gather, part) if self.pool is None else self.pool.map(try_to_gather, part)
+        for outcome in map(try_to_gather, sources) if self.pool is None else self.pool.map(try_to_gather, sources):
+            outcomes.append(outcome)
             self._store_if_full()
         return outcomes
 
