@@ -485,6 +485,12 @@ class TestErrors:
             with pytest.raises(AccessDeniedError, match="the token is wrong"):
                 await repo.put(content_of(29_000_000))
 
+    async def test_a_missing_extra_is_named_on_first_use(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "httpx", None)
+        async with HTTPRepository("http://host") as repo:
+            with pytest.raises(RepositoryError, match=r"httpx, by which http://host is opened.*'objrepo\[http\]'"):
+                await repo.has("0" * 64)
+
     async def test_nothing_listens(self):
         async with HTTPRepository(f"http://127.0.0.1:{free_ports()[0]}/", retry_timeout=0.3) as repo:
             with pytest.raises(RepositoryUnavailableError, match=r"^http://127.0.0.1:\d+ is unavailable: .*refused"):
