@@ -98,7 +98,7 @@ async def info(repository: AsyncRepository, detailed: bool) -> None:
     objrepo info --detailed
     """
     state = dataclasses.asdict(await repository.info(detailed)) | {"location": location_of(repository)}
-    shown = {name: size_of(value) if "size" in name and value is not None else value for name, value in state.items()}
+    shown = {name: size_of(value) if "size" in name and type(value) is int else value for name, value in state.items()}
     print_report(state, *_table(shown))
 
 

@@ -62,7 +62,8 @@ class PatchedContainer(Container):  # type: ignore[misc]
 
     def _write_data_to_packfile(self, pack_handle: Any, read_handle: Any, *args: Any, **options: Any) -> Any:
         """Append an object to a pack and report each piece; see ``Container._write_data_to_packfile``."""
-        return super()._write_data_to_packfile(pack_handle, _ReportedReader(read_handle), *args, **options)
+        reader: Any = _ReportedReader(read_handle)
+        return super()._write_data_to_packfile(pack_handle, reader, *args, **options)
 
     @contextmanager
     def lock_pack(self, pack_id: str, allow_repack_pack: bool = False) -> Iterator[Any]:
