@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from objrepo import DiskRepository, RepositoryClosedError
 from objrepo.offload import Inline, WorkCancelled, cancel_requested
+from objrepo.sync import SyncRepository
 from objrepo.sync.runner import InPlace
 
 INTERRUPTED = """
@@ -367,3 +370,31 @@ def test_a_forked_child_gets_an_error_and_ends(tmp_path, end):
     assert parent == "status 0 1000000"
     assert len(errors) == 3
     assert all("was open when this process was forked" in error for error in errors)
+
+
+OPENINGS = {
+    "open": lambda repo, key: repo.open(key),
+    "stream": lambda repo, key: contextmanager(repo.stream)([key]),
+    "create": lambda repo, _: repo.create(),
+    "batch": lambda repo, _: repo.batch(),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", OPENINGS)
+def test_leaving_a_repository_in_a_portal_ends_what_is_still_open(tmp_path, name):
+    with SyncRepository(DiskRepository(tmp_path / "repository")) as repo:
+        repo.initialise()
+        key = repo.put(bytes(300_000))
+        opened = OPENINGS[name](repo, key)
+        entered = opened.__enter__()
+        if name == "batch":
+            entered.put(b"content")
+        elif name == "create":
+            entered.write(b"content")
+    with pytest.raises(RepositoryClosedError, match="was closed: use it, and what it opened, inside `with`"):
+        opened.__exit__(None, None, None)
+    with repo:
+        assert list(repo.keys()) == [key]
+        assert repo.statistics().open_objects == 0
+    assert list((tmp_path / "repository" / "sandbox").iterdir()) == []

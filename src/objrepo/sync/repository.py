@@ -131,6 +131,8 @@ class SyncRepository(AbstractRepositoryBackend):
 
                 portal = self._portal or resources.enter_context(start_blocking_portal())
                 runner = ThroughPortal(portal, self._repository)
+                if portal is not self._portal:
+                    resources.callback(runner.stop)
             resources.enter_context(runner.enter(self._repository))
             self._resources = resources.pop_all()
             self._open_runner = runner

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from anyio import CancelScope, Event
 
-from objrepo.errors import RepositoryError
+from objrepo.errors import RepositoryClosedError, RepositoryError
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -78,7 +78,14 @@ class ThroughPortal(CoroutineRunner):
         self._portal = portal
         self._subject = subject
         self._process = os.getpid()
+        self._is_stopped = False
         _portals.add(portal)
+
+    def stop(self) -> None:
+        """Stop the portal. Contexts that are still entered are cancelled: the portal would wait for their end."""
+        self._is_stopped = True
+        if not self._is_forked:
+            self._portal.call(self._portal.stop, True)
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call a coroutine function in the portal's loop, wait for its end, and return its result."""
@@ -110,6 +117,10 @@ class ThroughPortal(CoroutineRunner):
             nonlocal failure
             if self._is_forked:
                 return None  # the parent process leaves the context
+            if self._is_stopped:
+                if error is None:
+                    raise self._closed_error()
+                return None
             failure = error
             try:
                 self._portal.start_task_soon(left.set)
@@ -138,6 +149,8 @@ class ThroughPortal(CoroutineRunner):
                 f"{self._subject} was open when this process was forked, and its event loop runs in the parent process "
                 "only: open it after the fork, or create it with `offload=Inline()`"
             )
+        if self._is_stopped:
+            raise self._closed_error()
         scope: CancelScope | None = None
         abandoned = False
         ended = threading.Event()
@@ -160,6 +173,9 @@ class ThroughPortal(CoroutineRunner):
                 self._portal.start_task_soon(scope.cancel)
                 ended.wait()
             raise
+
+    def _closed_error(self) -> RepositoryClosedError:
+        return RepositoryClosedError(f"{self._subject} was closed: use it, and what it opened, inside `with`")
 
     @property
     def _is_forked(self) -> bool:
