@@ -111,7 +111,10 @@ class SyncRepository(AbstractRepositoryBackend):
         self.close()
 
     def close(self) -> None:
-        """Close connections, files and a portal that was started. ``with`` opens them again."""
+        """Close connections, files and a portal that was started. ``with`` opens them again.
+
+        Objects that are open are closed. A writer or a batch whose block was not left stores nothing.
+        """
         self._open_runner = None
         self._resources.close()
 
