@@ -87,9 +87,10 @@ class TestEachSignal:
         assert run_objrepo("maintain", "--not-live")[0] == 0, "no lock and no incomplete pack is left"
         assert run_objrepo("verify")[1].startswith(b"300 objects")
 
-    def test_during_an_import(self, workdir, start, number):
+    @pytest.mark.parametrize("code", ["os.kill(os.getpid(), {})", "exec('os.kill(os.getpid(), {})')"])
+    def test_during_an_import(self, workdir, start, number, code):
         (workdir / "modules" / "click").mkdir(parents=True)
-        (workdir / "modules" / "click" / "__init__.py").write_text(f"import os; os.kill(os.getpid(), {int(number)})")
+        (workdir / "modules" / "click" / "__init__.py").write_text(f"import os\n{code.format(int(number))}")
         path = os.pathsep.join([str(workdir / "modules"), os.environ.get("PYTHONPATH", "")])
         with start("ls", env={**os.environ, "PYTHONPATH": path}) as process:
             _, err = process.communicate(timeout=60)

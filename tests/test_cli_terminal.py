@@ -56,7 +56,7 @@ def at_terminal(workdir, *command, columns=100):
         command[0], list(command[1:]), cwd=str(workdir), env=environment, dimensions=(24, columns), timeout=100
     )
     shown = child.read().decode()
-    child.close()
+    child.wait()
     return child.exitstatus, shown
 
 
@@ -78,10 +78,8 @@ def test_bars_have_bytes_rate_and_time_within_one_object(workdir, key, name):
         assert max(map(len, bars)) <= columns
         if name == "maintain" and columns == 40:
             return  # there is nothing left to be packed
-        assert [line for line in bars if re.search(r"[0-9.]+ MB of 6", line)], bars
-        assert [line for line in bars if re.search(r"\d\d?:\d\d", line)], bars
-        if columns == 100:
-            assert [line for line in bars if re.search(r"[0-9.]+ [kM]B/s", line)], bars
+        total = " of 60.0 MB" if columns == 100 else ""
+        assert [line for line in bars if re.search(rf" \d\d:\d\d +[0-9.]+ MB{total}, [0-9.]+ MB/s", line)], bars
 
 
 def test_a_fast_command_prints_only_its_result_at_a_terminal(workdir, run_objrepo):
@@ -105,9 +103,7 @@ def test_lines_are_shown_without_a_terminal_and_nothing_with_quiet(workdir, key)
     assert re.fullmatch(r"put: [0-9.]+ MB, [0-9.]+ [kMG]B/s", lines[-2])
     assert lines[-1] == "1 file, 60.0 MB"
     lines = run("verify")
-    assert [
-        line for line in lines if re.fullmatch(rf"{key[:12]}: [0-9.]+ MB of 60.0 MB, .*/s, \d:\d\d:\d\d left", line)
-    ]
+    assert [line for line in lines if re.fullmatch(rf"{key[:8]}: [0-9.]+ MB of 60.0 MB, .*/s, \d:\d\d:\d\d left", line)]
     assert lines[-1] == "verify: 1 of 1 object"
     for option in ("-q", "--quiet"):
         assert run("verify", option) == run(option, "put", "large") == []
@@ -122,6 +118,6 @@ def test_ctrl_c_at_a_terminal(workdir, run_objrepo):
     child.expect(b"some input")
     child.sendintr()
     shown = child.read().decode()
-    child.close()
-    assert child.exitstatus == 130
+    child.wait()
+    assert (child.exitstatus, child.signalstatus) == (130, None), shown
     assert lines_of(shown)[-2:] == ["objrepo: interrupted", ""]

@@ -29,6 +29,12 @@ def main() -> NoReturn:
             sys.stderr.flush()
         except (OSError, AttributeError):
             pass  # the terminal is gone, or stderr is closed
+        # `sys.exit` would end the process by SIGINT if the interrupt came in an `exec`, as dataclasses call it.
+        import atexit
+        import os
+
+        atexit._run_exitfuncs()  # noqa: SLF001  (there is no public name for it)
+        os._exit(status)
     sys.exit(status)
 
 

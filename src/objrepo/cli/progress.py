@@ -24,7 +24,7 @@ _SILENT_SECONDS: Final = 0.5
 _SECONDS_BETWEEN_LINES: Final = 5.0
 _LARGE_BYTES: Final = 16 * 1024 * 1024
 _WIDE: Final = 80
-_KEY_DIGITS: Final = 12
+_KEY_DIGITS: Final = 8
 
 
 class Reporter:
@@ -98,9 +98,10 @@ def _display() -> rich.progress.Progress:
 
     class AmountColumn(ProgressColumn):
         def render(self, task: rich.progress.Task) -> Text:
-            return Text(_amount(task))
+            return Text(_amount(task, with_total=is_wide))
 
     console = Console(file=sys.stderr)
+    is_wide = console.width >= _WIDE
     one_line = Column(no_wrap=True, overflow="ellipsis")
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=8)),
@@ -108,7 +109,7 @@ def _display() -> rich.progress.Progress:
         TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
         AmountColumn(table_column=one_line),
     ]
-    if console.width >= _WIDE:
+    if is_wide:
         columns.insert(1, BarColumn(bar_width=None, table_column=Column(ratio=1)))
     return Display(*columns, console=console, transient=True, expand=True, redirect_stdout=False, redirect_stderr=False)
 
@@ -118,11 +119,11 @@ def _line(task: rich.progress.Task) -> str:
     return f"{task.description}: {_amount(task)}{left}"
 
 
-def _amount(task: rich.progress.Task) -> str:
+def _amount(task: rich.progress.Task, with_total: bool = True) -> str:
     done, total, unit = int(task.completed), task.total, task.fields["unit"]
     if unit != "bytes":
         return count_of(done, unit[:-1]) if total is None else f"{done:,} of {count_of(int(total), unit[:-1])}"
-    amount = size_of(done) if total is None else f"{size_of(done)} of {size_of(int(total))}"
+    amount = f"{size_of(done)} of {size_of(int(total))}" if with_total and total is not None else size_of(done)
     return f"{amount}, {size_of(int(task.speed))}/s" if task.speed else amount
 
 
