@@ -425,6 +425,16 @@ async def test_a_repository_that_is_erased_while_a_batch_is_open(repo, folder):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("count", [1, 2500])
+async def test_a_repository_with_other_keys_takes_the_place_while_a_batch_is_open(repo, folder, count):
+    with pytest.raises(RepositoryError, match="was replaced by one with sha1 keys while a batch was open"):
+        async with repo.batch() as batch:
+            await batch.put_many(CONTENTS[:count])
+            await repo.initialise(clear=True, hash_type="sha1")
+    assert [key async for key in repo.keys()] == []
+    assert (await repo.verify()).ok
+
+
 async def test_a_batch_needs_a_repository(folder):
     async with DiskRepository(folder) as repo:
         with pytest.raises(NotInitialisedError):

@@ -5,9 +5,20 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
-__all__ = ("KeyFormat", "is_key", "key_pattern", "new_uuid4", "require_str", "valid_keys")
+__all__ = (
+    "KeyFormat",
+    "is_key",
+    "key_list",
+    "key_pattern",
+    "new_uuid4",
+    "require_str",
+    "unique_keys",
+    "valid_keys",
+)
+
+T = TypeVar("T")
 
 KeyFormat = Literal["sha1", "sha256", "uuid4"]
 
@@ -75,6 +86,27 @@ def require_str(key: object) -> str:
     if not isinstance(key, str):
         raise TypeError(f"a key is a str, not {type(key).__name__}: {ascii(key)[:80]}")
     return key
+
+
+def key_list(keys: Iterable[T]) -> list[T]:
+    """Return the keys as a list.
+
+    :raises TypeError: if ``keys`` is a single key, whose characters would be taken for keys.
+    """
+    if isinstance(keys, str):
+        raise TypeError(f"keys must be an iterable of keys, not one str: pass [{keys[:80]!a}]")
+    return list(keys)
+
+
+def unique_keys(keys: Iterable[str]) -> list[str]:
+    """Return the keys without duplicates, in their order.
+
+    :raises TypeError: if one is not a ``str``, or if ``keys`` is a single key.
+    """
+    keys = key_list(keys)
+    if not all(type(key) is str for key in keys):
+        keys = [require_str(key) for key in keys]
+    return list(dict.fromkeys(keys))
 
 
 def new_uuid4() -> str:

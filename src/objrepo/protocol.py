@@ -274,9 +274,9 @@ class AsyncRepository(Protocol):
         :return: an async context manager of a repository.
         :raises NotInitialisedError: on entering, if the repository does not exist.
         :raises RepositoryBusyError: on leaving, if another process holds a lock that is needed for too long; then
-            nothing is stored. Likewise the other errors of :meth:`put`.
+            nothing more is stored. Likewise the other errors of :meth:`put`.
         :raises RepositoryError: on leaving, if an object that the repository already had when it was put was deleted
-            meanwhile, not through the batch; then nothing is stored.
+            meanwhile, not through the batch; then nothing more is stored.
         """
         ...
 

@@ -19,7 +19,7 @@ from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest, combined, with_verification, with_verification_of_each
-from objrepo.keys import is_key, require_str
+from objrepo.keys import is_key, key_list, require_str, unique_keys
 from objrepo.lifetime import Lifetime
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
@@ -213,7 +213,7 @@ class Repository(AsyncRepository, Generic[BackendT]):
         await self.delete_many([key])
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        unique = list(dict.fromkeys(require_str(key) for key in keys))
+        unique = unique_keys(keys)
         await self._open().run(self._delete, unique)
         log.info("deleted %d %s from %s", len(unique), "object" if len(unique) == 1 else "objects", self)
 
@@ -230,7 +230,7 @@ class Repository(AsyncRepository, Generic[BackendT]):
         return await self._has(key)  # type: ignore[no-any-return]
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
-        return await self._open().run(self.backend.has, list(keys), abandon_on_cancel=True)
+        return await self._open().run(self.backend.has, key_list(keys), abandon_on_cancel=True)
 
     async def get(self, key: str, check: bool | None = None) -> bytes:
         self._open()
@@ -314,9 +314,7 @@ class Repository(AsyncRepository, Generic[BackendT]):
         return _Opening("repo.stream(keys) as objects", partial(self._open_many, keys, check))
 
     async def _open_many(self, keys: Iterable[str], check: bool | None) -> ObjectIterator:
-        unique = list(dict.fromkeys(keys))
-        if not all(type(key) is str for key in unique):
-            unique = [require_str(key) for key in unique]
+        unique = unique_keys(keys)
         items, open_batch = await self._open().run(self.backend.plan, unique, abandon_on_cancel=True)
         if self.check if check is None else check:
             open_batch = partial(self._open_batch_checked, open_batch)

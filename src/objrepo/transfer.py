@@ -11,6 +11,7 @@ import anyio.lowlevel
 
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError
 from objrepo.integrity import check_digest
+from objrepo.keys import key_list
 from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
@@ -354,7 +355,7 @@ class _RepositoryDestination:
 async def _batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
     """Yield keys in lists of up to 1,000, without duplicates if they come from a synchronous iterable."""
     if not isinstance(keys, AsyncIterable):
-        unique = list(dict.fromkeys(keys))
+        unique = list(dict.fromkeys(key_list(keys)))
         for start in range(0, len(unique), _PAGE_KEYS):
             yield unique[start : start + _PAGE_KEYS]
         return

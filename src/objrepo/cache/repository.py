@@ -19,7 +19,7 @@ from objrepo.cache.single_flight import Download, SingleFlight
 from objrepo.cache.store import CacheStore
 from objrepo.errors import CorruptObjectError, ObjectNotFoundError, RepositoryClosedError
 from objrepo.forwarding import ForwardingRepository
-from objrepo.keys import require_str
+from objrepo.keys import key_list, require_str, unique_keys
 from objrepo.lifetime import Lifetime
 from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository, ObjectStream
@@ -138,7 +138,7 @@ class CachedRepository(ForwardingRepository):
         await self.delete_many([key])
 
     async def delete_many(self, keys: Iterable[str]) -> None:
-        unique = list(dict.fromkeys(keys))
+        unique = unique_keys(keys)
         await super().delete_many(unique)
         for key in unique:
             await self._store.remove(key)
@@ -149,7 +149,7 @@ class CachedRepository(ForwardingRepository):
         return (await self.has_many([key]))[0]
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
-        wanted: list[Any] = list(keys)
+        wanted: list[Any] = key_list(keys)
         await self._store.prepare()
         cached = [False] * len(wanted)
         if self._store.same_keys:
@@ -215,7 +215,7 @@ class CachedRepository(ForwardingRepository):
     async def stream(
         self, keys: Iterable[str], check: bool | None = None
     ) -> AsyncIterator[AsyncIterator[tuple[str, ObjectStream]]]:
-        wanted = list(dict.fromkeys(require_str(key) for key in keys))
+        wanted = unique_keys(keys)
         present = await self.has_many(wanted)
         missing = [key for key, found in zip(wanted, present, strict=True) if not found]
         if missing:
@@ -234,7 +234,7 @@ class CachedRepository(ForwardingRepository):
         :raises ObjectNotFoundError: if there is no such object.
         :raises RepositoryUnavailableError: if the origin is unavailable.
         """
-        wanted = list(dict.fromkeys(require_str(key) for key in keys))
+        wanted = unique_keys(keys)
         await self._store.prepare()
         remaining = iter(wanted)
         sizes: list[int] = []

@@ -7,7 +7,9 @@ folder says where the batch began in the pack: what a killed process has appende
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from objrepo.batch import BatchBackend
@@ -69,6 +71,7 @@ class DiskBatch(BatchBackend):
             )
         self._require_intact()
         with self._sessions.check_out() as session:
+            _require_format(session, objects)
             objects = {key: content for key, content in objects.items() if key not in self._rows}
             new = without_packed(session, objects)
             self._packed.update(objects.keys() - new.keys())
@@ -84,6 +87,7 @@ class DiskBatch(BatchBackend):
 
     def _commit_rows(self, session: ContainerSession) -> None:
         """Make what was appended durable and insert its rows; one thread at a time calls it."""
+        _require_format(session, chain(self._packed, self._rows))
         if deleted := self._packed - session.index.present(self._packed):
             raise RepositoryError(
                 f"an object of {session.layout.folder} was deleted after it was put in a batch: {min(deleted)}; "
@@ -136,6 +140,18 @@ class DiskBatch(BatchBackend):
         if len(content) < row[3]:
             raise CorruptObjectError(row[0], f"the pack {self._pack.file.name!r} ends before the object does")
         return content
+
+
+def _require_format(session: ContainerSession, keys: Iterable[str]) -> None:
+    """Refuse keys of a container that another one with another hash type has replaced.
+
+    :raises RepositoryError: if the container has other keys.
+    """
+    if not all(map(session.matches, islice(keys, 1))):  # they are all of one format
+        raise RepositoryError(
+            f"the repository at {session.layout.folder} was replaced by one with {session.config.hash_type} keys while "
+            "a batch was open: nothing of it is stored, put its objects again"
+        )
 
 
 class _LockedPack:

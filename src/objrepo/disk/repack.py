@@ -59,6 +59,7 @@ def repack(session: ContainerSession, progress: ProgressCallback | None) -> int:
     """
     if os.path.exists(session.packs.path(REPACK_PACK)):  # noqa: PTH110
         recover_repack(session)
+    session.index.discard_unfinished()  # a pack without rows is removed below
     packs = [int(path.name) for path in session.layout.pack_files()]
     total = session.layout.pack_files_size()
     lengths = session.index.lengths()

@@ -43,6 +43,18 @@ class ReadContract:
                 await NEED_AN_OBJECT[method](repo, value)
         assert [key async for key in repo.keys()] == [kept]
 
+    async def test_one_key_in_place_of_many_is_a_type_error(self, repo: AsyncRepository) -> None:
+        """A str is an iterable of its characters, none of which is a key."""
+        key = await repo.put(b"content")
+        with pytest.raises(TypeError, match="not one str"):
+            await repo.has_many(key)
+        with pytest.raises(TypeError, match="not one str"):
+            await repo.delete_many(key)
+        with pytest.raises(TypeError, match="not one str"):
+            async with repo.stream(key):
+                pass
+        assert await repo.get(key) == b"content"
+
     async def test_has(self, repo: AsyncRepository, absent: str) -> None:
         key = await repo.put(b"content")
         assert await repo.has(key)
