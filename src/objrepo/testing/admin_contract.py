@@ -127,12 +127,6 @@ class AdminContract:
         await repo.delete(key)
         assert await repo.get(await repo.put(b"content")) == b"content"
 
-    async def test_delete_many_of_a_single_key_deletes_nothing(self, repo: AsyncRepository) -> None:
-        key = await repo.put(b"content")
-        with pytest.raises(ObjectNotFoundError):
-            await repo.delete_many(key)  # a string is an iterable of one-character keys
-        assert await repo.has(key)
-
     async def test_info(self, repo: AsyncRepository) -> None:
         assert (await repo.info()).objects == 0
         await repo.put_many([b"1", b"22", b"333"])
