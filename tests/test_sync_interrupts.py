@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import objrepo
+from objrepo.offload.interrupts import call_shielded, interruptible
 from objrepo.sync import copy, export, open_repository
 
 SOURCE = str(Path(objrepo.__file__).parent)
@@ -150,3 +151,29 @@ def test_an_interrupt_at_any_line_leaves_nothing_behind(tmp_path, operation):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         packs = [path.name for path in (tmp_path / "repository" / "packs").iterdir() if len(path.name) == 7]
         assert packs in ([], ["1000000"]), "a lock of a pack is held"
+
+
+def test_ctrl_c_just_before_a_source_is_read_interrupts_the_call():
+    """Else the read could wait for ever, and only a second Ctrl-C would end it."""
+    reads = []
+
+    def put():
+        signal.raise_signal(signal.SIGINT)
+        interruptible(reads.append, 1)
+
+    with pytest.raises(KeyboardInterrupt):
+        call_shielded(put)
+    assert reads == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_while_a_named_pipe_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with open_repository(tmp_path / "repository") as repo:
+        repo.initialise()
+        timer = threading.Timer(0.2, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            repo.put(tmp_path / "pipe")
+        timer.join()
+        assert repo.get(repo.put(b"afterwards")) == b"afterwards"

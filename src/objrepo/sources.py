@@ -18,6 +18,7 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 import anyio
@@ -174,7 +175,8 @@ class ChainedReader:
 
 @contextmanager
 def _opened_path(path: os.PathLike[str]) -> Iterator[BinaryReader]:
-    with open(path, "rb", buffering=0) as file:
+    opening = cast("Callable[[], io.FileIO]", partial(open, path, "rb", buffering=0))
+    with interruptible(opening) as file:  # a named pipe waits for its writer
         yield _PathReader(file)
 
 

@@ -79,6 +79,8 @@ def interruptible(function: Callable[..., T], *args: Any) -> T:
         return function(*args)
     interrupt.is_interruptible = True
     try:
+        if interrupt.cancel_requested:  # by a Ctrl-C after the caller last asked: the function may wait for ever
+            raise KeyboardInterrupt
         return function(*args)
     finally:
         interrupt.is_interruptible = False
