@@ -132,6 +132,12 @@ class TestDiskUnderUvicorn(HTTPContract, RepositoryContract):
 
 
 class TestMemoryUnderHypercorn(HTTPContract, RepositoryContract):
+    """Another server; the event loops of clients are those of the class before."""
+
+    @pytest.fixture
+    def anyio_backend(self):
+        return "trio", {}
+
     @pytest.fixture
     def site(self, hypercorn_site):
         return hypercorn_site
@@ -143,6 +149,10 @@ class TestMemoryUnderHypercorn(HTTPContract, RepositoryContract):
 
 class TestSandboxUnderUvicorn(HTTPContract, PutContract, ReadContract, ContractFixtures):
     """Its keys are no hashes."""
+
+    @pytest.fixture
+    def anyio_backend(self):
+        return "asyncio", {}
 
     test_put_many_reports_its_progress = None  # it takes 3,000 requests here
 
