@@ -33,7 +33,7 @@ _HASHED_BESIDE_BYTES: Final = 128 * 1024
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
-    "--exclude", multiple=True, metavar="PATTERN", help="Skip files and directories of this name, such as *.o."
+    "--exclude", multiple=True, metavar="PATTERN", help="Skip files and directories whose name matches a shell pattern."
 )
 @click.option("-z", "--null", is_flag=True, help="End lines in NUL, and do not escape names.")
 @json_option
@@ -46,7 +46,7 @@ async def put(repository: AsyncRepository, paths: tuple[str, ...], exclude: tupl
     Files that cannot be read are reported, and the others are stored.
 
     \b
-    objrepo put README.md src --exclude '*.o'
+    objrepo put README.md src --exclude build
     objrepo put photos > photos.sha256
     tar c photos | objrepo put -
     """
