@@ -20,7 +20,7 @@ COMMANDS = {
     "aiida": ["verdi", "plugin", "list", "aiida.storage", "objrepo.sqlite_dos"],
     "cli": ["objrepo", "du", "--help"],
     "fsspec": ["python", "-c", "import fsspec; fsspec.filesystem('objrepo', repository='.')"],
-    "http": ["python", "-c", "from objrepo import HTTPRepository; HTTPRepository('http://localhost:8000')"],
+    "http": ["python", "-c", "from objrepo import HTTPRepository; import httpx; HTTPRepository('http://localhost:8000')"],
     "otel": ["python", "-c", "from objrepo.otel import telemetry; telemetry()"],
     "s3": ["python", "-c", "from objrepo import S3Repository; import obstore, botocore; S3Repository('photos')"],
     "serve": ["python", "-c", "from objrepo.asgi import ObjectApp; import uvicorn; import objrepo.cli.serve"],
