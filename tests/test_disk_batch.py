@@ -288,7 +288,7 @@ async def test_bytes_are_kept_if_a_failed_commit_may_be_recovered(repo, folder, 
 
 
 async def test_a_batch_that_is_killed_while_its_commit_is_flushed(repo, folder, tmp_path):
-    """The write-ahead log has its transaction, which nobody sees, and which recovery finds."""
+    """The write-ahead log has its transaction, which no connection sees and recovery finds."""
     await repo.put_many([b"earlier", b"objects"])
     script = f"""
 import os, signal
