@@ -35,6 +35,7 @@ class BatchBackend(Backend):
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._hash_type = backend.key_format()
         self.pool = backend.pool
         self._lock = threading.RLock()
         self._storing = threading.Lock()
@@ -102,7 +103,7 @@ class BatchBackend(Backend):
         content = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
         if len(content) > MAX_BATCHED_OBJECT_BYTES:
             return self._backend.put(ChainedReader(content, reader))
-        key = hashlib.new(self.key_format(), content).hexdigest()
+        key = hashlib.new(self._hash_type, content).hexdigest()
         with self._lock:
             if self._ended:
                 raise RepositoryClosedError(
