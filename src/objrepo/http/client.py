@@ -111,6 +111,12 @@ class Client:
             f"there is no objrepo server at {url}: check the URL; if it is an archive, write zip:{url}"
         )
 
+    def not_initialised(self) -> NotInitialisedError:
+        """Return the error of a server whose repository does not exist."""
+        return NotInitialisedError(
+            f"the server at {self._options.url} has no repository yet: call initialise() on the server"
+        )
+
     @contextmanager
     def _response(
         self, method: str, path: str, headers: Mapping[str, str] | None, chunks: Chunks | None, timeout: float | None
@@ -163,7 +169,7 @@ class Client:
         url, status, name = self._options.url, response.status, response.error
         detail = f"HTTP {status} {_first_line(response)}".rstrip()
         if name == "NotInitialisedError":
-            return NotInitialisedError(f"the server at {url} has no repository yet: call initialise() on the server")
+            return self.not_initialised()
         if name == "ReadOnlyError":
             return ReadOnlyError(f"the repository at {url} is read-only")
         if name == "RepositoryBusyError":

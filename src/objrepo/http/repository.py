@@ -18,7 +18,6 @@ from objrepo.batch import BatchBackend
 from objrepo.errors import (
     AccessDeniedError,
     CorruptObjectError,
-    NotInitialisedError,
     ObjectNotFoundError,
     RepositoryError,
     RepositoryUnavailableError,
@@ -138,7 +137,7 @@ class HTTPBackend(Backend):
     def key_format(self) -> str:
         described = self._describe()
         if described is None:
-            raise NotInitialisedError(f"the server at {self} has no repository yet: call initialise() on the server")
+            raise self._client.not_initialised()
         return str(described["key_format"])
 
     def info(self, detailed: bool) -> RepositoryInfo:
@@ -285,7 +284,7 @@ class HTTPBackend(Backend):
         return None if self.key_format() == "uuid4" else BatchBackend(self)
 
     def delete(self, keys: Sequence[str]) -> None:
-        pages = [keys[start : start + _KEYS_PER_REQUEST] for start in range(0, len(keys), _KEYS_PER_REQUEST)]
+        pages = _pages(keys)
         if len(pages) > 1:
             self.require(keys)  # the server deletes all or none of one request
         for page in pages:
@@ -314,12 +313,10 @@ class HTTPBackend(Backend):
         if len(well_formed) == 1:
             present = {key for key in well_formed if self._size(key) is not None}
         else:
-            starts = range(0, len(well_formed), _KEYS_PER_REQUEST)
-            pages = [well_formed[start : start + _KEYS_PER_REQUEST] for start in starts]
-            present = set[str]().union(*self._threads.map(self._present, pages))
+            present = set[str]().union(*self._threads.map(self._present, _pages(well_formed)))
         return [isinstance(key, str) and key in present for key in keys]
 
-    def _present(self, keys: list[str]) -> set[str]:
+    def _present(self, keys: Sequence[str]) -> set[str]:
         response = self._client.send("POST", "?has", headers=_JSON, chunks=lambda: [_as_json(keys)])
         return set(compress(keys, self._json(response, "has")["has"]))
 
@@ -394,6 +391,11 @@ _JSON: Final = {"content-type": "application/json"}
 
 def _as_json(keys: Sequence[str]) -> bytes:
     return json.dumps({"keys": list(keys)}).encode()
+
+
+def _pages(keys: Sequence[str]) -> list[Sequence[str]]:
+    """Return keys in lists that fit into one request each."""
+    return [keys[start : start + _KEYS_PER_REQUEST] for start in range(0, len(keys), _KEYS_PER_REQUEST)]
 
 
 def _content_digest(sha256: bytes) -> str:
