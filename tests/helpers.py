@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -34,6 +35,12 @@ OBJREPO = (sys.executable, "-m", "objrepo")
 
 def sha256(content):
     return hashlib.sha256(content).hexdigest()
+
+
+def default_signals():
+    """Have a child process be ended by signals, also if the tests run in the background, where SIGINT is ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 async def put_loose(repo, contents):

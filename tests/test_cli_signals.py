@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from helpers import OBJREPO
+from helpers import OBJREPO, default_signals
 from objrepo.testing.fixtures import content_of
 
 LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -19,15 +19,11 @@ EACH_SIGNAL = pytest.mark.parametrize("number", LINES)
 
 @pytest.fixture
 def start(workdir):
-    """Start a command that signals interrupt, also if these tests run in the background, where SIGINT is ignored."""
-
-    def default():
-        for number in LINES:
-            signal.signal(number, signal.SIG_DFL)
+    """Start a command that signals interrupt."""
 
     def start(*arguments, command=OBJREPO, **options):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([*command, *arguments], preexec_fn=default, cwd=workdir, **pipes)
+        return subprocess.Popen([*command, *arguments], preexec_fn=default_signals, cwd=workdir, **pipes)
 
     return start
 

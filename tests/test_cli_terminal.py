@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pexpect
 import pytest
 
-from helpers import OBJREPO
+from helpers import OBJREPO, default_signals
 
 IMPATIENT = """
 import sys, time
@@ -109,11 +110,12 @@ def test_lines_are_shown_without_a_terminal_and_nothing_with_quiet(workdir, key)
         assert run("verify", option) == run(option, "put", "large") == []
 
 
-def test_ctrl_c_at_a_terminal(workdir, run_objrepo):
-    run_objrepo("init")
-    child = pexpect.spawn(OBJREPO[0], [*OBJREPO[1:], "put", "-"], cwd=str(workdir), timeout=60)
-    while not (workdir / ".objrepo" / "sandbox").exists():
-        pass
+def test_ctrl_c_at_a_terminal(workdir):
+    child = pexpect.spawn(
+        OBJREPO[0], [*OBJREPO[1:], "put", "-"], cwd=str(workdir), timeout=60, preexec_fn=default_signals
+    )
+    while not list((workdir / ".objrepo").glob("sandbox/*")):
+        time.sleep(0.001)
     child.send(b"some input\n")
     child.expect(b"some input")
     child.sendintr()
