@@ -25,7 +25,7 @@ import pytest
 import uvicorn
 from disk_objectstore import Container
 
-from objrepo.disk.group_commit import FIRST_OWN_PACK
+from objrepo.disk.layout import FIRST_OWN_PACK
 from objrepo.testing.fixtures import content_of
 from processes import free_ports
 

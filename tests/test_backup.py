@@ -208,6 +208,11 @@ class TestTars:
                 await export(repo, tmp_path / "some.tar", **options)
         assert files_in(tmp_path) == set()
 
+    async def test_other_compressions_are_refused(self, repo, tmp_path):
+        with pytest.raises(ValueError, match=r"some\.tar\.zst: end the name in \.tar, \.tar\.gz, .*, or \.zip"):
+            await export(repo, tmp_path / "some.tar.zst")
+        assert files_in(tmp_path) == set()
+
 
 class ZeroingBackend(MemoryBackend):
     def open(self, key, offset=0, length=None):

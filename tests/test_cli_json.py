@@ -168,7 +168,9 @@ class TestCompletion:
         assert self.completed(run_objrepo, "cat", "--len") == ["--length"]
         assert self.completed(run_objrepo, "cat", keys[0][:10]) == [keys[0]]
         assert self.completed(run_objrepo, "rm", keys[1], keys[2][:20]) == [keys[2]]
-        assert len(self.completed(run_objrepo, "cat", "")) == 50
+        for prefix in ("", "a", "ab"):
+            expected = sorted(key for key in keys if key.startswith(prefix))[:50]
+            assert self.completed(run_objrepo, "cat", prefix) == expected
         assert self.completed(run_objrepo, "cat", "nokey") == []
         assert self.completed(run_objrepo, "cat", "--repo", "nowhere", keys[0][:3]) == []
         assert self.completed(run_objrepo, "cat", "--repo", "s3://bucket", "a") == [], "completion uses no network"

@@ -27,7 +27,7 @@ from objrepo import (
 )
 from objrepo.disk import batch as disk_batch
 from objrepo.disk import index
-from objrepo.disk.group_commit import FIRST_OWN_PACK
+from objrepo.disk.layout import FIRST_OWN_PACK
 from objrepo.offload import Inline
 
 CONTENTS = [b"%d" % number for number in range(2500)]

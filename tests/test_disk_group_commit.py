@@ -18,8 +18,7 @@ from filelock import FileLock
 from helpers import own_pack
 from objrepo import CorruptObjectError, DiskRepository, RepositoryBusyError, RepositoryError
 from objrepo.disk import group_commit, index
-from objrepo.disk.group_commit import FIRST_OWN_PACK
-from objrepo.disk.layout import Layout
+from objrepo.disk.layout import FIRST_OWN_PACK, Layout
 from objrepo.testing.fixtures import content_of
 
 

@@ -42,6 +42,16 @@ async def test_a_damaged_copy_is_reported_although_another_is_intact(repo, folde
     assert [item.key for item in (await repo.verify()).damaged] == [key]
 
 
+async def test_the_bytes_of_an_open_batch_are_no_leftover(repo, folder):
+    async with repo.batch() as batch:
+        await batch.put_many([b"%d" % number for number in range(10_000)])
+        assert own_pack(folder).stat().st_size > 0  # without rows
+        assert (await repo.verify()).leftovers == ()
+    with own_pack(folder).open("ab") as pack:
+        pack.write(b"left")
+    assert [leftover.size for leftover in (await repo.verify()).leftovers] == [4]
+
+
 async def test_leftovers_are_reported(repo, folder):
     assert (await repo.verify()).leftovers == ()
     keys = await repo.put_many([b"12345", b"123"])

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -505,6 +506,13 @@ class TestErrors:
         async with HTTPRepository(f"http://127.0.0.1:{free_ports()[0]}/", retry_timeout=0.3) as repo:
             with pytest.raises(RepositoryUnavailableError, match=r"^http://127.0.0.1:\d+ is unavailable: .*refused"):
                 await repo.get("0" * 64)
+
+    async def test_a_user_is_told_that_requests_are_repeated(self, caplog):
+        async with HTTPRepository(f"http://127.0.0.1:{free_ports()[0]}", retry_timeout=2) as repo:
+            with pytest.raises(RepositoryUnavailableError):
+                await repo.has("0" * 64)
+        (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+        assert re.fullmatch(r"http://\S+ is unavailable: .*refused; trying again for [12] seconds", warning.message)
 
     async def test_a_server_that_is_killed_and_restarted(self, folder, served):
         content = content_of(20_000_000)

@@ -10,6 +10,7 @@ import pickle
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import anyio
 import pytest
@@ -317,6 +318,16 @@ class TestResultsThatNeedAsyncWith:
                     pytest.fail("it was not entered")
             with pytest.raises(RepositoryClosedError, match=r"use `async with repo.create\(\) as writer`"):
                 await repo.create().write(b"content")
+            with pytest.raises(TypeError, match=r"use `async with repo.create\(\) as writer`"), repo.create():
+                pytest.fail("it is an async context manager")
+            with pytest.raises(TypeError, match=r"use `async with`; .* objrepo.sync.open_repository\(path\)$"), repo:
+                pytest.fail("it is an async context manager")
+
+
+@pytest.mark.parametrize("sources", [b"content", bytearray(b"content"), "README.md", Path("README.md")])
+async def test_put_many_refuses_one_source(repo, sources):
+    with pytest.raises(TypeError, match=rf"not one {type(sources).__name__}: use put for it"):
+        await repo.put_many(sources)
 
 
 async def test_a_loop_over_keys_that_is_left_leaves_nothing_open(tmp_path):

@@ -215,6 +215,27 @@ class TestTour:
             with pytest.raises(RepositoryClosedError, match="create another one"):
                 writer.__enter__()
 
+    def test_what_needs_with_says_so(self, repo):
+        key = repo.put(b"content")
+        with pytest.raises(AttributeError, match=r"use `with repo.open\(key\) as file`: this has no 'read' by itself"):
+            repo.open(key).read()
+        with pytest.raises(TypeError, match=r"use `with repo.open\(key\) as file`"):
+            list(repo.open(key))
+        with pytest.raises(AttributeError, match=r"use `with repo.batch\(\) as batch`"):
+            repo.batch().put(b"content")
+        with pytest.raises(RepositoryClosedError, match=r"use `with repo.create\(\) as writer`"):
+            repo.create().write(b"content")
+        with pytest.raises(TypeError, match=r"use `with repo.create\(\) as writer`"):
+            iter(repo.create())
+
+    @pytest.mark.parametrize("source", ["text", io.StringIO("text"), 7])
+    def test_the_error_of_a_source_offers_what_a_sync_program_has(self, repo, source):
+        for call in (repo.put, lambda source: repo.put_many([source]), lambda source: repo.put_many(iter([source]))):
+            with pytest.raises(TypeError, match=r"in binary mode, or an iterable of bytes$"):
+                call(source)
+        with pytest.raises(TypeError, match="not one str: use put for it"):
+            repo.put_many("text")
+
     def test_a_writer_that_fails_stores_nothing(self, repo):
         for content in (b"small", LARGE):
             with pytest.raises(ZeroDivisionError), repo.create() as writer:

@@ -212,6 +212,11 @@ class TestCopy:
         with pytest.raises(KeyboardInterrupt):
             await copy(repo, other, progress=interrupt)
 
+    async def test_a_path_is_no_repository(self, repo, tmp_path):
+        for call in (copy(repo, tmp_path / "other"), copy("source", repo), export("source", tmp_path / "some.zip")):
+            with pytest.raises(TypeError, match=r"such as that of open_repository\(path\), not "):
+                await call
+
     async def test_an_archive_cannot_be_the_target(self, repo, tmp_path):
         with zipfile.ZipFile(tmp_path / "some.zip", "w"):
             pass

@@ -12,11 +12,12 @@ from anyio.abc import ByteSendStream
 
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepositoryInfo, VerifyReport
+from objrepo.with_only import NoSyncWith
 
 __all__ = ("ForwardingRepository",)
 
 
-class ForwardingRepository(AsyncRepository):
+class ForwardingRepository(NoSyncWith, AsyncRepository):
     """Forwards every method of the protocol to another repository; a subclass overrides what it does differently.
 
     :param repository: the repository that does the work. Entering and leaving this one enters and leaves it.

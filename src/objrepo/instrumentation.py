@@ -16,10 +16,10 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 import anyio
 
-from objrepo.async_with import async_with_only
 from objrepo.errors import RepositoryClosedError
 from objrepo.forwarding import ForwardingRepository
 from objrepo.protocol import AsyncRepository, ObjectStream, Source
+from objrepo.with_only import async_with_only
 
 __all__ = ("Hook", "InstrumentedRepository", "OperationEvent", "log_operations")
 

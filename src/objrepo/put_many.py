@@ -9,7 +9,7 @@ from typing import Any, Final
 from objrepo.offload import UNBATCHED, Offload, Submitted
 from objrepo.protocol import Source
 from objrepo.reports import Progress, ProgressCallback
-from objrepo.sources import closing_generator, is_async_source, plain_source, size_in_memory
+from objrepo.sources import closing_generator, is_async_source, plain_source, require_many, size_in_memory
 from objrepo.streams import BATCH_BYTES
 
 __all__ = ("put_many",)
@@ -31,6 +31,7 @@ async def put_many(
     :return: the keys in the order of the sources.
     :raises: the error of a source or of storing one; the sources before it are stored.
     """
+    require_many(sources)
     total = len(sources) if isinstance(sources, Sized) else None
     pipeline = _Pipeline(offload, put_batch, put, total, progress)
     failure: Exception | None = None

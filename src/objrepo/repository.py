@@ -14,7 +14,6 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar
 import anyio
 from anyio.abc import ByteSendStream
 
-from objrepo.async_with import AsyncWithOnly, async_with_only
 from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
@@ -43,6 +42,7 @@ from objrepo.streams import (
     OpenStreams,
     checked_range,
 )
+from objrepo.with_only import AsyncWithOnly, NoSyncWith, async_with_only
 from objrepo.writer import Writer
 
 __all__ = ("Repository", "log", "log_report")
@@ -54,7 +54,7 @@ log: Final = logging.getLogger("objrepo")
 """Logs at INFO and above what an operator needs: creation, deletion, maintenance, erasure, damage."""
 
 
-class Repository(AsyncRepository, Generic[BackendT]):
+class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
     """An object repository for async programs, around a backend.
 
     It is pickled and copied by its configuration, and is closed on arrival.
@@ -345,17 +345,17 @@ class Batch(Repository[Backend]):
         await self.offload.run_shielded(self._streams.close if self.backend is backend else self._close)
 
 
-class _Opening(AsyncWithOnly[T]):
+class _Opening(AsyncWithOnly, AbstractAsyncContextManager[T, None]):
     """Opens something on entering, and closes it on leaving."""
 
     def __init__(self, usage: str, open_it: Callable[[], Awaitable[T]]) -> None:
-        self.usage = usage
+        self._usage = usage
         self._open_it = open_it
         self._entered = False
 
     async def __aenter__(self) -> T:
         if self._entered:
-            raise RuntimeError(f"this is entered already: use `async with {self.usage}` for each")
+            raise RuntimeError(f"this is entered already: use `async with {self._usage}` for each")
         self._entered = True
         try:
             self._opened = await self._open_it()

@@ -23,22 +23,29 @@ MAX_PAUSE: Final = 5.0
 
 _log: Final = logging.getLogger("objrepo")
 _CANCEL_CHECK_INTERVAL: Final = 0.05
+_WARNED_REPETITION: Final = 3  # about half a second after the first call
 
 
 def retry(request: Callable[[], T], timeout: float) -> T:
     """Call a function; call it again for ``timeout`` seconds while it raises :class:`RepositoryUnavailableError`.
 
+    Each repetition is logged, one of them as a warning: a user would otherwise wait without knowing for what.
+
     :raises WorkCancelled: if the caller is cancelled between two calls.
     """
     end = time.monotonic() + timeout
     pause = FIRST_PAUSE
+    repetition = 0
     while True:
         try:
             return request()
         except RepositoryUnavailableError as error:
-            if time.monotonic() + pause >= end:
+            left = end - time.monotonic()
+            if pause >= left:
                 raise
-            _log.info("retrying: %s", error)
+            repetition += 1
+            level = logging.WARNING if repetition == _WARNED_REPETITION else logging.INFO
+            _log.log(level, "%s; trying again for %.0f seconds", error, left)
         _sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, MAX_PAUSE)
 

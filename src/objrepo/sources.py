@@ -36,6 +36,7 @@ __all__ = (
     "plain_source",
     "read_source",
     "read_up_to",
+    "require_many",
     "run_with_reader",
     "size_in_memory",
     "write_all",
@@ -43,6 +44,7 @@ __all__ = (
 
 T = TypeVar("T")
 
+_SYNC_EXPECTED: Final = "pass bytes, a path (pathlib.Path), a file that is open in binary mode, or an iterable of bytes"
 _EXPECTED: Final = (
     "pass bytes, a path (pathlib.Path), a file that is open in binary mode, an anyio or aiofiles handle, "
     "a byte stream, or an iterable or async iterable of bytes"
@@ -82,25 +84,36 @@ async def run_with_reader(
     return await offload.run(function, io.BytesIO(content))
 
 
-def plain_source(source: Source) -> Source:
+def plain_source(source: Source, is_sync: bool = False) -> Source:
     """Return the source, or the file that an anyio, trio or aiofiles handle wraps.
 
+    :param is_sync: whether the caller has no event loop, for the message.
     :raises TypeError: if it is text or nothing that bytes can be read from; the message says what to pass.
     """
     if type(source) is bytes:  # nothing else to find out, and the most common
         return memoryview(source)
     plain = _unwrapped(source)
+    expected = _SYNC_EXPECTED if is_sync else _EXPECTED
     if isinstance(plain, str):
-        raise TypeError(f"a source of bytes cannot be a str: encode it, or make a path of it; {_EXPECTED}")
+        raise TypeError(f"a source of bytes cannot be a str: encode it, or make a path of it; {expected}")
     if isinstance(plain, io.TextIOBase) or hasattr(plain, "encoding"):
-        raise TypeError(f"a source of bytes cannot be a text file: open it in binary mode; {_EXPECTED}")
+        raise TypeError(f"a source of bytes cannot be a text file: open it in binary mode; {expected}")
     if hasattr(plain, "read") or isinstance(plain, os.PathLike | AsyncIterable):
         return cast("Source", plain)
     with suppress(TypeError):
         return memoryview(cast("bytes", plain))
     if not isinstance(plain, Iterable) or isinstance(plain, Mapping):
-        raise TypeError(f"cannot read bytes from {type(source).__name__}: {_EXPECTED}")
+        raise TypeError(f"cannot read bytes from {type(source).__name__}: {expected}")
     return plain
+
+
+def require_many(sources: object) -> None:
+    """Refuse what is one source where several are expected.
+
+    :raises TypeError: if it is one.
+    """
+    if isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike):
+        raise TypeError(f"put_many takes an iterable of sources, not one {type(sources).__name__}: use put for it")
 
 
 def is_async_source(source: Source) -> bool:

@@ -53,11 +53,13 @@ async def copy(
     :param dry_run: whether only to count what would be copied and deleted.
     :param progress: called with the number of objects that were compared.
     :return: how many objects were copied and deleted, and which are damaged.
+    :raises TypeError: if one of the repositories is something else, such as a path.
     :raises ObjectNotFoundError: if the source does not have one of ``keys``.
     :raises CorruptObjectError: with ``check``, if the target returns a different content than was stored.
     :raises ValueError: if the number of objects to delete is not ``deletions``; then none is deleted. Or if ``delete``
         is combined with ``keys``, or with repositories that have different keys.
     """
+    require_async(source, target)
     if delete and keys is not None:
         raise ValueError("delete=True compares whole repositories: it cannot be combined with keys")
     key_format = await source.key_format()
@@ -77,6 +79,19 @@ async def copy(
         for start in range(0, len(extraneous), _PAGE_KEYS):
             await target.delete_many(extraneous[start : start + _PAGE_KEYS])
     return copier.report(deleted=len(extraneous), renamed=destination.renamed)
+
+
+def require_async(*repositories: object) -> None:
+    """Refuse what is no async repository.
+
+    :raises TypeError: if one is something else.
+    """
+    for each in repositories:
+        if not hasattr(each, "__aenter__"):
+            raise TypeError(
+                f"pass an async repository, such as that of open_repository(path), not {each!r}; objrepo.sync has copy "
+                "and export for sync ones"
+            )
 
 
 async def _copy_pages(copier: PageCopier) -> None:

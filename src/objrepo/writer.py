@@ -12,6 +12,7 @@ from objrepo.errors import RepositoryClosedError, RepositoryError
 from objrepo.offload import Offload, Submitted
 from objrepo.pipe import Pipe
 from objrepo.protocol import BinaryReader, ObjectWriter, Source
+from objrepo.with_only import AsyncWithOnly
 
 __all__ = ("Writer",)
 
@@ -21,13 +22,15 @@ _GATHERED_BYTES: Final = 64 * 1024
 _SPOOL_BYTES: Final = 1024 * 1024
 
 
-class Writer:
+class Writer(AsyncWithOnly):
     """An :class:`~objrepo.protocol.ObjectWriter`.
 
     :param put: the repository's method.
     :param put_reader: a blocking function that stores the bytes of a reader and returns the key.
     :param offload: where it runs; without concurrency a long object is gathered in a temporary file.
     """
+
+    _usage = "repo.create() as writer"
 
     def __init__(
         self, put: Callable[[Source], Awaitable[str]], put_reader: Callable[[BinaryReader], str], offload: Offload

@@ -13,7 +13,6 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import ByteSendStream
 
-from objrepo.async_with import async_with_only
 from objrepo.cache.lru_index import LRUIndex
 from objrepo.cache.single_flight import Download, SingleFlight
 from objrepo.cache.store import CacheStore
@@ -26,6 +25,7 @@ from objrepo.protocol import AsyncRepository, ObjectStream
 from objrepo.reports import CopyReport, DamagedObject, MaintenanceReport, Progress, ProgressCallback, Statistics
 from objrepo.sendfile import send_stream
 from objrepo.streams import CHUNK_BYTES, BackendStream, OpenedObject, checked_range
+from objrepo.with_only import async_with_only
 
 _CONCURRENT_FETCHES: Final = 16
 

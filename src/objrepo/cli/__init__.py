@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -63,6 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:
         click.echo("objrepo: standard output is closed", err=True)
         return 1
+    logging.basicConfig(format="objrepo: %(message)s")
     try:
         status = int(command.main(list(arguments), prog_name="objrepo", standalone_mode=False) or 0)
         with with_path("standard output"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -25,8 +26,6 @@ _LINE: Final = re.compile(r"(\\?)([0-9a-f][0-9a-f-]{6,})(?: [ *](.+))?", re.DOTA
 _ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _CANDIDATES_SHOWN: Final = 10
 _COMPLETIONS: Final = 50
-_KEYS_READ: Final = 100_000
-"""A limit on the time that a completion takes in a large repository."""
 
 
 class ListedKey(NamedTuple):
@@ -138,20 +137,19 @@ def complete_key(context: click.Context, parameter: click.Parameter, incomplete:
     del parameter
 
     async def keys() -> list[str]:
-        found: list[str] = []
-        read = 0
         async with repository:
-            async for key in repository.keys():
-                read += 1
-                if key.startswith(incomplete):
-                    found.append(key)
-                if len(found) == _COMPLETIONS or read == _KEYS_READ:
+            if not isinstance(repository, DiskRepository):
+                return [key async for key in repository.keys() if key.startswith(incomplete)]
+            found: list[str] = []
+            for digits in product("0123456789abcdef", repeat=max(2 - len(incomplete), 0)):
+                found += await repository.keys_with_prefix(incomplete + "".join(digits))
+                if len(found) >= _COMPLETIONS:
                     break
-        return found
+            return found
 
     try:
         repository = open_repository(context.params.get("repo") or ".objrepo", Inline())
         is_local = isinstance(repository, DiskRepository | ArchiveRepository)
-        return [CompletionItem(key) for key in InPlace().call(keys)] if is_local else []
+        return [CompletionItem(key) for key in InPlace().call(keys)[:_COMPLETIONS]] if is_local else []
     except (RepositoryError, OSError, ValueError):
         return []

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from objrepo.disk.index import RawRow
+from objrepo.disk.layout import FIRST_OWN_PACK
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.safe_open import file_id, safe_open, signature
 from objrepo.disk.session import ContainerSession
@@ -29,9 +30,6 @@ from objrepo.sources import write_all
 
 if TYPE_CHECKING:
     from io import FileIO
-
-FIRST_OWN_PACK: Final = 1_000_000
-"""The number of the first pack that groups are written to."""
 
 _TRIES: Final = 5
 

@@ -25,6 +25,9 @@ _APPEND_NOTE: Final = re.compile("append-([0-9]{1,17})-([0-9]{1,18})")
 _CONFIG_BYTES: Final = 1024 * 1024
 _LONGEST_PREFIX: Final = 39  # of the 40 digits of a SHA-1 key, one remains for the file
 
+FIRST_OWN_PACK: Final = 1_000_000
+"""The number of the first pack that groups are written to."""
+
 REPACK_PACK: Final = -1
 """The number of the pack that a repack of disk-objectstore writes."""
 

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.group_commit import FIRST_OWN_PACK, is_rolled_back
+from objrepo.disk.group_commit import is_rolled_back
 from objrepo.disk.index import RawRow, Row
-from objrepo.disk.layout import REPACK_PACK
+from objrepo.disk.layout import FIRST_OWN_PACK, REPACK_PACK
 from objrepo.disk.locks import own_pack_lock, pack_lock
 from objrepo.disk.pack_files import read_at
 from objrepo.disk.reader import check_inside, short_of

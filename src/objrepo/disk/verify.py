@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from objrepo.disk.index import Row
-from objrepo.disk.layout import REPACK_PACK
+from objrepo.disk.layout import FIRST_OWN_PACK, REPACK_PACK
+from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.reader import check_inside, open_loose, open_packed
 from objrepo.disk.safe_open import UnsafePathError
 from objrepo.disk.session import ContainerSession
@@ -139,9 +140,8 @@ def find_leftovers(session: ContainerSession) -> tuple[Leftover, ...]:
     lengths = session.index.lengths()
     for path, size in _files(layout.packs):
         if path.name.isascii() and path.name.isdecimal():
-            used = lengths.get(int(path.name), 0)
-            if size > used:
-                found.append(Leftover("orphaned bytes", str(path), size - used))
+            if size > lengths.get(int(path.name), 0) and (orphaned := _orphaned_bytes(session, path)):
+                found.append(Leftover("orphaned bytes", str(path), orphaned))
         elif path.name == str(REPACK_PACK):
             found.append(Leftover("interrupted repack", str(path), size))
         elif path.suffix == ".lock":
@@ -150,6 +150,19 @@ def find_leftovers(session: ContainerSession) -> tuple[Leftover, ...]:
             found.append(Leftover("unknown file", str(path), size))
     found += [Leftover("unknown file", str(path), size) for path, size in _unknown_loose(session)]
     return tuple(found)
+
+
+def _orphaned_bytes(session: ContainerSession, path: Path) -> int:
+    """Return how many bytes of a pack no row names; 0 while a writer, such as an open batch, appends to the pack."""
+    number = int(path.name)
+    with ExitStack() as lock:
+        if number >= FIRST_OWN_PACK:
+            with suppress(OSError):  # the container may be read-only
+                if not lock.enter_context(own_pack_lock(session.layout.folder, number, timeout=0)):
+                    return 0
+        with suppress(FileNotFoundError):
+            return max(path.lstat().st_size - session.index.lengths().get(number, 0), 0)
+    return 0
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -17,7 +17,7 @@ from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository, BinaryReader
 from objrepo.reports import CopyReport, ProgressCallback
 from objrepo.sources import run_with_reader
-from objrepo.transfer import PageCopier
+from objrepo.transfer import PageCopier, require_async
 
 __all__ = ("export", "is_tar")
 
@@ -50,13 +50,16 @@ async def export(
     :param progress: called with the number of objects that were compared.
     :param offload: where the file is written; where the source runs if that is in place, else a worker thread.
     :return: how many objects were written, and which are damaged.
+    :raises TypeError: if the repository is something else, such as a path.
     :raises FileExistsError: if the file exists, without ``update``.
     :raises ObjectNotFoundError: if the source does not have one of ``keys``.
     :raises CorruptObjectError: with ``check``, if the file returns a different content than was written.
     :raises RepositoryBusyError: if another process or task updates the same file.
     :raises OSError: if the file cannot be written.
-    :raises ValueError: if ``compress``, ``update`` or ``check`` is given for a tar.
+    :raises ValueError: if ``compress``, ``update`` or ``check`` is given for a tar, or the name is that of a tar with
+        another compression.
     """
+    require_async(source)
     path = Path(path)
     if is_tar(path.name) and (compress or update or check):
         raise ValueError(f"{path} is a tar: compress, update and check are for zips")

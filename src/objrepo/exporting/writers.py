@@ -85,10 +85,19 @@ ArchiveWriter: TypeAlias = ZipWriter | TarWriter
 
 
 def is_tar(name: str) -> bool:
-    """Say whether a file name is that of a tar."""
+    """Say whether a file name is that of a tar.
+
+    :raises ValueError: if it is that of a tar with a compression that cannot be written.
+    """
     return tar_mode(name) is not None
 
 
 def tar_mode(name: str) -> str | None:
-    """Return the mode in which ``tarfile`` writes a file of this name; None if it is not the name of a tar."""
-    return next((mode for suffix, mode in _TAR_MODES.items() if name.endswith(suffix)), None)
+    """Return the mode in which ``tarfile`` writes a file of this name; None if it is not the name of a tar.
+
+    :raises ValueError: if it is that of a tar with a compression that cannot be written.
+    """
+    mode = next((mode for suffix, mode in _TAR_MODES.items() if name.endswith(suffix)), None)
+    if mode is None and ".tar." in name:
+        raise ValueError(f"cannot write a tar named {name}: end the name in {', '.join(_TAR_MODES)}, or .zip for a zip")
+    return mode

@@ -40,7 +40,10 @@ class HTTPOptions:
             raise ValueError(
                 f"invalid URL {self.url.partition('?')[0]!r}: write http://HOST:PORT/PATH or https://HOST/PATH"
             )
-        parts.port  # noqa: B018  (raises ValueError if it is no number up to 65535)
+        try:
+            parts.port  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"invalid port in {self.url.partition('?')[0]!r}: {error}") from None
         object.__setattr__(self, "url", f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"))
         if self.token is not None:
             _check_token(self.token, "the token")

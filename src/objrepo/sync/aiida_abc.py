@@ -7,9 +7,10 @@ import io
 import sys
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
+
+from objrepo.with_only import with_only
 
 _HASH_BYTES: Final = 512 * 1024
 
@@ -115,7 +116,7 @@ class AbstractRepositoryBackend(metaclass=ABCMeta):
         :param live: whether other processes may be using the repository; operations that are unsafe then are not run.
         """
 
-    @contextmanager
+    @with_only("repo.open(key) as file")
     def open(self, key: str) -> Iterator[BinaryIO]:
         """Open an object for reading.
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
@@ -32,6 +32,7 @@ from objrepo.sync.runner import CoroutineRunner, InPlace, ThroughPortal
 from objrepo.sync.sources import sync_source, sync_sources
 from objrepo.sync.writer import SyncWriter
 from objrepo.url import open_repository as open_async_repository
+from objrepo.with_only import with_only
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -201,7 +202,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def create(self) -> SyncWriter:
         return SyncWriter(self._runner, self._repository.create())
 
-    @contextmanager
+    @with_only("repo.batch() as batch")
     def batch(self) -> Iterator[SyncRepository]:
         runner = self._runner
         with runner.enter(self._repository.batch()) as batch:
@@ -230,7 +231,7 @@ class SyncRepository(AbstractRepositoryBackend):
     def hash(self, key: str) -> str:
         return self._runner.call(self._repository.hash, key)
 
-    @contextmanager
+    @with_only("repo.open(key) as file")
     def open(
         self, key: str, offset: int = 0, length: int | None = None, check: bool | None = None
     ) -> Iterator[io.BufferedReader]:

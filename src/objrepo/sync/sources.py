@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Collection, Iterable
 from typing import NoReturn
 
 from objrepo.protocol import SyncSource
-from objrepo.sources import is_async_source, plain_source
+from objrepo.sources import is_async_source, plain_source, require_many
 
 
 def sync_source(source: SyncSource) -> SyncSource:
@@ -14,7 +14,7 @@ def sync_source(source: SyncSource) -> SyncSource:
 
     :raises TypeError: if reading it needs an event loop, or it is no source.
     """
-    if type(source) is not bytes and is_async_source(plain_source(source)):
+    if type(source) is not bytes and is_async_source(plain_source(source, is_sync=True)):
         _refuse(source)
     return source
 
@@ -24,6 +24,7 @@ def sync_sources(sources: Iterable[SyncSource]) -> Iterable[SyncSource]:
 
     :raises TypeError: if reading them or one of them needs an event loop, or one is no source.
     """
+    require_many(sources)
     if isinstance(sources, AsyncIterable):
         _refuse(sources)
     if not isinstance(sources, Collection):

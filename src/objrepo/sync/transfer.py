@@ -92,7 +92,8 @@ def export(
     :raises CorruptObjectError: with ``check``, if the file returns a different content than was written.
     :raises RepositoryBusyError: if another process or thread updates the same file.
     :raises OSError: if the file cannot be written.
-    :raises ValueError: if ``compress``, ``update`` or ``check`` is given for a tar.
+    :raises ValueError: if ``compress``, ``update`` or ``check`` is given for a tar, or the name is that of a tar with
+        another compression.
     """
     return call_with(
         partial(

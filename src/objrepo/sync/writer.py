@@ -10,14 +10,17 @@ from objrepo.errors import RepositoryClosedError
 from objrepo.protocol import ObjectWriter
 from objrepo.sync.docstrings import documented_as
 from objrepo.sync.runner import CoroutineRunner
+from objrepo.with_only import WithOnly
 
 
 @documented_as(ObjectWriter)
-class SyncWriter:
+class SyncWriter(WithOnly):
     """A new object that is written piece by piece, by one thread at a time.
 
     ``with repo.create() as writer`` stores the object when the block is left; if the block raises, nothing is stored.
     """
+
+    _usage = "repo.create() as writer"
 
     def __init__(self, runner: CoroutineRunner, writer: ObjectWriter) -> None:
         self._runner = runner
