@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 from objrepo.cli.context import standard_input
 from objrepo.disk import DiskRepository
 from objrepo.errors import ObjectNotFoundError, RepositoryError
+from objrepo.key_list import parse_line
 from objrepo.keys import is_key
 from objrepo.offload import Inline
 from objrepo.protocol import AsyncRepository
@@ -22,8 +23,6 @@ from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
 _ABBREVIATION: Final = re.compile("[0-9a-f][0-9a-f-]{6,}")
-_LINE: Final = re.compile(r"(\\?)([0-9a-f][0-9a-f-]{6,})(?: [ *](.+))?", re.DOTALL)
-_ESCAPES: Final = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _CANDIDATES_SHOWN: Final = 10
 _COMPLETIONS: Final = 50
 
@@ -33,12 +32,6 @@ class ListedKey(NamedTuple):
 
     key: str
     name: str | None = None
-
-
-def list_line(key: str, name: str) -> str:
-    """Return a line as `sha256sum` prints it: a name with a newline or a backslash is escaped."""
-    escaped = "".join(_ESCAPES.get(character, character) for character in name)
-    return f"{key}  {name}" if escaped == name else f"\\{key}  {escaped}"
 
 
 def read_list(path: str, null: bool = False) -> list[ListedKey]:
@@ -54,18 +47,12 @@ def read_list(path: str, null: bool = False) -> list[ListedKey]:
         text = line.decode(errors="surrogateescape")
         if not text or text.startswith("#"):
             continue
-        found = _LINE.fullmatch(text)
-        name = found and found[3]
-        if found and found[1] and not null and name:
-            parts = re.split(r"(\\.?)", name, flags=re.DOTALL)
-            unescaped = {escape: character for character, escape in _ESCAPES.items()}
-            found = found if all(escape in unescaped for escape in parts[1::2]) else None
-            name = "".join(unescaped.get(part, part) for part in parts)
+        found = parse_line(text, escaped=not null)
         if found is None:
             raise click.ClickException(
                 f"line {number} of {path} is neither a key nor a line of sha256sum: {text[:80]!r}"
             )
-        listed.append(ListedKey(found[2], name))
+        listed.append(ListedKey(*found))
     return listed
 
 
