@@ -160,6 +160,18 @@ class Backend(ABC):
             start = len(opened.head)
             return opened.head + opened.handle.read_at(start, opened.size - start)
 
+    def get_nowait(self, key: str, offset: int = 0, length: int | None = None) -> bytes | None:
+        """Return a small range of an object if that takes some microseconds and waits for nothing; else None.
+
+        Event loops call it on their own threads. What it returns is as current as what :meth:`get` would return. Only a
+        backend whose keys are hashes may return bytes.
+        """
+        return None
+
+    def size_nowait(self, key: str) -> int | None:
+        """Return the length of an object in bytes on the same condition; else None."""
+        return None
+
     def get_batch(self, keys: Sequence[str]) -> list[Any]:
         """Return for each object its content, the exception that it ended in, or ``UNBATCHED`` for a large one."""
         return [self._try_to_get(key) for key in keys]

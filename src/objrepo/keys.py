@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 __all__ = (
     "KeyFormat",
+    "hash_type_of",
     "is_key",
     "key_list",
     "key_pattern",
@@ -54,6 +55,11 @@ def key_pattern(key_format: str) -> Callable[[str], re.Match[str] | None]:
         return _FORMATS[key_format].fullmatch
     except KeyError:
         raise ValueError(f"unknown key format {key_format!r}: expected one of {', '.join(_FORMATS)}") from None
+
+
+def hash_type_of(key: str) -> str:
+    """Return the format of a key that is known to be a hash."""
+    return "sha256" if len(key) == _HASH_LENGTHS["sha256"] else "sha1"
 
 
 def valid_keys(keys: Iterable[object], key_format: str) -> list[str]:

@@ -13,12 +13,13 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar
 
 import anyio
 from anyio.abc import ByteSendStream
+from anyio.lowlevel import checkpoint
 
 from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest, combined, with_verification, with_verification_of_each
-from objrepo.keys import is_key, key_list, require_str, unique_keys
+from objrepo.keys import hash_type_of, is_key, key_list, require_str, unique_keys
 from objrepo.lifetime import Lifetime
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
@@ -226,16 +227,22 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
     # -- reading -----------------------------------------------------------------------------------------------
 
     async def has(self, key: str) -> bool:
-        self._open()
+        if self._open().concurrent and isinstance(key, str) and self.backend.size_nowait(key) is not None:
+            await checkpoint()
+            return True
         return await self._has(key)  # type: ignore[no-any-return]
 
     async def has_many(self, keys: Iterable[str]) -> list[bool]:
         return await self._open().run(self.backend.has, key_list(keys), abandon_on_cancel=True)
 
     async def get(self, key: str, check: bool | None = None) -> bytes:
-        self._open()
-        get = self._get_checked if (self.check if check is None else check) else self._get
-        return await get(require_str(key))  # type: ignore[no-any-return]
+        check = self.check if check is None else check
+        if self._open().concurrent:
+            content = self.backend.get_nowait(require_str(key))
+            if content is not None:
+                await checkpoint()
+                return check_digest(key, hash_type_of(key), content) if check else content
+        return await (self._get_checked if check else self._get)(require_str(key))  # type: ignore[no-any-return]
 
     def _get_one_checked(self, key: str) -> bytes:
         return check_digest(key, self.backend.key_format(), self.backend.get(key))
@@ -252,6 +259,10 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
         return outcomes
 
     async def size(self, key: str) -> int:
+        size = self.backend.size_nowait(require_str(key)) if self._open().concurrent else None
+        if size is not None:
+            await checkpoint()
+            return size
         return await self._open().run(self.backend.size, require_str(key), abandon_on_cancel=True)
 
     async def hash(self, key: str) -> str:
@@ -283,6 +294,12 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
         elif check is None:
             check = self.check
         offset, length = checked_range(offset, length)
+        content = self.backend.get_nowait(require_str(key), offset, length) if self._open().concurrent else None
+        if content is not None:
+            await checkpoint()
+            if check:
+                check_digest(key, hash_type_of(key), content)
+            return BackendStream(OpenedObject(key, len(content), content, None), self.offload, self._streams)
         opened = await self._open().run(
             self._open_checked if check else self.backend.open,
             require_str(key),

@@ -191,6 +191,8 @@ class DiskBackend(Backend):
     # -- reading ------------------------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
+        if len(keys) == 1 and isinstance(keys[0], str) and self.size_nowait(keys[0]) is not None:
+            return [True]
         with self.sessions.check_out() as session:
             if len(keys) == 1:
                 [key] = keys
@@ -198,7 +200,15 @@ class DiskBackend(Backend):
             found = has_objects(session, valid_keys(keys, session.config.hash_type))
         return [isinstance(key, str) and key in found for key in keys]
 
+    def get_nowait(self, key: str, offset: int = 0, length: int | None = None) -> bytes | None:
+        return self.sessions.row_cache.read(key, offset, length, wait=False)
+
+    def size_nowait(self, key: str) -> int | None:
+        return self.sessions.row_cache.size(key)
+
     def get(self, key: str) -> bytes:
+        if (known := self.sessions.row_cache.read(key, wait=True)) is not None:
+            return known
         with self.sessions.check_out(checked=False) as session:
             if session.matches(key) and (content := read_at_once(session, key)) is not None:
                 return content
@@ -211,10 +221,13 @@ class DiskBackend(Backend):
         return [outcomes[key] if key in outcomes else ObjectNotFoundError([key], self) for key in keys]
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
+        if (content := self.sessions.row_cache.read(key, offset, length, wait=True)) is not None:
+            return OpenedObject(key, len(content), content, None)
         return self._found(key, lambda session, key: open_object(session, key, offset, length))
 
     def size(self, key: str) -> int:
-        return self._found(key, find_size)
+        known = self.size_nowait(key)
+        return known if known is not None else self._found(key, find_size)
 
     def version(self, key: str) -> tuple[int, ...] | None:
         with self.sessions.check_out() as session:

@@ -91,12 +91,14 @@ def read_each(session: ContainerSession, keys: Sequence[str], repository: object
     if len(keys) > 1:
         for pack_id, rows in groupby(sorted(session.index.rows(keys), key=itemgetter(1)), key=itemgetter(1)):
             descriptor = _valid_descriptor(session, pack_id)
-            for key, _, offset, length, compressed, _ in rows:
+            for row in rows:
+                key, _, offset, length, compressed, _ = row
                 if descriptor is None or compressed or length > CHUNK_BYTES:
                     continue
                 content = _read(descriptor, length, offset)
                 if content is not None:
                     outcomes[key] = content
+                    session.remember(row, is_open=True)
     for key in keys:
         if key not in outcomes:
             outcomes[key] = _read_one(session, key, repository)

@@ -48,6 +48,10 @@ class PackFiles:
         self._open[pack_id] = descriptor, file_id(os.fstat(descriptor))
         return descriptor, True
 
+    def opened(self, pack_id: int) -> tuple[int, FileId] | None:
+        """Return the descriptor and the identity of a pack that is open; see :meth:`descriptor`."""
+        return self._open.get(pack_id)
+
     def fsync(self, pack_id: int) -> None:
         """Make a pack durable that was written elsewhere; do nothing if it was removed."""
         with suppress(FileNotFoundError), safe_open(self.path(pack_id)) as pack:

@@ -30,7 +30,7 @@ _INFLATED_AT_MOST: Final = 1100
 
 def has_object(session: ContainerSession, key: str) -> bool:
     """Say whether an object exists."""
-    return session.index.has(key) or _is_loose(session, key) or session.index.has(key)
+    return _is_packed(session, key) or _is_loose(session, key) or _is_packed(session, key)
 
 
 def has_objects(session: ContainerSession, keys: Sequence[str]) -> set[str]:
@@ -47,6 +47,7 @@ def find_size(session: ContainerSession, key: str) -> int | None:
     """Return the size of an object in bytes, None if it does not exist."""
     for row in _places(session, key):
         if row is not None:
+            session.remember(row, is_open=False)
             return row.size
         if (status := is_inside(session.layout.loose_name(session.config, key))) is not None:
             return status.st_size
@@ -71,7 +72,10 @@ def read_at_once(session: ContainerSession, key: str) -> bytes | None:
         content = read_at(descriptor, length, offset)
     except (OSError, RepositoryError, *NO_ROW):  # `read_object` raises the error
         return None
-    return content if len(content) == length else None
+    if len(content) != length:
+        return None
+    session.remember(rows[0], is_open=True)
+    return content
 
 
 def read_object(session: ContainerSession, key: str, max_size: int = sys.maxsize) -> Any:
@@ -137,6 +141,13 @@ def open_packed(session: ContainerSession, row: Row, offset: int = 0, length: in
     return None
 
 
+def _is_packed(session: ContainerSession, key: str) -> bool:
+    rows = session.index.raw_row(key)
+    if rows:
+        session.remember(rows[0], is_open=False)
+    return bool(rows)
+
+
 def _is_loose(session: ContainerSession, key: str) -> bool:
     return is_inside(session.layout.loose_name(session.config, key)) is not None
 
@@ -170,6 +181,7 @@ def _read_packed(session: ContainerSession, row: Row, start: int, size: int) -> 
             data = read_at(descriptor, length, current.offset + first)
         if len(data) != length:
             raise short_of(current, path, os.fstat(descriptor).st_size)
+        session.remember(current, is_open=True)
         return inflated(current, data)[start : start + size] if current.compressed else data
     return None
 

@@ -8,9 +8,10 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from objrepo.disk.index import Index
+from objrepo.disk.index import Index, RawRow
 from objrepo.disk.layout import Layout
 from objrepo.disk.pack_files import PackFiles
+from objrepo.disk.row_cache import RowCache
 from objrepo.disk.safe_open import signature
 from objrepo.errors import RepositoryError
 from objrepo.keys import key_pattern
@@ -40,6 +41,8 @@ class ContainerSession:
         self.config = pool.layout.config()
         self.matches = key_pattern(self.config.hash_type)
         self.process = os.getpid()
+        self.rows = pool.row_cache.rows
+        """Where the rows go that are read until the session is checked in."""
         self.flushed_folders: set[str] = set()
         """Folders of loose objects whose entries in the folder ``loose`` are durable. No program removes one."""
 
@@ -82,6 +85,15 @@ class ContainerSession:
             and self.process == os.getpid()
         )
 
+    def remember(self, row: RawRow, *, is_open: bool) -> None:
+        """Have the next read of a packed object be one without a thread.
+
+        :param is_open: whether the pack is open, and was validated for this row.
+        """
+        if self.index.reusable:
+            pack = self.packs.opened(row[1]) if is_open else None
+            self._pool.row_cache.add(self.rows, row, pack, self._index_id)
+
     def end_transaction(self) -> None:
         """Close the container's SQL session, if the call opened one."""
         if "container" in self.__dict__:
@@ -112,6 +124,7 @@ class SessionPool:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
+        self.row_cache = RowCache(layout)
         self._idle: deque[ContainerSession] = deque()
 
     @property
@@ -132,6 +145,7 @@ class SessionPool:
                 return ContainerSession(self)
             try:
                 if session.is_current() if checked else session.process == os.getpid():
+                    session.rows = self.row_cache.rows
                     return session
             except RepositoryError:
                 self._dispose(session)
@@ -150,6 +164,7 @@ class SessionPool:
 
     def close(self) -> None:
         """Close the idle sessions. Sessions that are checked out return to the pool when they are checked in."""
+        self.row_cache.close()
         while self._idle:
             self._dispose(self._idle.pop())
 
