@@ -297,9 +297,10 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
         content = self.backend.get_nowait(require_str(key), offset, length) if self._open().concurrent else None
         if content is not None:
             await checkpoint()
+            found = OpenedObject(key, len(content), content, None)
             if check:
-                check_digest(key, hash_type_of(key), content)
-            return BackendStream(OpenedObject(key, len(content), content, None), self.offload, self._streams)
+                found = with_verification(found, hash_type_of(key))
+            return BackendStream(found, self.offload, self._streams)
         opened = await self._open().run(
             self._open_checked if check else self.backend.open,
             require_str(key),

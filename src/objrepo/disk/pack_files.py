@@ -49,8 +49,8 @@ class PackFiles:
         return descriptor, True
 
     def opened(self, pack_id: int) -> tuple[int, FileId] | None:
-        """Return the descriptor and the identity of a pack that is open; see :meth:`descriptor`."""
-        return self._open.get(pack_id)
+        """Return the descriptor and the identity of a pack that is open and may stay so; see :meth:`descriptor`."""
+        return self._open.get(pack_id) if _MAX_OPEN else None
 
     def fsync(self, pack_id: int) -> None:
         """Make a pack durable that was written elsewhere; do nothing if it was removed."""
