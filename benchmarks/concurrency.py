@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,24 +78,66 @@ async def concurrently(do: Callable[[Any], Any], items: Callable[[int], list[Any
 
 
 async def single_gets(results: Results, repo: DiskRepository, keys: list[str], loop: str) -> None:
-    """Compare a single get with an empty thread call."""
-    chosen = random.Random(2).choices(keys, k=5000)
+    """Compare gets, one after the other, with empty thread calls. A round has 20, as one is too short to be timed."""
+    rounds = 20 if results.quick else 100
+    read_before, first_read = keys[:100], keys[TASKS:]
+    for key in read_before * 2:
+        await repo.get(key)
     run_sync = anyio.to_thread.run_sync
-
-    async def get(number: int) -> None:
-        await repo.get(chosen[number])
-
-    async def empty_call(number: int) -> None:
-        await run_sync(int)
-
     lower_bound = LowerBound(repo.path)
 
+    async def get_again(number: int) -> None:
+        for index in range(20):
+            await repo.get(read_before[(number * 20 + index) % 100])
+
+    async def get_first(number: int) -> None:
+        for key in first_read[number * 20 + 20 : number * 20 + 40]:
+            await repo.get(key)
+
+    async def empty_call(number: int) -> None:
+        for _ in range(20):
+            await run_sync(int)
+
     async def row_and_pread(number: int) -> None:
-        await run_sync(lower_bound.get, chosen[number])
+        for key in first_read[number * 20 + 20 : number * 20 + 40]:
+            await run_sync(lower_bound.get, key)
 
     implementations = {
-        "objrepo": get,
+        "objrepo, read before": get_again,
+        "objrepo, first read": get_first,
         "an empty thread call": empty_call,
         "row + pread in a thread call": row_and_pread,
     }
-    await compare_async(results, f"a single get 1 KiB, {loop}", implementations, 300 if results.quick else 2000)
+    await compare_async(results, f"a single get 1 KiB, {loop}", implementations, rounds, 20)
+    await delay_of_loop(results, repo, read_before, loop)
+
+
+async def delay_of_loop(results: Results, repo: DiskRepository, keys: list[str], loop: str) -> None:
+    """Measure how late a task is woken while another one does nothing but read, with and without the page cache."""
+    for state in ("in the page cache", "not in the page cache"):
+        delays: list[float] = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read_for_ever, repo, keys, state == "not in the page cache")
+            for _ in range(100 if results.quick else 500):
+                start = time.perf_counter()
+                await anyio.sleep(0.001)
+                delays.append(time.perf_counter() - start - 0.001)
+            tasks.cancel_scope.cancel()
+        delays.sort()
+        print(f"delay of the loop while packed objects are read again, {state}, {loop}", flush=True)
+        results.add(f"delay of the loop, reads {state}, {loop}", "p99", [delays[int(len(delays) * 0.99)]])
+        results.add(f"delay of the loop, reads {state}, {loop}", "median", [delays[len(delays) // 2]])
+
+
+async def read_for_ever(repo: DiskRepository, keys: list[str], evict: bool) -> None:
+    """Read objects again and again; before each round, drop their packs from the page cache if that is asked for."""
+    packs = [os.open(path, os.O_RDONLY) for path in (repo.path / "packs").iterdir() if path.name.isdigit()]
+    try:
+        while True:
+            for pack in packs if evict else ():
+                await anyio.to_thread.run_sync(os.posix_fadvise, pack, 0, 0, os.POSIX_FADV_DONTNEED)
+            for key in keys:
+                await repo.get(key)
+    finally:
+        for pack in packs:
+            os.close(pack)

@@ -40,8 +40,9 @@ quartiles are in [results.json](benchmarks/results.json). This page is generated
   the lower bound, which leaves little room.
 - **iterate.** A scan of the index in the order of the packs, one read for many adjacent objects, and an `io.BufferedReader` for each
   object take about a third each. The documented interface requires the last one; the async `stream` does not need it.
-- **A single get.** A row and a `pread` in a thread call take {single_bound} empty thread calls, so little is left for everything else. The
-  same code takes three times as long on a worker thread that has just been woken as in a warm loop.
+- **A single get.** The first read of an object is a thread call: a row and a `pread` in one take {single_bound} empty thread calls, so little
+  is left for everything else. A read of an object that was read before needs none, and is limited by SQLite, which acquires a lock to say
+  whether the index has changed, by a `stat` of the index, and by the event loop.
 - **1,000 concurrent puts.** Besides the group commit ([a quarter of the time](profile.md)) the tasks themselves take time: they are
   created, woken and ended. Implementations without fsync also leave writing to the disk to a later fsync.
 - **get with 1,000,000 objects.** The index exceeds the page cache of SQLite, so a look-up reads several pages. A memory map would avoid
@@ -52,6 +53,7 @@ quartiles are in [results.json](benchmarks/results.json). This page is generated
 
 - **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is
   compared with the file of its name, as a repack replaces it; see [on the disk](on-disk.md).
+- **What was read before is read again without a thread call**, from the page cache, as long as the index has not changed.
 - **Concurrent calls are batched**, up to 256 in one thread call. A single call is dispatched immediately. A cancelled call leaves its
   batch, which continues for the others.
 - **Concurrent small puts are committed as a group**: appended to a pack of the writer, fsynced once, in one transaction of the index. A

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -29,7 +30,7 @@ from objrepo.offload import UNBATCHED, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import Leftover, MaintenanceReport, ProgressCallback, VerifyReport
 from objrepo.sources import ChainedReader, open_source, read_source, read_up_to
-from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject
+from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject
 
 T = TypeVar("T")
 
@@ -209,12 +210,16 @@ class DiskBackend(Backend):
     def get(self, key: str) -> bytes:
         if (known := self.sessions.row_cache.read(key, wait=True)) is not None:
             return known
+        content = self._read_at_once(key)
+        return self._found(key, read_object) if content is None else content
+
+    def _read_at_once(self, key: str, max_size: int = sys.maxsize) -> bytes | None:
         with self.sessions.check_out(checked=False) as session:
-            if session.matches(key) and (content := read_at_once(session, key)) is not None:
-                return content
-        return self._found(key, read_object)  # type: ignore[no-any-return]
+            return read_at_once(session, key, max_size) if session.matches(key) else None
 
     def get_batch(self, keys: Sequence[str]) -> list[Any]:
+        if len(keys) == 1 and (content := self._read_at_once(keys[0], CHUNK_BYTES)) is not None:
+            return [content]
         with self.sessions.check_out() as session:
             well_formed = list(dict.fromkeys(valid_keys(keys, session.config.hash_type)))
             outcomes = read_each(session, well_formed, self) if well_formed else {}

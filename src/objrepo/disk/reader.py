@@ -54,11 +54,12 @@ def find_size(session: ContainerSession, key: str) -> int | None:
     return None
 
 
-def read_at_once(session: ContainerSession, key: str) -> bytes | None:
+def read_at_once(session: ContainerSession, key: str, max_size: int = sys.maxsize) -> bytes | None:
     """Return the content of an object in the common case: uncompressed, in a pack that is open already.
 
     The open pack is compared with its name, so that this is also right with a session that was not validated.
 
+    :param max_size: in bytes.
     :return: None in every other case; see :func:`read_object`.
     """
     rows = session.index.raw_row(key)
@@ -67,7 +68,7 @@ def read_at_once(session: ContainerSession, key: str) -> bytes | None:
     _, pack_id, offset, length, compressed, _ = rows[0]
     try:
         descriptor, opened = session.packs.descriptor(pack_id)
-        if opened or compressed:
+        if opened or compressed or length > max_size:
             return None
         content = read_at(descriptor, length, offset)
     except (OSError, RepositoryError, *NO_ROW):  # `read_object` raises the error
