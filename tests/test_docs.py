@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from pathlib import Path
 
 import pytest
 
@@ -19,16 +20,24 @@ from helpers import PAGES_THAT_NEED_AN_OBJECT_STORE, ROOT, SETUP_COMMAND, TEST_C
 from objrepo.testing import RepositoryContract
 
 EXAMPLES = ROOT / "docs" / "examples"
+FIRST_PAGES = {ROOT / "README.md", ROOT / "docs" / "start.md"}
 
 
 def blocks():
     """Find the blocks of code that run anywhere, and name each by its file and line."""
-    return code_blocks({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE)
+    return code_blocks({*(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE - FIRST_PAGES)
 
 
 @pytest.mark.parametrize(("language", "code"), list(blocks()))
 def test_every_block_of_code(language, code, project):
     run_code_block(language, code, project)
+
+
+def test_the_first_pages_in_one_folder_in_any_order_and_twice(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    first = [block.values for block in code_blocks(FIRST_PAGES)]
+    for language, code in [*first, *reversed(first)]:
+        run_code_block(language, code, tmp_path)
 
 
 NOTEBOOK = """
