@@ -211,6 +211,8 @@ class TestTars:
     async def test_other_compressions_are_refused(self, repo, tmp_path):
         with pytest.raises(ValueError, match=r"some\.tar\.zst: end the name in \.tar, \.tar\.gz, .*, or \.zip"):
             await export(repo, tmp_path / "some.tar.zst")
+        with pytest.raises(IsADirectoryError, match="add the name of a file"):
+            await export(repo, ".")
         assert files_in(tmp_path) == set()
 
 

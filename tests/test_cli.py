@@ -14,6 +14,7 @@ import pytest
 import objrepo
 from helpers import OBJREPO, sha256
 from objrepo.testing.fixtures import BAD_KEYS, content_of
+from processes import free_ports
 
 
 class TestPutAndGet:
@@ -164,8 +165,8 @@ class TestOtherCommands:
         path = workdir / ".objrepo" / "loose" / key[:2] / key[2:]
         path.chmod(0o600)
         path.write_bytes(b"CONTENT")
-        status, out, _ = run_objrepo("verify")
-        assert status == 1
+        status, out, err = run_objrepo("verify")
+        assert (status, err) == (1, ""), "the damage is printed once"
         assert out.decode().startswith(f"{key}  its content in {path} hashes to {sha256(b'CONTENT')}\n")
         assert run_objrepo("verify", "--quick")[0] == 0
         report = json.loads(run_objrepo("verify", "--json")[1])
@@ -183,8 +184,8 @@ class TestOtherCommands:
         status, _, err = run_objrepo("repair", "--from", "other")
         assert (status, "objrepo repair --exclusive" in err) == (1, True)
         for options, would, to_be in ((["--dry-run"], "would be ", " to be made"), ([], "", "")):
-            status, out, _ = run_objrepo("repair", "--exclusive", "--from", "other", *options)
-            assert status == 1
+            status, out, err = run_objrepo("repair", "--exclusive", "--from", "other", *options)
+            assert (status, err) == (1, "")
             lines = out.decode().splitlines()
             assert lines[0].startswith(f"{would}removed: ")
             changes = {tuple(line.split(": ")[:2]) for line in lines[1:-1]}
@@ -486,3 +487,11 @@ class TestErrorsAndHelp:
         done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
         error = f"objrepo: the command line needs {missing}: pip install 'objrepo[cli]'\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
+
+
+def test_a_command_says_that_it_repeats_a_request(workdir, run_objrepo):
+    url = f"http://127.0.0.1:{free_ports()[0]}"
+    status, _, err = run_objrepo("ls", "--repo", f"{url}?retry_timeout=1")
+    lines = err.splitlines()
+    assert (status, len(lines)) == (1, 2)
+    assert re.fullmatch(rf"objrepo: {url} is unavailable: .*refused; trying again for 0\.\d seconds", lines[0])

@@ -145,7 +145,7 @@ class TestAbbreviations:
             for number, key in enumerate(keys):
                 assert run_objrepo("cat", key[:7], "--repo", repo)[1] == b"%d" % number
             status, _, err = run_objrepo("cat", keys[0][:6], "--repo", repo)
-            assert (status, f"'{keys[0][:6]}'" in err) == (1, True)
+            assert (status, err) == (1, f"objrepo: the key {keys[0][:6]} is too short: give seven digits or more\n")
             assert run_objrepo("has", keys[0][:9], "0123456789", "--repo", repo)[:2] == (
                 1,
                 f"{keys[0]}  yes\n0123456789  no\n".encode(),

@@ -46,12 +46,14 @@ from objrepo.streams import (
 from objrepo.with_only import AsyncWithOnly, NoSyncWith, async_with_only
 from objrepo.writer import Writer
 
-__all__ = ("Repository", "log", "log_report")
+__all__ = ("REPORTED", "Repository", "log", "log_report")
 
 BackendT = TypeVar("BackendT", bound=Backend)
 T = TypeVar("T", bound="BackendStream | ObjectIterator")
 
 log: Final = logging.getLogger("objrepo")
+REPORTED: Final = {"is_reported": True}
+"""The attributes of log records whose facts are in a report as well."""
 """Logs at INFO and above what an operator needs: creation, deletion, maintenance, erasure, damage."""
 
 
@@ -155,7 +157,7 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
                 break
         leftovers = await self._open().run(self.backend.leftovers, abandon_on_cancel=True)
         for each in reports.damaged:
-            log.warning("%s in %s is damaged: %s", each.key, self, each.reason)
+            log.warning("%s in %s is damaged: %s", each.key, self, each.reason, extra=REPORTED)
         log.info(
             "verified %s: %d objects, %d bytes, %d damaged", self, reports.objects, reports.size, len(reports.damaged)
         )

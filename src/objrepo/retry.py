@@ -45,7 +45,7 @@ def retry(request: Callable[[], T], timeout: float) -> T:
                 raise
             repetition += 1
             level = logging.WARNING if repetition == _WARNED_REPETITION else logging.INFO
-            _log.log(level, "%s; trying again for %.0f seconds", error, left)
+            _log.log(level, "%s; trying again for %.1f seconds", error, left)
         _sleep(pause * random.uniform(0.5, 1))
         pause = min(2 * pause, MAX_PAUSE)
 

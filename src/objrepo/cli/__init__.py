@@ -64,7 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:
         click.echo("objrepo: standard output is closed", err=True)
         return 1
-    logging.basicConfig(format="objrepo: %(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: not hasattr(record, "is_reported"))  # the command prints its report
+    logging.basicConfig(format="objrepo: %(message)s", handlers=[handler])
     try:
         status = int(command.main(list(arguments), prog_name="objrepo", standalone_mode=False) or 0)
         with with_path("standard output"):

@@ -105,7 +105,10 @@ async def verify(repository: AsyncRepository, quick: bool) -> int:
         | {"leftovers": [asdict(each) | {"kind": each.kind.replace(" ", "_")} for each in result.leftovers]},
         *damaged_lines(result),
         f"{count_of(result.objects, 'object')}, {size_of(result.size)}: {len(result.damaged):,} damaged",
-        *(f"{leftover.kind}, {size_of(leftover.size)}: {leftover.path}" for leftover in result.leftovers),
+        *(
+            f"harmless leftover: {leftover.kind}, {size_of(leftover.size)}: {leftover.path}"
+            for leftover in result.leftovers
+        ),
     )
     return 0 if result.ok else 1
 

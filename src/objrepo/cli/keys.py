@@ -23,6 +23,7 @@ from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
 _ABBREVIATION: Final = re.compile("[0-9a-f][0-9a-f-]{6,}")
+_TOO_SHORT: Final = re.compile("[0-9a-f]{1,6}")
 _CANDIDATES_SHOWN: Final = 10
 _COMPLETIONS: Final = 50
 
@@ -84,9 +85,12 @@ def keys_argument(required: bool = True) -> Callable[[Callable[..., Any]], Calla
 async def full_keys(repository: AsyncRepository, keys: Iterable[ListedKey]) -> list[str]:
     """Return the keys, abbreviated ones in full; a key that is no abbreviation of another is returned as it is.
 
-    :raises click.ClickException: if several objects have a key that begins in the same way.
+    :raises click.ClickException: if several objects have a key that begins in the same way, or it has less than seven
+        digits.
     """
     given = [each.key for each in keys]
+    if too_short := next(filter(_TOO_SHORT.fullmatch, given), None):
+        raise click.ClickException(f"the key {too_short} is too short: give seven digits or more")
     key_format = await repository.key_format()
     short = {key for key in given if _ABBREVIATION.fullmatch(key) and not is_key(key, key_format)}
     found: dict[str, list[str]] = {key: [] for key in short}

@@ -15,7 +15,7 @@ from objrepo.keys import require_str
 from objrepo.offload import Offload
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import MaintenanceReport, ProgressCallback, RepairReport, RepairStep, Statistics
-from objrepo.repository import Repository, log
+from objrepo.repository import REPORTED, Repository, log
 
 _RepairAction: TypeAlias = Literal["restored", "refilled", "quarantined", "skipped"]
 
@@ -199,7 +199,8 @@ class DiskRepository(Repository[DiskBackend]):
                     action = "refilled" if refilled else "quarantined"
                     steps.append(RepairStep(action, key, "it was lost in an earlier repair"))
         if steps and not dry_run:
-            log.warning("repaired %s: %s", self, ", ".join(f"{step.action} {step.subject}" for step in steps))
+            done = ", ".join(f"{step.action} {step.subject}" for step in steps)
+            log.warning("repaired %s: %s", self, done, extra=REPORTED)
         return RepairReport(dry_run, tuple(steps))
 
     async def _repair_object(

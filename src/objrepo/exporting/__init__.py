@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import AsyncIterable, Iterable
@@ -61,6 +62,8 @@ async def export(
     """
     require_async(source)
     path = Path(path)
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, "is a directory: add the name of a file", str(path))
     if is_tar(path.name) and (compress or update or check):
         raise ValueError(f"{path} is a tar: compress, update and check are for zips")
     opening = updated_archive(path, compress) if update else new_archive(path, compress)
