@@ -15,12 +15,16 @@ import anyio.to_thread
 import fsspec
 import obstore
 from aiida.repository.backend import DiskObjectStoreRepositoryBackend as AiidaBackend
+from borgstore.backends.posixfs import PosixFS
+from borgstore.store import Store
 from disk_objectstore import Container
 from obstore.store import LocalStore
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore as ZarrStore
 
-from objrepo.sync import DiskObjectStoreRepositoryBackend
+from objrepo import DiskRepository
+from objrepo.offload import Inline
+from objrepo.sync import DiskObjectStoreRepositoryBackend, SyncRepository
 
 NOT_FSYNCED = "not fsynced"
 
@@ -47,6 +51,20 @@ class Facade:
 
     def has(self, key: str) -> bool:
         return self.backend.has_object(key)
+
+
+class Unflushed:
+    """objrepo's `SyncRepository` with ``durable=False``."""
+
+    note = NOT_FSYNCED
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = SyncRepository(DiskRepository(folder, Inline(), durable=False))
+        self.repository.__enter__()
+        self.repository.initialise()
+
+    def put(self, content: bytes) -> str:
+        return self.repository.put(content)
 
 
 class Aiida(Facade):
@@ -125,8 +143,24 @@ class Fsspec:
         return self.files.exists(f"{self.folder}/{key}")
 
 
+class Borgstore:
+    """borgstore on a local folder, which renames files but does not fsync by default."""
+
+    note = NOT_FSYNCED
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(backend=PosixFS(folder), config={"data/": {"levels": [1]}})
+        self.store.create()
+        self.store.open()
+
+    def put(self, content: bytes) -> str:
+        key = sha(content)
+        self.store.store(f"data/{key}", content)
+        return key
+
+
 class SqliteBlobs:
-    """One table of blobs, with the default durability of SQLite."""
+    """One table of blobs, in WAL mode with `synchronous=FULL`."""
 
     note = ""
 
@@ -134,6 +168,7 @@ class SqliteBlobs:
         folder.mkdir(parents=True, exist_ok=True)
         self.connection = sqlite3.connect(folder / "blobs.db", isolation_level=None)
         self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=FULL")
         self.connection.execute("CREATE TABLE IF NOT EXISTS blobs (key TEXT PRIMARY KEY, content BLOB) WITHOUT ROWID")
 
     def put(self, content: bytes) -> str:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Results, compare
-from benchmarks.implementations import Aiida, Facade, Fsspec, LowerBound, Obstore, SqliteBlobs, WarmContainer
+from benchmarks.implementations import (
+    Aiida,
+    Borgstore,
+    Facade,
+    Fsspec,
+    LowerBound,
+    Obstore,
+    SqliteBlobs,
+    Unflushed,
+    WarmContainer,
+)
 
 OBJECTS = 10_000
 SIZES = {"1 KiB": 1024, "64 KiB": 64 * 1024}
@@ -44,16 +54,32 @@ def run(results: Results, folder: Path) -> None:
         keys = [WarmContainer(loose).put(content) for content in contents[:200]]
         readers = {"objrepo facade": Facade(loose), "aiida-core": Aiida(loose), "warm Container": WarmContainer(loose)}
         read(results, f"get {name}, loose", readers, keys, "get")
+        unflushed = {
+            "objrepo, durable=False": Unflushed(folder / f"put unflushed {name}"),
+            "borgstore": Borgstore(folder / f"put borgstore {name}"),
+            "obstore LocalStore": others["obstore LocalStore"],
+            "fsspec local": others["fsspec local"],
+        }
         writers = {
             "objrepo facade": Facade(folder / f"put objrepo {name}"),
             "aiida-core": Aiida(folder / f"put aiida {name}"),
             "warm Container": WarmContainer(folder / f"put container {name}"),
-            **others,
+            "SQLite blobs": others["SQLite blobs"],
+            **unflushed,
         }
-        fresh = [os.urandom(size) for _ in range(1000)]
-        works = {label: (lambda number, put=each.put: put(fresh[number])) for label, each in writers.items()}
-        notes = {label: each.note for label, each in writers.items()}
-        compare(results, f"put {name}", works, 30 if results.quick else 150, notes=notes)
+        for label, writer in writers.items():
+            for content in contents[:500] if label not in others else ():
+                writer.put(content)  # so that the folders exist
+        write(results, f"put {name}", writers, size)
+        write(results, f"put {name}, not flushed", unflushed, size)  # again, as a flush slows down what follows it
+
+
+def write(results: Results, work: str, writers: dict[str, Any], size: int) -> None:
+    """Measure writing new objects."""
+    fresh = [os.urandom(size) for _ in range(1000)]
+    works = {label: (lambda number, put=each.put: put(fresh[number])) for label, each in writers.items()}
+    notes = {label: each.note for label, each in writers.items()}
+    compare(results, work, works, 30 if results.quick else 150, notes=notes)
 
 
 def read(results: Results, work: str, readers: dict[str, Any], keys: list[str], method: str) -> None:

@@ -20,6 +20,12 @@ AT_LEAST = [
         for method in ("get", "put") for loop in LOOPS
     ),
     ("put_many / aiida-core's put in a loop", ("put 1,000 × 1 KiB, one by one", AIIDA), ("put 10,000 × 1 KiB", "objrepo put_many"), 30),
+    ("put 1 KiB, facade / aiida-core", ("put 1 KiB", AIIDA), ("put 1 KiB", FACADE), 1.4),
+    ("put 1 KiB, facade / a row of SQLite", ("put 1 KiB", "SQLite blobs"), ("put 1 KiB", FACADE), 1),
+    *(
+        (f"put 1 KiB, durable=False / {peer}", ("put 1 KiB", peer), ("put 1 KiB", "objrepo, durable=False"), 1)
+        for peer in ("borgstore", "obstore LocalStore", "fsspec local")
+    ),
     ("put 64 MiB, facade / aiida-core", ("put a file of 64 MiB", AIIDA), ("put a file of 64 MiB", FACADE), 1),
 ]  # fmt: skip
 

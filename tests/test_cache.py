@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sqlite3
@@ -356,6 +357,51 @@ class TestFailures:
                         await read(repo, key)
                 assert await how(repo, key) == content
                 assert (await repo._store.repository.verify()).ok
+
+    @pytest.mark.parametrize("left", [b"", b"short", bytes(len(SMALL))])
+    @pytest.mark.parametrize("how", ["get", "open", "range", "size"])
+    async def test_a_power_failure_costs_a_download_and_no_wrong_byte(self, make, origin, tmp_path, how, left):
+        async with origin, make() as repo:
+            key = await origin.put(SMALL)
+            await repo.get(key)
+        loose_file(tmp_path / "cache", key).write_bytes(left)
+        async with origin, make() as repo:
+            if how == "get":
+                assert await repo.get(key) == SMALL
+            elif how == "size":
+                assert await repo.size(key) == len(SMALL)
+            else:
+                async with repo.open(key, *((10, 20) if how == "range" else ())) as stream:
+                    assert await stream.read() == (SMALL[10:30] if how == "range" else SMALL)
+            assert await repo.get(key) == SMALL
+            assert loose_file(tmp_path / "cache", key).read_bytes() == SMALL
+
+    async def test_a_cache_on_disk_is_not_flushed(self, make, origin, monkeypatch):
+        async with origin, make() as repo:
+            keys = [await origin.put(content) for content in (SMALL, LARGE)]
+            await repo.key_format()
+            monkeypatch.setattr(os, "fsync", None)
+            for key in keys:
+                async with repo.open(key) as stream:
+                    await stream.read()
+            assert await repo._store.repository.has_many(keys) == [True, True]
+
+    async def test_a_copy_is_compared_once_before_its_ranges_are_read(self, make, origin, tmp_path, monkeypatch):
+        async with origin, make() as repo:
+            key = await origin.put(SMALL)
+            await repo.get(key)
+        async with origin, make() as repo:
+            opened = []
+            real = repo._store.repository.open
+            monkeypatch.setattr(
+                repo._store.repository,
+                "open",
+                lambda *arguments, **options: opened.append(1) or real(*arguments, **options),
+            )
+            for _ in range(3):
+                async with repo.open(key, 10, 20) as stream:
+                    assert await stream.read() == SMALL[10:30]
+            assert len(opened) == 4
 
     async def test_objects_damaged_in_the_origin_are_not_kept(self, make, origin):
         async with make() as repo:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from objrepo import DiskRepository, RepositoryError
+from objrepo.fsync import fsync_directory
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository
 from objrepo.sync.runner import InPlace
@@ -41,7 +42,8 @@ def run(*arguments, code=0):
 
 
 @pytest.mark.parametrize(
-    "names", [("put", "put_many", "batch", "put_full", "delete", "initialise"), ("pack", "repack", "repair")]
+    "names",
+    [("put", "put_unflushed", "put_many", "batch", "put_full", "delete", "initialise"), ("pack", "repack", "repair")],
 )
 def test_killed_before_calls_that_change_something(names):
     every = 24 if "pack" in names else 6
@@ -161,6 +163,27 @@ class TestPower:
                         session.index.insert([(key, 0, 0, 6, 0, 6)])
                 assert call(opened.put_many, [content, b"x"])[0] == call(opened.put, content) == key
                 assert call(left().get, key, True) == content
+
+    def test_puts_that_are_not_flushed_cost_no_durable_object(self, disk, opened, tmp_path, left):
+        """The worst that a disk may be left with: the names of files, and none of their bytes."""
+        contents = [b"loose", b"both", b"large" * 100_000, *(b"group %d" % number for number in range(20))]
+        with recording(disk, tmp_path / "moments"):
+            call(opened.initialise)
+            keys = [call(opened.put, content) for content in contents[:3]] + call(opened.put_many, contents[3:])
+            with SyncRepository(DiskRepository(opened.path, Inline(), durable=False)) as unflushed:
+                keys.append(unflushed.put(b"packed"))
+                call(opened.maintain)
+                lost = [unflushed.put(content) for content in (b"lost", b"put again", *contents)][:2]
+                for folder in (opened.path / "loose", *(opened.path / "loose").iterdir()):
+                    fsync_directory(folder)
+            keys.append(call(opened.put, b"put again"))
+        found = left()
+        assert lost[0] in {damaged.key for damaged in call(found.verify).damaged}
+        call(lambda: found.repair(live=False))
+        assert call(found.has_many, lost) == [False, True]
+        for key in keys:
+            call(found.get, key, True)
+        assert call(found.verify).ok
 
     @pytest.mark.parametrize("options", [{}, {"compress": True}, {"incremental_cleanup": False}, {"live": False}])
     def test_at_no_moment_of_maintenance_an_object_is_missing(self, disk, opened, tmp_path, left, options):

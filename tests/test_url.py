@@ -57,6 +57,9 @@ async def test_memory_and_sandbox_need_no_path(tmp_path):
     ("text", "message"),
     [
         ("disk:", "write disk:PATH"),
+        ("disk:?durable=no", "write disk:PATH"),
+        ("disk:a?durable=0", r"unknown options 'durable=0' of disk: write disk:PATH\?durable=no"),
+        ("disk:a?b", r"%3F for a \? in the path"),
         ("zip:", "write zip:PATH"),
         ("", "path"),
         ("memory:more", "memory: takes no path"),

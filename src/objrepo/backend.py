@@ -44,9 +44,12 @@ class Backend(ABC):
     :cvar batches_puts: whether small objects that are put at the same moment are better stored together.
     :ivar pool: runs several requests of one call at the same time; None for a backend that is better asked for one
         object after the other, in batches, such as a disk.
+    :ivar durable: whether :meth:`put` flushes what it writes, which a cache sets to False; None for a backend that
+        cannot choose.
     """
 
     batches_puts: ClassVar[bool] = False
+    durable: bool | None = None
     pool: BlockingPool | None = None
 
     @property

@@ -33,7 +33,8 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
 
     :param url: a path, or a URL whose part after the scheme may be percent-encoded:
 
-        - ``PATH`` or ``disk:PATH``;
+        - ``PATH``, ``disk:PATH``, or ``disk:PATH?durable=no`` as with ``durable=False``; ``%3F`` stands for a ``?`` in
+          the path of a URL;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout`` and ``concurrency`` of
           :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they come from the environment or from the
@@ -81,12 +82,19 @@ def _by_path(path: str, offload: Offload | None) -> AsyncRepository:
     return (_zip if path.endswith(_ARCHIVE_SUFFIXES) else _disk)(path, offload)
 
 
-def _disk(path: str, offload: Offload | None) -> AsyncRepository:
+def _disk(path: str, offload: Offload | None, durable: bool = True) -> AsyncRepository:
     from objrepo.disk import DiskRepository
 
     if not path:
         raise ValueError("the path of a repository on disk is missing: write disk:PATH")
-    return DiskRepository(path, offload)
+    return DiskRepository(path, offload, durable=durable)
+
+
+def _disk_url(rest: str, offload: Offload | None) -> AsyncRepository:
+    path, mark, options = rest.partition("?")
+    if mark and options not in ("durable=no", "durable=yes"):
+        raise ValueError(f"unknown options {options!r} of disk: write disk:PATH?durable=no, or %3F for a ? in the path")
+    return _disk(_decoded(path), offload, options != "durable=no")
 
 
 def _zip(path: str, offload: Offload | None) -> AsyncRepository:
@@ -176,7 +184,7 @@ def _decoded(path: str) -> str:
 
 
 _SCHEMES: Final[dict[str, BackendFactory]] = {
-    "disk": lambda rest, offload: _disk(_decoded(rest), offload),
+    "disk": _disk_url,
     "zip": _zip_url,
     "s3": _s3,
     "checked": _checked,

@@ -112,7 +112,7 @@ class Worker:
 
     async def work(self, kinds: list[Callable[[DiskRepository], Awaitable[None]]]) -> None:
         """Do random operations until the process is killed."""
-        async with DiskRepository(self.folder) as repo:
+        async with DiskRepository(self.folder, durable=self.rng.random() < 0.5) as repo:
             while True:
                 await self.rng.choice(kinds)(repo)
 

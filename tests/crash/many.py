@@ -144,7 +144,7 @@ class Member:
         kinds = [self.put, self.put_in_batch, self.read, self.read_mine, self.list_all, self.delete]
         if offload is None:
             kinds.append(self.put_concurrently)
-        async with DiskRepository(self.folder, offload) as repo:
+        async with DiskRepository(self.folder, offload, durable=self.rng.random() < 0.5) as repo:
             while time.time() < self.until:
                 await self.rng.choice(kinds)(repo)
                 check_bounds(self.folder)

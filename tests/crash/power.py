@@ -44,16 +44,17 @@ class Disk:
                 self._record(os.stat(path), path)
 
     def _record(self, status: os.stat_result, path: Path) -> None:
-        inode = status.st_dev, status.st_ino
-        if inode not in self._held:
-            self._held[inode] = os.open(path, os.O_RDONLY)
+        inode = self._hold(status, path)
         if stat.S_ISDIR(status.st_mode):
-            self.names[inode] = {}
-            for name in os.listdir(path):
-                found = os.stat(path / name)
-                self.names[inode][name] = found.st_dev, found.st_ino
+            self.names[inode] = {name: self._hold(os.stat(path / name), path / name) for name in os.listdir(path)}
         else:
             self.contents[inode] = path.read_bytes()
+
+    def _hold(self, status: os.stat_result, path: Path) -> Inode:
+        inode = status.st_dev, status.st_ino
+        if inode not in self._held:
+            self._held[inode] = os.open(path, os.O_PATH)
+        return inode
 
     def close(self) -> None:
         """Close the files."""

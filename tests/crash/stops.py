@@ -47,9 +47,9 @@ WATCHED = FILES | {"write", "flush", "close", "execute", "executemany", "commit"
 call = InPlace().call
 
 
-def opened(folder: Path) -> DiskRepository:
+def opened(folder: Path, durable: bool = True) -> DiskRepository:
     """Open a repository without an event loop."""
-    repo = DiskRepository(folder, Inline())
+    repo = DiskRepository(folder, Inline(), durable=durable)
     call(repo.__aenter__)
     return repo
 
@@ -72,12 +72,16 @@ def prepare(folder: Path, log: Log) -> None:
     call(repo.__aexit__, None, None, None)
 
 
-def put(folder: Path, log: Log) -> None:
-    repo = opened(folder)
+def put(folder: Path, log: Log, durable: bool = True) -> None:
+    repo = opened(folder, durable)
     log.note("put", call(repo.put, b"new"))
     log.note("put", call(repo.put, b"large" * 200_000))
     log.note("put", call(repo.put, [b"in ", b"pieces"]))
     log.note("put", call(repo.put, b"loose 1"))
+
+
+def put_unflushed(folder: Path, log: Log) -> None:
+    put(folder, log, durable=False)
 
 
 def put_many(folder: Path, log: Log) -> None:
@@ -153,6 +157,7 @@ def initialise(folder: Path, log: Log) -> None:
 
 SCENARIOS = (
     put,
+    put_unflushed,
     put_many,
     batch,
     put_full,

@@ -34,8 +34,9 @@ class CachedRepository(ForwardingRepository):
     """Reads objects from a cache, and from the origin if the cache does not have them; the cache then keeps a copy.
 
     Objects are written to the origin. Objects in the cache are read without a request to the origin, also while the
-    origin is unavailable. Each is compared with its key, whatever ``check`` says, unless a range is read; one that is
-    damaged in the cache is fetched again. Concurrent
+    origin is unavailable. Each is compared with its key, whatever ``check`` says; one that is damaged in the cache is
+    fetched again. Before a range of it is read, it is compared once in the life of this object. So a cache on disk is
+    not flushed, as with ``durable=False``: what a power failure damages is fetched again. Concurrent
     misses of an object are coalesced into one download (single-flight). When the cache is full, the least recently used
     objects are evicted. Ranges of objects that are not in the cache are read from the origin and not kept.
 
@@ -43,8 +44,8 @@ class CachedRepository(ForwardingRepository):
     WARNING. ``uuid``, ``info``, ``verify`` and ``maintain`` concern the origin; ``maintain`` also compares the index of
     the cache with its content. ``delete`` deletes from both. ``erase`` erases both.
 
-    :param cache: where the copies are, such as a :class:`~objrepo.DiskRepository`; it is initialised on first use and
-        has no other content. Several processes may share it if all use the same index.
+    :param cache: where the copies are, such as a :class:`~objrepo.DiskRepository`, whose ``durable`` becomes False; it
+        is initialised on first use and has no other content. Several processes may share it if all use the same index.
     :param origin: where the objects are.
     :param max_bytes: the size of the cache in bytes; at least 1.
     :param index: the path of the SQLite file that lists what is in the cache and when it was used. By default it is the
@@ -162,7 +163,7 @@ class CachedRepository(ForwardingRepository):
         return [found or next(answers) for found in cached]
 
     async def size(self, key: str) -> int:
-        size = await self._store.use(require_str(key), self._store.repository.size)
+        size = await self._store.size(require_str(key))
         return await super().size(key) if size is None else size
 
     async def hash(self, key: str) -> str:

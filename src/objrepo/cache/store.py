@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from anyio.abc import ByteReceiveStream
 
+from objrepo.backend import Backend
 from objrepo.cache.lru_index import LRUIndex
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError
 from objrepo.integrity import check_digest
@@ -21,6 +22,8 @@ from objrepo.streams import BATCH_OBJECTS
 
 T = TypeVar("T")
 
+_MAX_INTACT: Final = 100_000
+
 _log: Final = logging.getLogger("objrepo")
 
 
@@ -29,6 +32,9 @@ class CacheStore:
 
     A failure of the cache never makes reading fail, as the origin has the objects: it is logged, once until
     :meth:`close`.
+
+    A repository on disk does not flush its copies. So a copy is compared with its key, as a whole, before a range of it
+    or its size is used, unless this process has written or compared it since it started.
 
     :param repository: where the copies are.
     :param origin: where the objects are.
@@ -46,9 +52,15 @@ class CacheStore:
         self._key_format: str | None = None
         self._usable = False
         self._failure_logged = False
+        backend = getattr(repository, "backend", None)
+        self._flushes = getattr(backend, "durable", None) is None
+        if isinstance(backend, Backend) and not self._flushes:
+            backend.durable = False
+        self._intact: set[str] = set()
 
     def close(self) -> None:
         """Close the index; blocks. The next use prepares the cache again."""
+        self._intact.clear()
         self._key_format = None
         self._failure_logged = False
         self.index.close()
@@ -114,6 +126,7 @@ class CacheStore:
 
         async def read(name: str) -> bytes:
             content = await self.repository.get(name, check=True)
+            self._note_intact(name)
             if not self.same_keys:
                 await self._offload.run(check_digest, key, await self.prepare(), content)
             return content
@@ -126,10 +139,37 @@ class CacheStore:
         """Open an object until ``resources`` is closed; see :meth:`use`."""
 
         async def enter(name: str) -> ObjectStream:
+            if not check:
+                await self._require_intact(name)
             stream = await resources.enter_async_context(self.repository.open(name, offset, length, check))
             return stream if name == key else _RenamedStream(key, stream)
 
         return await self.use(key, enter)
+
+    async def size(self, key: str) -> int | None:
+        """Return the size of an object; see :meth:`use`."""
+
+        async def size(name: str) -> int:
+            await self._require_intact(name)
+            return await self.repository.size(name)
+
+        return await self.use(key, size)
+
+    async def _require_intact(self, name: str) -> None:
+        """Compare a copy with its key if a power failure may have damaged it.
+
+        :raises CorruptObjectError: if it is damaged.
+        """
+        if not self._flushes and name not in self._intact:
+            async with self.repository.open(name, check=True) as stream:
+                async for _ in stream:
+                    pass
+            self._note_intact(name)
+
+    def _note_intact(self, name: str) -> None:
+        if len(self._intact) >= _MAX_INTACT:
+            self._intact.clear()
+        self._intact.add(name)
 
     async def use(self, key: str, operation: Callable[[str], Awaitable[T]]) -> T | None:
         """Call an operation with the key of an object's copy.
@@ -181,6 +221,7 @@ class CacheStore:
                 raise
             self._log_failure(error)
             return False
+        self._note_intact(name)
         return True
 
     async def drop(self, key: str) -> None:
@@ -197,6 +238,7 @@ class CacheStore:
         await self.prepare()
         name = await self._name(key)
         if name is not None:
+            self._intact.discard(name)
             with self.failures_ignored():
                 await self._offload.run(self.index.delete, [key])
             with suppress(ObjectNotFoundError):

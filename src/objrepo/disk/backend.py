@@ -37,22 +37,28 @@ T = TypeVar("T")
 _DELETE_PATIENCE: Final = 30.0
 """How many seconds a deletion waits for a packer, which would otherwise pack an object that was deleted meanwhile."""
 
+_UNFLUSHED_FILES: Final = 16
+"""Up to how many objects are faster written to files that are not flushed than to a pack that is."""
+
 
 class DiskBackend(Backend):
     """See :class:`~objrepo.DiskRepository`.
 
     :param path: the container's folder.
+    :param durable: whether objects in files of their own are flushed.
     :ivar sessions: the connections and files that are kept open between calls.
     """
 
     batches_puts: ClassVar[bool] = True
+    durable: bool
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], durable: bool = True) -> None:
         self._layout = Layout(Path(path).absolute())
+        self.durable = durable
         self.sessions = SessionPool(self._layout)
 
-    def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path]]:
-        return type(self), (self.path,)
+    def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path, bool]]:
+        return type(self), (self.path, self.durable)
 
     @property
     def path(self) -> Path:
@@ -124,7 +130,7 @@ class DiskBackend(Backend):
 
     def put(self, reader: BinaryReader) -> str:
         with self.sessions.check_out() as session:
-            return write_loose(session, reader)
+            return write_loose(session, reader, self.durable)
 
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
         outcomes: list[Any] = [UNBATCHED] * len(sources)
@@ -168,12 +174,12 @@ class DiskBackend(Backend):
 
     def _put_small(self, contents: dict[int, Any], outcomes: list[Any]) -> None:
         """Store small objects, and write their keys into the outcomes."""
-        if len(contents) == 1:  # a single one is stored in a file of its own, as AiiDA does
-            [(number, content)] = contents.items()
-            try:
-                outcomes[number] = read_source(memoryview(content), self.put)
-            except (RepositoryError, OSError) as error:
-                outcomes[number] = error
+        if len(contents) <= (1 if self.durable else _UNFLUSHED_FILES):
+            for number, content in contents.items():  # in files of their own, as AiiDA does
+                try:
+                    outcomes[number] = read_source(memoryview(content), self.put)
+                except (RepositoryError, OSError) as error:
+                    outcomes[number] = error
         elif contents:
             with self.sessions.check_out() as session:
                 keys = put_group(session, list(contents.values()))
@@ -186,7 +192,7 @@ class DiskBackend(Backend):
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
             # Loose ones first: after a failure no object is back in the state before it was packed.
-            remove_loose(session, keys)
+            remove_loose(session, keys, self.durable)
             session.index.remove(keys)
 
     # -- reading ------------------------------------------------------------------------------------------------

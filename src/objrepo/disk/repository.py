@@ -24,16 +24,28 @@ class DiskRepository(Repository[DiskBackend]):
     """Keeps objects in a folder that is a ``disk_objectstore.Container``, under the hash of their content.
 
     AiiDA, ``dostore`` and other processes may read and write the same folder at any time. When ``put`` returns, the
-    object is durable: file and directories are fsynced.
+    object is durable: file and directories are fsynced. With ``durable=False`` an object that is stored in a file of
+    its own is not: a power failure within the next minute may remove it, or leave a file under its key that is short or
+    filled with zeros. Readers see whole objects only, as long as the system runs.
 
     :param path: the folder; nothing is read or created before the first use.
     :param offload: where the blocking methods run; worker threads unless given.
     :param check: whether every read of a whole object compares the content with the key, unless it is called with
         ``check=False``; a small one before the first byte, a large one at its end.
+    :param durable: whether objects in files of their own are flushed. False is for caches, scratch data and what can be
+        made again. Objects that are stored as a group (``put_many``, ``batch``, many concurrent calls of ``put``) go to
+        a pack, which is flushed once for each group.
     """
 
-    def __init__(self, path: str | os.PathLike[str], offload: Offload | None = None, *, check: bool = False) -> None:
-        super().__init__(DiskBackend(path), offload, check=check)
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        offload: Offload | None = None,
+        *,
+        check: bool = False,
+        durable: bool = True,
+    ) -> None:
+        super().__init__(DiskBackend(path, durable), offload, check=check)
 
     @property
     def path(self) -> Path:

@@ -45,6 +45,8 @@ class ContainerSession:
         """Where the rows go that are read until the session is checked in."""
         self.flushed_folders: set[str] = set()
         """Folders of loose objects whose entries in the folder ``loose`` are durable. No program removes one."""
+        self.has_unnamed_files = True
+        """Whether the file system has files without a name, as far as this session knows."""
 
     @cached_property
     def index(self) -> Index:

@@ -7,8 +7,8 @@ duration of a call. It does nothing where the program has a handler of its own.
 
 from __future__ import annotations
 
-import inspect
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -17,9 +17,10 @@ from objrepo.offload.work_item import WorkCancelled, set_cancellable
 
 T = TypeVar("T")
 
-# Without the conversion of handlers to an enum, which takes several times as long as the rest.
-_set_handler: Final = inspect.unwrap(signal.signal)
-_get_handler: Final = inspect.unwrap(signal.getsignal)
+# Those of the C module do not convert handlers to an enum, which takes several times as long as the rest.
+_functions: Final = sys.modules.get("_signal", signal)
+_set_handler: Final = _functions.signal
+_get_handler: Final = _functions.getsignal
 
 
 class _Interrupt:
