@@ -14,7 +14,6 @@ import pytest
 import objrepo
 from helpers import OBJREPO, sha256
 from objrepo.testing.fixtures import BAD_KEYS, content_of
-from processes import free_ports
 
 
 class TestPutAndGet:
@@ -277,7 +276,7 @@ class TestOtherCommands:
 
 
 class TestRepositoryOption:
-    def test_it_is_before_or_after_the_command(self, run_objrepo):
+    def test_it_is_before_or_after_the_command(self, workdir, run_objrepo):
         key = run_objrepo("--repo", "one", "put", "-", stdin=b"content")[1].split()[0].decode()
         assert run_objrepo("--repo", "one", "has", key)[0] == 0
         assert run_objrepo("has", "--repo", "one", key)[0] == 0
@@ -286,6 +285,8 @@ class TestRepositoryOption:
         status, _, err = run_objrepo("--repo", "one", "copy", "one", "two")
         assert (status, "`objrepo copy` takes no --repo" in err) == (2, True)
         assert run_objrepo("ls", "--repo", "")[0] == 2
+        home = {"HOME": str(workdir)}.items()  # the shell leaves ~ as it is after an equals sign
+        assert run_objrepo("has", key, "--repo=~/one", env=home)[0] == 0
 
     def test_the_nearest_directory_above_is_used_and_named(self, workdir, run_objrepo):
         run_objrepo("put", "-", stdin=b"content")
@@ -438,11 +439,14 @@ class TestErrorsAndHelp:
             assert not re.search(r"await|\(\)|=True|=False", err)
 
     def test_a_server_that_refuses_connections_is_named_with_its_port_and_the_cause(self, run_objrepo):
-        url = "s3://bucket?endpoint=http://127.0.0.1:1&retry_timeout=0.1&anonymous=1"
+        url = "s3://bucket?endpoint=http://127.0.0.1:1&retry_timeout=1&anonymous=1"
         status, _, err = run_objrepo("ls", "--repo", url)
+        meanwhile, last = err.splitlines()
         assert status == 1
-        assert "127.0.0.1:1 " in err
-        assert "Connection refused" in err
+        assert re.fullmatch(
+            r"objrepo: .*127\.0\.0\.1:1 .*Connection refused.*; trying again for 0\.\d seconds", meanwhile
+        )
+        assert re.fullmatch(r"objrepo: .*127\.0\.0\.1:1 .*Connection refused.*", last)
 
     def test_a_folder_that_is_no_repository_is_one_error(self, workdir, run_objrepo):
         (workdir / "other").mkdir()
@@ -487,11 +491,3 @@ class TestErrorsAndHelp:
         done = subprocess.run([sys.executable, "-c", script], cwd=workdir, capture_output=True, text=True, check=False)
         error = f"objrepo: the command line needs {missing}: pip install 'objrepo[cli]'\n"
         assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
-
-
-def test_a_command_says_that_it_repeats_a_request(workdir, run_objrepo):
-    url = f"http://127.0.0.1:{free_ports()[0]}"
-    status, _, err = run_objrepo("ls", "--repo", f"{url}?retry_timeout=1")
-    lines = err.splitlines()
-    assert (status, len(lines)) == (1, 2)
-    assert re.fullmatch(rf"objrepo: {url} is unavailable: .*refused; trying again for 0\.\d seconds", lines[0])

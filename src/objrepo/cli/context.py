@@ -45,7 +45,9 @@ def _repository(context: click.Context, parameter: click.Parameter, value: str |
     given = context.find_root().params.get("repo") if value is None else value
     if given == "":
         raise click.UsageError("--repo is empty: give a directory or a URL")
-    return given or os.environ.get("OBJREPO") or (".objrepo" if context.info_name == "init" else _search(context))
+    if chosen := given or os.environ.get("OBJREPO"):
+        return os.path.expanduser(chosen)  # noqa: PTH111  (it may be a URL); a shell leaves ~ as it is in --repo=~/PATH
+    return ".objrepo" if context.info_name == "init" else _search(context)
 
 
 def _search(context: click.Context) -> str:
