@@ -19,8 +19,8 @@ import anyio
 import fsspec
 import pytest
 
-from helpers import sha256
-from objrepo import DiskRepository, ObjectNotFoundError, RepositoryClosedError, RepositoryError
+from helpers import flip, loose_file, sha256
+from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryClosedError, RepositoryError
 from objrepo.fsspec import ObjectFileSystem
 from objrepo.sync import open_repository
 from objrepo.testing.fixtures import content_of
@@ -221,7 +221,7 @@ class TestNewFiles:
 
     def test_a_name_can_stand_for_another_object(self, files):
         files.pipe("new/name", b"old")
-        with files.open("new/name") as old:
+        with files.open("new/name", cache_type="none") as old:
             assert old.read(1) == b"o"
             files.pipe("new/name", b"young")
             assert old.read() == b"ld"
@@ -476,6 +476,15 @@ class TestSnapshots:
             files.get(key, str(tmp_path / "back"), recursive=True)
         assert not (tmp_path / "back").exists()
         assert files.cat(key).decode().startswith("# objrepo"), "its bytes can be read"
+
+    def test_a_damaged_list_is_refused(self, folder, files):
+        files.pipe("new/name", b"content")
+        key = files.snapshot()
+        flip(loose_file(folder, key), 30)
+        with pytest.raises(CorruptObjectError):
+            files.ls(key)
+        with pytest.raises(CorruptObjectError):
+            files.cat(f"{key}/name")
 
     def test_many_lists(self, files):
         keys = []

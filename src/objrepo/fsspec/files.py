@@ -53,7 +53,7 @@ class NewFile(io.RawIOBase):
             return self._writer.write(view.cast("B"))
 
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None, /
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         self._is_dropped = exc_type is not None
         self._handled = sys.exc_info()[1]

@@ -15,9 +15,8 @@ from objrepo.fsspec.files import NewFile, ObjectFile
 from objrepo.fsspec.session import NEW, Session, is_here
 
 
+# A batch of the repository. Names are given at once, and taken back if the transaction is discarded.
 class _Transaction(Transaction):  # type: ignore[misc]
-    """A batch of the repository. Names are given at once, and taken back if the transaction is discarded."""
-
     fs: ObjectFileSystem
 
     def start(self) -> None:
@@ -54,7 +53,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     protocol = "objrepo"
     root_marker = ""
-    transaction_type = _Transaction
+    transaction_type = _Transaction  #: :meta private:
 
     def __init__(self, repository: str | None = None, *, _process_id: str | None = None, **options: Any) -> None:
         super().__init__(**options)

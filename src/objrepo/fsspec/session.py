@@ -49,8 +49,8 @@ class Session:
         """
         if not is_here(self.process_id):
             raise RepositoryError(
-                "objrepo://new belongs to the process that made this filesystem: in other processes, read a snapshot, "
-                "and store objects by put() or create(), whose keys that process can name by cp()"
+                "objrepo://new belongs to the process that made this filesystem: in other processes, read snapshots, "
+                "or store objects with put() of the repository, and have that process name their keys with cp()"
             )
         return self._opened.names
 
@@ -70,6 +70,7 @@ class Session:
         """Return the files of a list; None if the object is something else.
 
         :raises ObjectNotFoundError: if there is no such object.
+        :raises CorruptObjectError: if the list is damaged.
         """
         lists = self._opened.lists
         tree = lists.get(key)
@@ -77,7 +78,7 @@ class Session:
             with self.repository.open(key) as file:
                 if file.read(len(LIST_HEADER)) != LIST_HEADER:
                     return None
-                tree = lists[key] = FileTree.from_list(key, file.read())
+            tree = lists[key] = FileTree.from_list(key, self.repository.get(key, check=True))
             for old in list(lists)[:-_LISTS_KEPT]:
                 lists.pop(old, None)
         return tree
