@@ -20,7 +20,14 @@ import fsspec
 import pytest
 
 from helpers import flip, loose_file, sha256
-from objrepo import CorruptObjectError, DiskRepository, ObjectNotFoundError, RepositoryClosedError, RepositoryError
+from objrepo import (
+    CorruptObjectError,
+    DiskRepository,
+    NotInitialisedError,
+    ObjectNotFoundError,
+    RepositoryClosedError,
+    RepositoryError,
+)
 from objrepo.fsspec import ObjectFileSystem
 from objrepo.sync import open_repository
 from objrepo.testing.fixtures import content_of
@@ -227,6 +234,7 @@ class TestNewFiles:
             assert old.read() == b"ld"
             assert pickle.loads(pickle.dumps(old)).read() == b""
         assert files.cat("new/name") == b"young"
+        files.mv("objrepo://new/name", "new/name")
         files.mv("new/name", "new/other")
         assert files.find("new") == ["new/other"]
         files.cp(f"objrepo://{sha256(b'old')}", "objrepo://new/name")
@@ -520,6 +528,15 @@ class TestTransactions:
         assert files.ls("", detail=False) == [sha256(b"before")]
         files.pipe("new/after", b"after")
         assert files.cat("new/after") == b"after"
+
+    def test_a_missing_repository(self, tmp_path):
+        files = ObjectFileSystem(str(tmp_path / "missing"))
+        for _ in range(2):
+            with pytest.raises(NotInitialisedError), files.transaction:
+                pass
+        with pytest.raises(NotInitialisedError):
+            files.pipe("new/name", b"content")
+        assert files.ls("new") == []
 
     def test_it_can_be_begun_and_ended(self, folder, files):
         files.start_transaction()

@@ -34,7 +34,7 @@ class _Transaction(Transaction):  # type: ignore[misc]
 class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """The objects of a repository as files.
 
-    - ``objrepo://KEY`` is an object.
+    - ``objrepo://KEY`` is an object; ``objrepo://`` lists all of them.
     - ``objrepo://new/NAME`` is a file to write. When it is closed, its object is stored, and the name stands for its
       key. The process keeps the names, for all its filesystems with the same repository, until it ends.
     - :meth:`snapshot` stores the list of the files in a folder. Its key is a folder: ``objrepo://KEY/NAME``.
@@ -199,27 +199,45 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return NewFile(self.session, name)
 
     def mkdir(self, path: str, create_parents: bool = True, **kwargs: Any) -> None:
-        """Make a folder below ``objrepo://new``, and those above it. Writing a file does that, too."""
+        """Make a folder below ``objrepo://new``, and those above it. Writing a file does that, too.
+
+        :raises FileExistsError: if it exists.
+        :raises OSError: with ``EROFS``, as every method that writes, if the path is elsewhere.
+        """
         self.session.names.make_folder(self._target(path))
 
     def makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Make a folder below ``objrepo://new``, and those above it."""
+        """Make a folder below ``objrepo://new``, and those above it.
+
+        :raises FileExistsError: if it exists, unless ``exist_ok``.
+        """
         self.session.names.make_folder(self._target(path), exist_ok)
 
     def rm_file(self, path: str) -> None:
-        """Remove a name, or an empty folder, below ``objrepo://new``. Objects stay."""
+        """Remove a name, or an empty folder, below ``objrepo://new``. Objects stay.
+
+        :raises FileNotFoundError: if there is no such name.
+        :raises OSError: if the folder is not empty.
+        """
         self.session.remove(self._target(path))
 
     _rm = rm_file
 
     def rmdir(self, path: str) -> None:
-        """Remove an empty folder below ``objrepo://new``."""
+        """Remove an empty folder below ``objrepo://new``.
+
+        :raises NotADirectoryError: if it is a file.
+        :raises OSError: if it is not empty.
+        """
         if isinstance(self.session.names.find(self._target(path)), str):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         self.rm_file(path)
 
     def cp_file(self, path1: str, path2: str, **kwargs: Any) -> None:
-        """Give a file, such as ``objrepo://KEY``, a name below ``objrepo://new``. Nothing is read."""
+        """Give a file, such as ``objrepo://KEY``, a name below ``objrepo://new``. No content is copied.
+
+        :raises FileNotFoundError: if there is no such file.
+        """
         name, found = self._target(path2), self._find(self._strip_protocol(path1))
         if isinstance(found, str):
             self.session.set(name, found)
@@ -251,7 +269,8 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
         """Rename files below ``objrepo://new``."""
         self._targets(path1)
-        super().mv(path1, path2, *args, **kwargs)
+        if self._strip_protocol(path1) != self._strip_protocol(path2):
+            super().mv(path1, path2, *args, **kwargs)
 
     def _targets(self, paths: Any) -> None:
         for path in paths if isinstance(paths, list | tuple) else [paths]:

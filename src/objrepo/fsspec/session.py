@@ -87,11 +87,13 @@ class Session:
         """Begin a batch.
 
         :raises ValueError: if one has begun.
+        :raises NotInitialisedError: if the repository does not exist.
         """
         if self._context is not None:
             raise ValueError("a transaction of this filesystem has begun: end it first")
-        self._context = self._opened.repository.batch()
-        self._batch = self._context.__enter__()
+        context = self._opened.repository.batch()
+        self._batch = context.__enter__()
+        self._context = context
 
     def end(self, commit: bool) -> None:
         """End the batch, and take the names back that were given in it unless it is committed."""
