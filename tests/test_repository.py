@@ -320,6 +320,8 @@ class TestResultsThatNeedAsyncWith:
                 await repo.create().write(b"content")
             with pytest.raises(TypeError, match=r"use `async with repo.create\(\) as writer`"), repo.create():
                 pytest.fail("it is an async context manager")
+            with pytest.raises(TypeError, match=r"use `async for key in repo.keys\(\)`"):
+                list(repo.keys())
             with pytest.raises(TypeError, match=r"use `async with`; .* objrepo.sync.open_repository\(path\)$"), repo:
                 pytest.fail("it is an async context manager")
 

@@ -401,6 +401,11 @@ class _Keys(AsyncIterator[str]):
         self._ended = False
         self._guard = anyio.ResourceGuard("reading from")
 
+    def _refuse(self) -> NoReturn:
+        raise TypeError("use `async for key in repo.keys()`")
+
+    __iter__ = __await__ = _refuse
+
     async def __anext__(self) -> str:
         while True:
             for key in self._page:
