@@ -31,7 +31,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!objrepo\.).*"),
     (
         r"py:.*",
-        r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|OffloadStatistics|RangeHandle|Submitted|SandboxFolder|CoroutineRunner|_Transaction)",
+        r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|OffloadStatistics|RangeHandle|Submitted|SandboxFolder|CoroutineRunner)",
     ),
 ]
 
