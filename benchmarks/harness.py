@@ -83,7 +83,7 @@ def compare(
     for name, do in implementations.items():
         do(-1)  # not counted: it imports, opens and warms up
         del name
-    gc.collect()
+    settle()
     for number in range(rounds):
         outcomes = set()
         for name, do in implementations.items():
@@ -94,6 +94,12 @@ def compare(
         assert len(outcomes - {None}) <= 1, f"{work}: the results of the implementations differ"
     for name, values in seconds.items():
         results.add(work, name, values, (notes or {}).get(name, ""))
+
+
+def settle() -> None:
+    """Exclude what has been imported from garbage collections, each of which would take 0.1 s of some round."""
+    gc.collect()
+    gc.freeze()
 
 
 async def compare_async(
@@ -109,7 +115,7 @@ async def compare_async(
     seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for do in implementations.values():
         await do(-1)
-    gc.collect()
+    settle()
     for number in range(rounds):
         outcomes = set()
         for name, do in implementations.items():

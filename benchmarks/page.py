@@ -54,7 +54,7 @@ quartiles are in [results.json](benchmarks/results.json). This page is generated
 - **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is
   compared with the file of its name, as a repack replaces it; see [on the disk](on-disk.md).
 - **What was read before is read again without a thread call**, from the page cache, as long as the index has not changed.
-- **Concurrent calls are batched**, up to 256 in one thread call. A single call is dispatched immediately. A cancelled call leaves its
+- **Concurrent calls are batched**, up to 256 reads or 1,024 writes in one thread call. A single call is dispatched immediately. A cancelled call leaves its
   batch, which continues for the others.
 - **Concurrent small puts are committed as a group**: appended to a pack of the writer, fsynced once, in one transaction of the index. A
   file for each and one `syncfs` for all takes about as long, but writes back all dirty data of the file system, and leaves as many files to

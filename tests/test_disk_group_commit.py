@@ -202,20 +202,20 @@ async def test_a_batch_is_stored_while_the_next_is_collected(repo):
     stored = anyio.Event()
 
     async def sources():
-        for number in range(1024):
+        for number in range(4096):
             yield b"%d" % number
         with anyio.fail_after(30):
             await stored.wait()
         yield b"the last"
 
     async def watch():
-        while (await repo.info()).objects < 1024:
+        while (await repo.info()).objects < 4096:
             await anyio.sleep(0.01)
         stored.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watch)
-        assert len(await repo.put_many(sources())) == 1025
+        assert len(await repo.put_many(sources())) == 4097
 
 
 async def test_equal_contents_are_stored_once(repo):

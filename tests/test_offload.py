@@ -357,15 +357,15 @@ class TestBatches:
             group.start_soon(one, 0)
             while not batches:
                 await anyio.sleep(0.001)
-            for item in range(1, 300):
+            for item in range(1, 1100):
                 group.start_soon(one, item)
             await anyio.wait_all_tasks_blocked()
-            assert offload.statistics().calls_waiting == 299
+            assert offload.statistics().calls_waiting == 1099
             gate.set()
-        assert [len(batch) for batch in batches] == [1, 256, 43]
-        assert results == {item: item * 2 for item in range(300)}
+        assert [len(batch) for batch in batches] == [1, 1024, 75]
+        assert results == {item: item * 2 for item in range(1100)}
         statistics = offload.statistics()
-        assert (statistics.batches, statistics.batched_calls, statistics.calls_waiting) == (3, 300, 0)
+        assert (statistics.batches, statistics.batched_calls, statistics.calls_waiting) == (3, 1100, 0)
 
     @pytest.mark.parametrize("abandon", [True, False])
     async def test_a_cancelled_call_whose_batch_runs(self, make, abandon):

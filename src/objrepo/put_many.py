@@ -6,15 +6,24 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, Final
 
+import anyio.lowlevel
+
 from objrepo.offload import UNBATCHED, Offload, Submitted
 from objrepo.protocol import Source
 from objrepo.reports import Progress, ProgressCallback
-from objrepo.sources import closing_generator, is_async_source, plain_source, require_many, size_in_memory
+from objrepo.sources import closing_generator, is_async_source, plain_source, require_many
 from objrepo.streams import BATCH_BYTES
 
 __all__ = ("put_many",)
 
-_MAX_BATCH: Final = 1024
+_MAX_BATCH: Final = 4096
+"""How many small objects are stored at once: into an index of a million rows 2.5 times as fast as 1,024 at once."""
+
+_UNKNOWN_BYTES: Final = BATCH_BYTES // 1024
+"""What a source counts whose size is not known: files are stored 1,024 at once."""
+
+_YIELD_AFTER: Final = 512
+"""After how many sources other tasks run: to gather a batch takes milliseconds."""
 
 
 async def put_many(
@@ -34,24 +43,33 @@ async def put_many(
     require_many(sources)
     total = len(sources) if isinstance(sources, Sized) else None
     pipeline = _Pipeline(offload, put_batch, put, total, progress)
-    failure: Exception | None = None
-    async with aclosing(_async_iter(sources)) as each:
+    failures: list[Exception] = []
+    async with aclosing(_plain_sources(sources, failures)) as plain:
         try:
-            while failure is None:
-                try:
-                    source = plain_source(await anext(each))
-                except StopAsyncIteration:
-                    break
-                except Exception as error:  # noqa: BLE001  (it is raised once the sources before it are stored)
-                    failure = error
-                else:
-                    await pipeline.add(source)
+            async for source in plain:
+                await pipeline.add(source)
             await pipeline.flush()
         finally:
             await pipeline.cancel()
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
     return pipeline.keys
+
+
+async def _plain_sources(
+    sources: Iterable[Source] | AsyncIterable[Source], failures: list[Exception]
+) -> AsyncGenerator[Source, None]:
+    """Yield the sources, up to the first error, which is raised once the sources before it are stored."""
+    try:
+        if isinstance(sources, AsyncIterable):
+            async with closing_generator(sources):
+                async for source in sources:
+                    yield plain_source(source)
+        else:
+            for source in sources:
+                yield plain_source(source)
+    except Exception as error:  # noqa: BLE001
+        failures.append(error)
 
 
 class _Pipeline:
@@ -86,9 +104,11 @@ class _Pipeline:
             self._report()
             return
         self._batch.append(source)
-        self._size += size_in_memory(source)
-        if len(self._batch) >= _MAX_BATCH or self._size >= BATCH_BYTES:
+        self._size += source.nbytes if isinstance(source, memoryview) else _UNKNOWN_BYTES
+        if self._size >= BATCH_BYTES or len(self._batch) >= _MAX_BATCH:
             await self._next_batch()
+        elif self._offload.concurrent and len(self._batch) % _YIELD_AFTER == 0:
+            await anyio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
         """Wait until everything that was added is stored."""
@@ -118,13 +138,3 @@ class _Pipeline:
     def _report(self) -> None:
         if self._progress is not None:
             self._progress(Progress("put_many", len(self.keys), self._total, "objects"))
-
-
-async def _async_iter(sources: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
-    if isinstance(sources, AsyncIterable):
-        async with closing_generator(sources):
-            async for source in sources:
-                yield source
-    else:
-        for source in sources:
-            yield source

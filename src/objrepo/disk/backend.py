@@ -133,27 +133,18 @@ class DiskBackend(Backend):
             return write_loose(session, reader, self.durable)
 
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
-        outcomes: list[Any] = [UNBATCHED] * len(sources)
+        outcomes: list[Any] = []
         small: dict[int, bytes | memoryview] = {}
         size = 0
         for number, source in enumerate(sources):
-            if cancel_requested():
-                raise WorkCancelled
-            try:
-                content = self._small_content(source)
-            except WorkCancelled:
-                raise
-            except Exception as error:  # noqa: BLE001  (it is the outcome of this source)
-                outcomes[number] = error
-                continue
-            if content is UNBATCHED or isinstance(content, str):
-                outcomes[number] = content
-                continue
-            small[number] = content
-            size += len(content)
-            if size >= BATCH_BYTES:
-                self._put_small(small, outcomes)
-                small, size = {}, 0
+            content = self._small_content(source)
+            outcomes.append(content)
+            if isinstance(content, bytes | memoryview):
+                small[number] = content
+                size += len(content)
+                if size >= BATCH_BYTES:
+                    self._put_small(small, outcomes)
+                    small, size = {}, 0
         self._put_small(small, outcomes)
         return outcomes
 
@@ -161,13 +152,22 @@ class DiskBackend(Backend):
         return DiskBatch(self, self.sessions)
 
     def _small_content(self, source: Source) -> Any:
-        """Return the content of a small source, ``UNBATCHED``, or the key of a large one that had to be read."""
+        """Return the content of a small source, or the outcome of one that is large or cannot be read."""
         if isinstance(source, memoryview):
             if source.nbytes > MAX_BATCHED_OBJECT_BYTES:
                 return UNBATCHED
-            return source if source.contiguous and source.format == "B" else source.tobytes()
-        if isinstance(source, os.PathLike):
-            return _small_file(source)
+            return source if source.contiguous and source.format == "B" and source.ndim == 1 else source.tobytes()
+        if cancel_requested():
+            raise WorkCancelled
+        try:
+            return _small_file(source) if isinstance(source, os.PathLike) else self._read_small(source)
+        except WorkCancelled:
+            raise
+        except Exception as error:  # noqa: BLE001  (it is the outcome of this source)
+            return error
+
+    def _read_small(self, source: Source) -> bytes | str:
+        """Return the content of a small source, or the key of a large one that had to be read."""
         with open_source(source) as reader:
             head = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
             return head if len(head) <= MAX_BATCHED_OBJECT_BYTES else self.put(ChainedReader(head, reader))

@@ -109,7 +109,7 @@ def append(pack: FileIO, pack_id: int, objects: Mapping[str, Buffer]) -> list[Ra
     rows = []
     offset = start
     for key, content in objects.items():
-        size = memoryview(content).nbytes
+        size = len(content)
         rows.append((key, pack_id, offset, size, 0, size))
         offset += size
     try:

