@@ -110,7 +110,7 @@ def unique_keys(keys: Iterable[str]) -> list[str]:
     :raises TypeError: if one is not a ``str``, or if ``keys`` is a single key.
     """
     keys = key_list(keys)
-    if not all(type(key) is str for key in keys):
+    if {*map(type, keys)} - {str}:
         keys = [require_str(key) for key in keys]
     return list(dict.fromkeys(keys))
 

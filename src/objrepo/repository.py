@@ -19,7 +19,7 @@ from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest, combined, with_verification, with_verification_of_each
-from objrepo.keys import hash_type_of, is_key, key_list, require_str, unique_keys
+from objrepo.keys import hash_type_of, key_list, require_str, unique_keys, valid_keys
 from objrepo.lifetime import Lifetime
 from objrepo.offload import Offload, Threads
 from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter, Source
@@ -222,7 +222,7 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
 
     def _delete(self, keys: list[str]) -> None:
         key_format = self.backend.key_format()
-        if not all(is_key(key, key_format) for key in keys):
+        if len(valid_keys(keys, key_format)) < len(keys):
             self.backend.require(keys)
         self.backend.delete(keys)
 

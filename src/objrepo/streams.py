@@ -420,14 +420,14 @@ class ObjectIterator:
         self._stream = BackendStream(opened, self._offload)
         return opened.key, self._stream
 
-    async def small_objects(self) -> list[tuple[str, bytes]]:
-        """Return the next objects as keys and contents, as far as they are in memory; none if the next one is not."""
+    async def small_objects(self) -> list[OpenedObject]:
+        """Return the next objects as far as they are in memory; none if the next one is not."""
         await self._fill()
-        taken = []
-        while self._batch and self._batch[-1].handle is None:
-            key, _, content, _ = self._batch.pop()
-            taken.append((key, content))
-        return taken
+        batch = self._batch[::-1]
+        handles = [opened.handle is not None for opened in batch]
+        end = handles.index(True) if True in handles else len(batch)
+        self._batch = self._batch[: len(batch) - end]
+        return batch[:end]
 
     async def _fill(self) -> None:
         self._require_open()

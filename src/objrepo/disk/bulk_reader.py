@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from objrepo.disk.index import NO_ROW, SCANNED_FOR_ONE, RawRow
 from objrepo.disk.pack_files import read_at
@@ -26,6 +26,9 @@ FileSignatures = Mapping[int, FileSignature | None]
 
 Item = RawRow | str
 """A row of the index, or the key of an object that is not packed or that is to be looked up again."""
+
+PLACE: Final = itemgetter(1, 2)
+"""Sorts rows in the order in which their objects lie in the packs."""
 
 _PLANNED_AT_MOST: Final = 100_000
 """For so many objects rows are kept in memory, about 30 MB. More objects are looked up in batches, in no order."""
@@ -56,7 +59,6 @@ def plan(session: ContainerSession, keys: Sequence[str], repository: object) -> 
         packed = {row[0] for row in rows}
         loose = [key for key in keys if key not in packed]
         _require(keys, packed | has_objects(session, loose), repository)
-    rows.sort(key=itemgetter(1, 2))
     return [*rows, *loose], signatures
 
 
@@ -75,11 +77,25 @@ def _open_runs(
 ) -> Iterator[list[OpenedObject]]:
     position = 0
     while position < len(items):
-        end = len(items) if position == 0 and _is_dense(items) else _end_of_run(items, position)
-        run = _read_run(session, signatures, items[position:end]) if end > position else None
-        opened = run or fill_batch(_open_keys(session, items[position : position + _KEYS_AT_ONCE], repository))
+        opened = _read_pack(session, items, position, signatures)
+        if not opened:
+            opened = fill_batch(_open_keys(session, items[position : position + _KEYS_AT_ONCE], repository))
         yield opened
         position += len(opened)
+
+
+def read_adjacent(session: ContainerSession, rows: Sequence[RawRow]) -> Iterator[OpenedObject]:
+    """Read small uncompressed objects, adjacent ones at once, for a caller that compares their hashes.
+
+    Left out are those that cannot be read so; what is read of a pack that was replaced meanwhile may be other bytes.
+
+    :param rows: the rows of the objects, in the order of the packs.
+    """
+    position = 0
+    while position < len(rows):
+        opened = _read_pack(session, rows, position)
+        yield from opened
+        position += len(opened) or 1
 
 
 def read_each(session: ContainerSession, keys: Sequence[str], repository: object) -> dict[str, Any]:
@@ -124,12 +140,12 @@ def _valid_descriptor(session: ContainerSession, pack_id: int) -> int | None:
 
 
 def _rows(session: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow], FileSignatures]:
-    """Return the rows of objects, and the signatures of the packs at a moment at which the rows were valid."""
+    """Return the rows of objects in the order of the packs, and the signatures of these when the rows were valid."""
     rows = []
     for _ in range(_TRIES):
         version = session.index.version()
         scan = session.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
-        rows = session.index.scan(set(keys)) if scan else session.index.rows(keys)
+        rows = session.index.scan(set(keys)) if scan else sorted(session.index.rows(keys), key=PLACE)
         signatures = {pack_id: signature(session.packs.path(pack_id)) for pack_id in {row[1] for row in rows}}
         if session.index.version() == version:
             return rows, signatures
@@ -140,6 +156,62 @@ def _require(keys: Sequence[str], found: set[str], repository: object) -> None:
     missing = [key for key in keys if key not in found]
     if missing:
         raise ObjectNotFoundError(missing, repository)
+
+
+def _read_pack(
+    session: ContainerSession, items: Sequence[Item], position: int, signatures: FileSignatures | None = None
+) -> list[OpenedObject]:
+    """Read the small uncompressed objects from a position on that are in one pack, up to a batch.
+
+    :param signatures: of the packs when the rows were valid.
+    :return: none if the pack has changed since then; the objects up to the first one that cannot be read so.
+    """
+    first = items[position]
+    if isinstance(first, str):
+        return []
+    session.packs.trim()
+    try:
+        descriptor, _ = session.packs.descriptor(first[1])
+    except (OSError, RepositoryError):
+        return []
+
+    def is_unchanged() -> bool:
+        return signatures is None or signature_of(os.fstat(descriptor)) == signatures.get(first[1])
+
+    opened: list[OpenedObject] = []
+    size = 0 if is_unchanged() else BATCH_BYTES
+    while size < BATCH_BYTES and (end := _end_of_run(items, position, first[1])) > position:
+        run = _read_run(descriptor, cast("Sequence[RawRow]", items[position:end]))
+        if not run:
+            break
+        opened += run
+        size += sum(each.size for each in run)
+        position = end
+    return opened if is_unchanged() else []
+
+
+def _end_of_run(items: Sequence[Item], position: int, pack: int) -> int:
+    """Return where the small uncompressed objects end that lie next to each other in a pack, from a position on."""
+    if position == 0 and _is_dense(items):
+        return len(items)
+    start = here = None
+    for end in range(position, len(items)):
+        item = items[end]
+        if isinstance(item, str):
+            return end
+        _, pack_id, offset, length, compressed, _ = item
+        if start is None or here is None:
+            start = here = offset
+        if (
+            compressed
+            or pack_id != pack
+            or length > CHUNK_BYTES
+            or not 0 <= offset - here <= _GAP_BYTES
+            or offset + length - start > _JOINED_BYTES
+        ):
+            return end
+        here = offset + length
+    return len(items)
 
 
 def _is_dense(items: Sequence[Item]) -> bool:
@@ -154,53 +226,16 @@ def _is_dense(items: Sequence[Item]) -> bool:
     )
 
 
-def _end_of_run(items: Sequence[Item], position: int) -> int:
-    """Return where the small uncompressed objects end that lie next to each other in one pack, from a position on."""
-    first = items[position]
-    if isinstance(first, str):
-        return position
-    _, pack, start, _, _, _ = first
-    here = start
-    for end in range(position, len(items)):
-        item = items[end]
-        if isinstance(item, str):
-            return end
-        _, pack_id, offset, length, compressed, _ = item
-        if (
-            compressed
-            or pack_id != pack
-            or length > CHUNK_BYTES
-            or not 0 <= offset - here <= _GAP_BYTES
-            or offset + length - start > _JOINED_BYTES
-        ):
-            return end
-        here = offset + length
-    return len(items)
-
-
-def _read_run(
-    session: ContainerSession, signatures: FileSignatures, items: Sequence[Item]
-) -> list[OpenedObject] | None:
-    """Read adjacent objects at once; None if their pack has changed or ends early: then each is opened by itself."""
-    rows = [item for item in items if not isinstance(item, str)]
-    _, pack, start, _, _, _ = rows[0]
-    session.packs.trim()
-    try:
-        descriptor, _ = session.packs.descriptor(pack)
-    except (OSError, RepositoryError):
-        return None
-    if signature_of(os.fstat(descriptor)) != signatures.get(pack):
-        return None
-    _, _, last, length, _, _ = rows[-1]
-    data = _read(descriptor, last + length - start, start)
+def _read_run(descriptor: int, rows: Sequence[RawRow]) -> list[OpenedObject]:
+    """Read adjacent objects at once; none if their pack ends early, or if they overlap as in a damaged index."""
+    start = rows[0][2]
+    data = _read(descriptor, rows[-1][2] + rows[-1][3] - start, start)
     if data is None:
-        return None
-    run = [
-        OpenedObject(key, length, data[offset - start : offset - start + length], None)
-        for key, _, offset, length, _, _ in rows
-    ]
-    # Objects that overlap others are only in a damaged index.
-    return run if all(len(opened.head) == opened.size for opened in run) else None
+        return []
+    heads = [data[offset - start : offset - start + length] for _, _, offset, length, _, _ in rows]
+    if [*map(len, heads)] != [row[3] for row in rows]:
+        return []
+    return [OpenedObject(row[0], row[3], head, None) for row, head in zip(rows, heads, strict=True)]
 
 
 def _read(descriptor: int, length: int, offset: int) -> bytes | None:

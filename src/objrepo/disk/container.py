@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,25 @@ class PatchedContainer(Container):  # type: ignore[misc]
 
     In disk-objectstore 1.5.0, a packer that finds a pack locked deletes the lock, so that a third packer can enter.
     Outside of macOS its ``safe_flush_to_disk(use_fullsync=True)``, which packing calls, does not fsync: it duplicates
-    the descriptors instead, and leaves them open. So call ``pack_all_loose`` with ``do_fsync=False``: a pack is fsynced
+    the descriptors instead, and leaves them open. So call :meth:`pack_loose` with ``do_fsync=False``: a pack is fsynced
     here when it is closed, before its rows are committed. Its ``get_session`` puts the path of the index into a URL
     unescaped, so that ``%`` and ``?`` lead to another file.
     """
 
     _operation_session: Session | None
+    _slice: Sequence[str] | None = None
+
+    def pack_loose(self, keys: Sequence[str], **options: Any) -> None:
+        """Pack some loose objects; see ``Container.pack_all_loose`` for the options."""
+        self._slice = keys
+        try:
+            self.pack_all_loose(**options)
+        finally:
+            self._slice = None
+
+    def _list_loose(self) -> Iterator[str]:
+        """Iterate over the loose objects that are to be packed, or over all; see ``Container._list_loose``."""
+        return super()._list_loose() if self._slice is None else iter(self._slice)
 
     def _get_container_session(self) -> Session:
         """Create the index and return a session; see ``Container._get_container_session``."""

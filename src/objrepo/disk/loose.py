@@ -64,12 +64,12 @@ def remove_loose(session: ContainerSession, keys: Iterable[str], durable: bool =
     """
     folders = set()
     for key in keys:
-        path = Path(session.layout.loose_name(session.config, key))
+        path = session.layout.loose_name(session.config, key)
         try:
-            path.unlink()
+            os.unlink(path)  # noqa: PTH108  (most keys have no file, and a `Path` takes twice as long)
         except FileNotFoundError:
             continue
-        folders.add(path.parent)
+        folders.add(Path(path).parent)
     for folder in folders if durable else ():
         fsync_directory(folder)
 

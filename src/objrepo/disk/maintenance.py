@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import Final
 
 from objrepo.disk.listing import loose_keys, loose_sizes
 from objrepo.disk.loose import remove_loose
@@ -15,6 +17,9 @@ from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.reports import MaintenanceStep, Progress, ProgressCallback, watching_reads
 
 _TRIES: Final = 20
+_SLICE: Final = 8192
+"""How many loose objects are packed at once: disk-objectstore takes 1 KiB of memory for each, and looks up to 9,500 up
+in the index without reading it all."""
 
 
 class Plan:
@@ -92,34 +97,61 @@ def run(session: ContainerSession, plan: Plan, progress: ProgressCallback | None
 
 
 def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
+    packed = _PackProgress(progress, sum(_loose_size(session, keys) for keys in loose_keys(session)))
+    count, (size, _) = session.index.count(), session.index.sums()
+    cut_off_appended(session)
+    with watching_reads(packed.read):
+        for keys in _slices(loose_keys(session)):
+            _pack_slice(session, plan, keys)
+    packed.finish()
+    return MaintenanceStep("pack_loose", session.index.count() - count, session.index.sums()[0] - size)
+
+
+def _loose_size(session: ContainerSession, keys: list[str]) -> int:
+    """Return how many bytes loose objects have.
+
+    :raises UnsafePathError: if one is a symbolic link, which disk-objectstore would follow.
+    """
+    sizes = 0
+    for path in (session.layout.loose_name(session.config, key) for key in keys):
+        status = is_inside(path)
+        if status is None and os.path.lexists(path):
+            raise refused(path)
+        sizes += 0 if status is None else status.st_size
+    return sizes
+
+
+def _slices(pages: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Yield the keys of pages in lists of one size, the last of which may be shorter."""
+    keys = chain.from_iterable(pages)
+    while some := list(islice(keys, _SLICE)):
+        yield some
+
+
+def _pack_slice(session: ContainerSession, plan: Plan, keys: list[str]) -> None:
+    """Pack some loose objects."""
     from disk_objectstore import CompressMode
 
     from objrepo.disk.container import store_errors
 
-    for keys in loose_keys(session):
-        for path in (session.layout.loose_name(session.config, key) for key in keys):
-            if is_inside(path) is None and os.path.lexists(path):
-                raise refused(path)  # disk-objectstore would follow it
-    count, (size, _) = session.index.count(), session.index.sums()
-    packed = _PackProgress(progress)
     for tries_left in range(_TRIES, -1, -1):
         try:
-            with store_errors(session.layout.index_file), watching_reads(lambda piece: packed.read(piece.done)):
-                session.container.pack_all_loose(
+            with store_errors(session.layout.index_file):
+                session.container.pack_loose(
+                    keys,
                     compress=CompressMode.AUTO if plan.compress else CompressMode.NO,
-                    callback=packed.listen,
                     clean_loose_per_pack=plan.incremental_cleanup,
                     do_fsync=False,  # the container fsyncs each pack by itself
                 )
-            break
+            return
         except FileNotFoundError:
             if not tries_left:
                 raise
             # Another program has deleted or cleaned a loose object that was about to be packed.
+            keys = list(loose_sizes(session, keys))
         finally:
             session.end_transaction()
             cut_off_appended(session)
-    return MaintenanceStep("pack_loose", session.index.count() - count, session.index.sums()[0] - size)
 
 
 def _repack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
@@ -151,22 +183,27 @@ _STEPS: Final = {"pack_loose": _pack, "do_repack": _repack, "clean_storage": _cl
 class _PackProgress:
     """Reports how many bytes of loose objects have been packed, also within an object, and stops when cancelled."""
 
-    def __init__(self, progress: ProgressCallback | None) -> None:
+    def __init__(self, progress: ProgressCallback | None, total: int) -> None:
         self._progress = progress
-        self._done = self._total = 0
+        self._total = total
+        self._done = self._part = 0
+        self._path = ""
+        self._report(0)
 
-    def listen(self, action: str, value: Any) -> None:
-        """Take what ``Container.pack_all_loose`` reports."""
-        if action == "init":
-            self._done, self._total = 0, int(value["total"])
-        elif action == "update":
-            self._done += int(value)
-        self.read(0)
-
-    def read(self, part: int) -> None:
-        """Report that a part of the present object has been packed."""
+    def read(self, piece: Progress) -> None:
+        """Take what :func:`~objrepo.reports.watching_reads` reports."""
         if cancel_requested():
             raise WorkCancelled
+        if piece.step != self._path:
+            self._path, self._part = piece.step, 0
+        self._done += piece.done - self._part
+        self._part = piece.done
+        self._report(self._done)
+
+    def finish(self) -> None:
+        """Report the end; objects that were packed before or deleted meanwhile were not read."""
+        self._report(max(self._total, self._done))
+
+    def _report(self, done: int) -> None:
         if self._progress is not None:
-            done = self._done + part
             self._progress(Progress("pack_loose", done, max(self._total, done), "bytes"))

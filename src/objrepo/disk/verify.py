@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from objrepo.disk.index import Row
+from objrepo.disk.bulk_reader import PLACE, read_adjacent
+from objrepo.disk.index import RawRow, Row
 from objrepo.disk.layout import FIRST_OWN_PACK, REPACK_PACK
 from objrepo.disk.locks import own_pack_lock
 from objrepo.disk.reader import check_inside, open_loose, open_packed
@@ -44,14 +46,26 @@ def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -
     """
     objects = size = 0
     damaged = []
-    rows = {row[0]: Row._make(row) for row in session.index.rows(keys)}
+    found = session.index.rows(keys)
+    rows = {row[0]: Row._make(row) for row in found}
     rows |= {key: row for key in session.index.present(keys) - rows.keys() if (row := _row(session, key))}
+    intact = {} if quick else _intact(session, found)
     for key in keys:
-        if copies := _check(session, key, rows.get(key), quick):
+        if key in intact and not os.path.lexists(session.layout.loose_name(session.config, key)):
+            objects += 1
+            size += intact[key]
+        elif copies := _check(session, key, rows.get(key), quick):
             objects += 1
             size += copies[0][0]
             damaged += [DamagedObject(key, damage.reason) for _, damage in copies if damage is not None]
     return VerifyReport(objects, size, tuple(damaged))
+
+
+def _intact(session: ContainerSession, rows: list[RawRow]) -> dict[str, int]:
+    """Read small packed objects in the order of the packs; return the sizes of those whose hashes are their keys."""
+    hasher = getattr(hashlib, session.config.hash_type)
+    rows = sorted((row for row in rows if row[3] == row[5]), key=PLACE)
+    return {key: size for key, size, content, _ in read_adjacent(session, rows) if hasher(content).hexdigest() == key}
 
 
 def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from objrepo.errors import RepositoryClosedError
 
@@ -28,11 +28,12 @@ def whole_reader(key: str, content: bytes) -> io.BufferedReader:
     """Return the content of an object as a file."""
     raw = _InMemory(content)
     raw.name = key
-    return io.BufferedReader(cast("io.RawIOBase", raw), len(content) or 1)
+    return io.BufferedReader(raw, len(content) or 1)
 
 
 class _InMemory(io.BytesIO):
     __slots__ = ("name",)
+    readall = io.BytesIO.read  # `BufferedReader` looks for it
     mode = "rb"  # pyright: ignore[reportIncompatibleMethodOverride,reportAssignmentType]
     name: str
 

@@ -24,7 +24,7 @@ from objrepo.reports import (
     Statistics,
     VerifyReport,
 )
-from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator
+from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator, OpenedObject
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
 from objrepo.sync.docstrings import documented_as
 from objrepo.sync.files import WHOLE_BYTES, object_reader, whole_reader
@@ -274,7 +274,7 @@ class SyncRepository(AbstractRepositoryBackend):
         with runner.enter(self._repository.stream(keys, check)) as objects:
             while True:
                 small, large, error = runner.call(_next_objects, objects)
-                for key, content in small:
+                for key, _, content, _ in small:
                     with whole_reader(key, content) as reader:
                         yield key, reader
                 if error is not None:
@@ -409,17 +409,17 @@ def _shown(value: object) -> str:
 
 async def _next_objects(
     objects: AsyncIterator[tuple[str, ObjectStream]],
-) -> tuple[list[tuple[str, bytes]], ObjectStream | None, Exception | None]:
+) -> tuple[list[OpenedObject], ObjectStream | None, Exception | None]:
     """Return the next small objects, and the large object or the error that follows them."""
     if isinstance(objects, ObjectIterator) and (whole := await objects.small_objects()):
         return whole, None, None
-    small: list[tuple[str, bytes]] = []
+    small: list[OpenedObject] = []
     size = 0
     try:
         async for key, stream in objects:
             if stream.size > WHOLE_BYTES:
                 return small, stream, None
-            small.append((key, await stream.read()))
+            small.append(OpenedObject(key, stream.size, await stream.read(), None))
             size += stream.size
             if len(small) == BATCH_OBJECTS or size >= BATCH_BYTES:
                 break
