@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import loose_file, sha256
 from objrepo import DiskRepository, RepositoryError
 from objrepo.fsync import fsync_directory
 from objrepo.offload import Inline
@@ -131,9 +132,10 @@ class TestPower:
         assert call(found.uuid) == call(opened.uuid)
         assert call(found.put, b"content") == hashlib.sha256(b"content").hexdigest()
 
+    @pytest.mark.parametrize("ordered", [False, True])
     @pytest.mark.parametrize("prefix", [0, 2])
-    def test_each_way_to_put(self, disk, opened, tmp_path, left, prefix):
-        with recording(disk, tmp_path / "moments"):
+    def test_each_way_to_put(self, disk, opened, tmp_path, left, prefix, ordered):
+        with recording(disk, tmp_path / "moments", ordered):
             call(lambda: opened.initialise(loose_prefix_len=prefix))
             for put in (
                 lambda: [call(opened.put, b"loose")],
@@ -148,8 +150,36 @@ class TestPower:
                     call(found.get, key, True)
                 assert call(found.verify).ok
 
-    def test_put_fsyncs_an_object_that_another_process_has_not(self, disk, opened, tmp_path, left):
-        with recording(disk, tmp_path / "moments"):
+    def put_at_each_moment(self, disk, opened, tmp_path, left):
+        """Put on a file system that orders its metadata; return what may be left at any moment, and the keys."""
+        with recording(disk, tmp_path / "moments", ordered=True):
+            call(opened.initialise)
+            disk.moments.clear()
+            shutil.rmtree(tmp_path / "moments")
+            (tmp_path / "moments").mkdir()
+            loose_file(opened.path, sha256(b"damaged")).parent.mkdir()
+            loose_file(opened.path, sha256(b"damaged")).write_bytes(b"DAMAGED")
+            keys = [call(opened.put, content) for content in (b"content", b"large" * 100_000, b"damaged", b"content")]
+        assert len(disk.moments) >= 6
+        return [left(), *map(left, disk.moments)], keys
+
+    def test_at_no_moment_a_file_is_short(self, disk, opened, tmp_path, left):
+        repositories, keys = self.put_at_each_moment(disk, opened, tmp_path, left)
+        for key in keys:
+            call(repositories[0].get, key, True)
+        for repo in repositories:
+            damaged = {each.key for each in call(repo.verify).damaged}
+            assert damaged <= {sha256(b"damaged")}, "which was before"
+
+    @pytest.mark.parametrize("step", ["write_back", "fsync_file"])
+    def test_the_checks_detect_a_step_that_is_missing(self, disk, opened, tmp_path, left, step, monkeypatch):
+        monkeypatch.setattr(f"objrepo.disk.loose.{step}", lambda file: None)
+        with pytest.raises((AssertionError, RepositoryError), match=r"which was before|object does not exist"):
+            self.test_at_no_moment_a_file_is_short(disk, opened, tmp_path, left)
+
+    @pytest.mark.parametrize("ordered", [False, True])
+    def test_put_fsyncs_an_object_that_another_process_has_not(self, disk, opened, tmp_path, left, ordered):
+        with recording(disk, tmp_path / "moments", ordered):
             call(opened.initialise)
             for content, folder in ((b"loose", "loose"), (b"packed", "packs")):
                 key = hashlib.sha256(content).hexdigest()

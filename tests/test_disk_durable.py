@@ -35,7 +35,7 @@ def flushes(monkeypatch):
     return found
 
 
-@pytest.fixture(params=["unnamed files", "no unnamed files", "a file system without unnamed files"])
+@pytest.fixture(params=["unnamed files", "no unnamed files", "a file system without unnamed files", "no links"])
 def files(request, monkeypatch):
     """Write with each kind of temporary file."""
     if request.param == "no unnamed files":
@@ -46,6 +46,12 @@ def files(request, monkeypatch):
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), folder)
 
         monkeypatch.setattr(loose, "_open_unnamed", refuse)
+    elif request.param == "no links":
+
+        def forbid(source, target, **_):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), source, None, target)
+
+        monkeypatch.setattr(os, "link", forbid)
 
 
 def names(path):

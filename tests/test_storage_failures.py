@@ -16,7 +16,7 @@ import pytest
 
 from helpers import flip_packed, loose_file, run_on_small_file_system, sha256
 from objrepo import CorruptObjectError, DiskRepository, RepositoryError
-from objrepo.disk import pack_files
+from objrepo.disk import pack_files, session
 from objrepo.disk.index import Index
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
@@ -91,9 +91,17 @@ def put_in_batch(repo, contents):
         return call(batch.put_many, contents)
 
 
+def put_unflushed(repo, contents):
+    unflushed = DiskRepository(repo.path, Inline(), durable=False)
+    call(unflushed.__aenter__)
+    return [call(unflushed.put, content) for content in contents]
+
+
 WRITES = {
     "put": lambda repo, n: [call(repo.put, b"new %d" % n)],
     "put large": lambda repo, n: [call(repo.put, content_of(2_000_000, n % 250))],
+    "put in one commit": lambda repo, n: [call(repo.put, content) for content in (b"new %d" % n, content_of(10, 3))],
+    "put unflushed": lambda repo, n: put_unflushed(repo, [b"new %d" % n, content_of(10, 3)]),
     "put_many": lambda repo, n: call(repo.put_many, [b"new %d" % n, b"and %d" % n, content_of(100_000, n % 250)]),
     "batch": lambda repo, n: put_in_batch(repo, [b"new %d %d" % (n, each) for each in range(1100)]),
     "maintain": lambda repo, n: call(repo.maintain) and [],
@@ -106,6 +114,7 @@ class TestWriting:
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     @pytest.mark.parametrize("name", WRITES)
     def test_each_failing_system_call_raises_and_loses_nothing(self, repo, monkeypatch, name, number):
+        monkeypatch.setattr(session, "orders_metadata", lambda folder: name == "put in one commit")
         contents = {call(repo.put, content_of(size, 3)): content_of(size, 3) for size in (10, 90_000)}
         small = [b"%d" % each for each in range(10)]
         contents |= dict(zip(call(repo.put_many, small), small, strict=True))

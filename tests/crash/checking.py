@@ -11,6 +11,7 @@ from pathlib import Path
 from disk_objectstore import Container
 
 from objrepo import DiskRepository
+from objrepo.disk import session
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 
@@ -74,6 +75,11 @@ def end_of(child: int) -> int:
 def in_child(function: Callable[[], None]) -> int:
     """Call a function in a child process; return its exit code."""
     return end_of(start(function))
+
+
+def order_metadata() -> None:
+    """Have this process put as on a file system that orders its metadata, whichever it is on."""
+    session.orders_metadata = lambda folder: True
 
 
 def make(folder: Path, pack_size_target: int) -> None:

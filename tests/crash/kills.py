@@ -23,7 +23,7 @@ from pathlib import Path
 import anyio
 import filelock  # noqa: F401  (imported before the fork)
 import trio  # noqa: F401
-from checking import Expected, Log, check, end_of, in_child, make, start
+from checking import Expected, Log, check, end_of, in_child, make, order_metadata, start
 
 from objrepo import DiskRepository, RepositoryBusyError
 
@@ -118,6 +118,8 @@ class Worker:
 
     def run(self, alone: bool) -> None:
         """Work on asyncio or trio."""
+        if self.rng.random() < 0.5:
+            order_metadata()
         kinds = [self.put, self.put_concurrently, self.put_many, self.put_in_batch, self.put_streamed]
         kinds += [self.put_common, self.delete]
         kinds.append(self.repack if alone else self.pack)

@@ -25,7 +25,7 @@ from typing import Any
 import anyio
 import filelock  # noqa: F401  (imported before the fork)
 import trio  # noqa: F401
-from checking import Expected, Log, check, end_of, in_child, make, start
+from checking import Expected, Log, check, end_of, in_child, make, order_metadata, start
 from disk_objectstore import Container
 from disk_objectstore.exceptions import NotExistent
 
@@ -150,6 +150,8 @@ class Member:
                 check_bounds(self.folder)
 
     def run(self, loop: str | None) -> None:
+        if self.rng.random() < 0.5:
+            order_metadata()
         if loop is None:
             InPlace().call(self.work, Inline())
         else:

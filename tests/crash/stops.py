@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 import filelock  # noqa: F401  (imported before the fork)
-from checking import Expected, Log, check, in_child
+from checking import Expected, Log, check, in_child, order_metadata
 from disk_objectstore import CompressMode, Container
 
 from objrepo import DiskRepository
@@ -82,6 +82,11 @@ def put(folder: Path, log: Log, durable: bool = True) -> None:
 
 def put_unflushed(folder: Path, log: Log) -> None:
     put(folder, log, durable=False)
+
+
+def put_in_one_commit(folder: Path, log: Log) -> None:
+    order_metadata()
+    put(folder, log)
 
 
 def put_many(folder: Path, log: Log) -> None:
@@ -158,6 +163,7 @@ def initialise(folder: Path, log: Log) -> None:
 SCENARIOS = (
     put,
     put_unflushed,
+    put_in_one_commit,
     put_many,
     batch,
     put_full,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from objrepo.disk.index import Index, RawRow
 from objrepo.disk.layout import Layout
+from objrepo.disk.one_commit import orders_metadata
 from objrepo.disk.pack_files import PackFiles
 from objrepo.disk.row_cache import RowCache
 from objrepo.disk.safe_open import signature
@@ -47,6 +48,11 @@ class ContainerSession:
         """Folders of loose objects whose entries in the folder ``loose`` are durable. No program removes one."""
         self.has_unnamed_files = True
         """Whether the file system has files without a name, as far as this session knows."""
+
+    @cached_property
+    def orders_metadata(self) -> bool:
+        """Whether the fsync of a loose file makes its name durable."""
+        return orders_metadata(self.layout.loose)
 
     @cached_property
     def index(self) -> Index:
