@@ -45,6 +45,11 @@ quartiles are in [results.json](benchmarks/results.json). This page is generated
   whether the index has changed, by a `stat` of the index, and by the event loop.
 - **1,000 concurrent puts.** Besides the group commit ([a quarter of the time](profile.md)) the tasks themselves take time: they are
   created, woken and ended. Implementations without fsync also leave writing to the disk to a later fsync.
+- **put, flushed.** On ext4 and XFS a `put` waits for one commit of the file system's journal, elsewhere, and on ext4 without a journal, for two.
+  SQLite overwrites its log in place, which flushes data and commits nothing, so a row takes less. aiida-core flushes the file and then the
+  directory above that of the object, which has not changed: it waits for one commit, and does not make the name durable.
+- **put, not flushed.** fsspec writes the file under its final name, where readers see a part of it, and all files to one
+  directory. An object that appears as a whole, in one of 256 directories, takes one more system call.
 - **get with 1,000,000 objects.** The index exceeds the page cache of SQLite, so a look-up reads several pages. A memory map would avoid
   that, but the process would be killed by SIGBUS if another one truncated the file.
 - Figures near their limit may be on either side of it in another run: the machine is shared.

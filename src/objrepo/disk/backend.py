@@ -50,14 +50,13 @@ class DiskBackend(Backend):
     """
 
     batches_puts: ClassVar[bool] = True
-    durable: bool
 
-    def __init__(self, path: str | os.PathLike[str], durable: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], durable: bool | None = True) -> None:
         self._layout = Layout(Path(path).absolute())
         self.durable = durable
         self.sessions = SessionPool(self._layout)
 
-    def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path, bool]]:
+    def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path, bool | None]]:
         return type(self), (self.path, self.durable)
 
     @property
@@ -130,7 +129,7 @@ class DiskBackend(Backend):
 
     def put(self, reader: BinaryReader) -> str:
         with self.sessions.check_out() as session:
-            return write_loose(session, reader, self.durable)
+            return write_loose(session, reader, bool(self.durable))
 
     def put_batch(self, sources: Sequence[Source]) -> list[Any]:
         outcomes: list[Any] = []
@@ -192,7 +191,7 @@ class DiskBackend(Backend):
             if missing := [key for key in keys if key not in found]:
                 raise ObjectNotFoundError(missing, self)
             # Loose ones first: after a failure no object is back in the state before it was packed.
-            remove_loose(session, keys, self.durable)
+            remove_loose(session, keys, bool(self.durable))
             session.index.remove(keys)
 
     # -- reading ------------------------------------------------------------------------------------------------

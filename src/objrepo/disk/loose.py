@@ -8,6 +8,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -21,6 +22,7 @@ from objrepo.protocol import BinaryReader
 from objrepo.sources import write_all
 
 _COPY_BYTES: Final = 512 * 1024
+_NO_SLOT: Final = nullcontext(True)
 _WRITE_BACK_BYTES: Final = 4 * 1024 * 1024
 # Such a file gets its name by way of `/proc`, which some sandboxes lack.
 _UNNAMED: Final = getattr(os, "O_TMPFILE", 0) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112
@@ -39,18 +41,19 @@ def write_loose(session: ContainerSession, reader: BinaryReader, durable: bool) 
         with unnamed:
             key = _copy(reader, unnamed, session.config.hash_type, early=durable)
             path = _prepared_path(session, key)
-            with with_path(path):
-                if durable:
+            if durable:
+                with with_path(path):
                     write_back(unnamed)
-                try:
-                    _link(unnamed, path, session, None if durable else key)
-                except OSError as error:
-                    if error.errno not in _NO_LINK:
-                        raise OSError(error.errno, error.strerror, path) from error  # it names the file in `/proc`
-                    session.has_unnamed_files = False
-                    unnamed.seek(0)
-                    return write_loose(session, unnamed, durable)
-                if durable:
+            try:
+                _link(unnamed, path, session, None if durable else key)
+            except OSError as error:
+                if error.errno not in _NO_LINK:
+                    raise OSError(error.errno, error.strerror, path) from error  # it names the file in `/proc`
+                session.has_unnamed_files = False
+                unnamed.seek(0)
+                return write_loose(session, unnamed, durable)
+            if durable:
+                with with_path(path):
                     fsync_file(unnamed)
         return key
     tmp_path = _tmp_path(session)
@@ -100,11 +103,10 @@ def _copy(reader: BinaryReader, file: BinaryIO, hash_type: str, early: bool) -> 
     patient = True
     while chunk := reader.read(_COPY_BYTES):
         # A short chunk takes less time than waiting for a slot.
-        with cpu_slot(patient and len(chunk) == _COPY_BYTES) as held:
+        with cpu_slot(patient) if len(chunk) == _COPY_BYTES else _NO_SLOT as patient:
             hasher.update(chunk)
             with with_path(file.name):
                 write_all(file, chunk)
-        patient = held or len(chunk) < _COPY_BYTES
         written += len(chunk)
         if early and written - begun >= _WRITE_BACK_BYTES:
             start_write_back(file, begun, written - begun)
