@@ -589,9 +589,18 @@ class TestForms:
             answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-digest": sent})
             assert answer.status_code == status
         await repo.delete(sha256(CONTENT))
-        for sent, status in ((f"sha-256=:{'A' * 43}=:", 422), ("sha-256=:!:", 400), ("sha-256=::", 400)):
-            answer = await client.post("/", content=CONTENT, headers=WRITER | {"content-digest": sent})
-            assert answer.status_code == status
+        other = f"sha-256=:{'A' * 43}=:"
+        for sent, status in (
+            ([other], 422),
+            (["sha-512=:AAAA:", other], 422),
+            ([f"sha-256=:{digest}:, {other}"], 422),
+            (["sha-256=:!:"], 400),
+            (["sha-256=::"], 400),
+            ([f"sha-256={digest}"], 400),
+            (["sha-256"], 400),
+        ):
+            headers = [*WRITER.items(), *(("content-digest", each) for each in sent)]
+            assert (await client.post("/", content=CONTENT, headers=headers)).status_code == status, sent
         assert not await repo.has(sha256(CONTENT))
 
 
@@ -987,6 +996,16 @@ def checksum(content, algorithm="sha1"):
     return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
 
 
+@asynccontextmanager
+async def tus_client(folder, **options):
+    app = tus_app(folder, **options)
+    async with (
+        app._lifespan(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client,
+    ):
+        yield client
+
+
 class TestResumable:
     def test_an_upload_in_parts(self, tus):
         content = content_of(3_000_000)
@@ -1038,6 +1057,74 @@ class TestResumable:
         assert append(tus, location, 0, b"12345", **{"upload-checksum": checksum(b"12345")}).status_code == 204
         answer = append(tus, location, 5, b"67890", **{"upload-checksum": checksum(b"67890", "sha256")})
         assert answer.headers["etag"] == f'"{sha256(b"1234567890")}"'
+
+    def test_every_response_has_the_version(self, tus):
+        location = begin(tus, 10)
+        for answer, status in (
+            (tus.post("/uploads", headers={"tus-resumable": "1.0.0", "upload-length": "1"}), 401),
+            (tus.post("/uploads", headers=TUS | {"upload-length": "100000001"}), 413),
+            (tus.post(location, headers=TUS), 405),
+            (append(tus, location, 0, b"1", **{"content-encoding": "gzip"}), 415),
+            (append(tus, location, 0, b"12345"), 204),
+        ):
+            assert (answer.status_code, answer.headers.get_list("tus-resumable")) == (status, ["1.0.0"])
+
+    def test_the_method_may_be_in_a_header(self, tus):
+        location = begin(tus, 5)
+        headers = PART | {"upload-offset": "0", "x-http-method-override": "PATCH"}
+        assert tus.post(location, content=b"12345", headers=headers).headers["etag"] == f'"{sha256(b"12345")}"'
+        assert tus.post(location, headers=TUS | {"x-http-method-override": "DELETE"}).status_code == 204
+        assert tus.head(location, headers=TUS).status_code == 404
+        assert tus.post(location, headers=TUS | {"x-http-method-override": "PUT"}).status_code == 405
+
+    async def test_an_upload_that_cannot_be_stored_expires(self, tmp_path, monkeypatch):
+        passed = 0
+        monkeypatch.setattr("objrepo.asgi.resumable.time", SimpleNamespace(time=lambda: time.time() + passed))
+        async with tus_client(tmp_path / "absent", max_uploads=1, resume_seconds=1000) as client:
+            headers = TUS | {"upload-length": "0"}
+            assert (await client.post("/uploads", headers=headers)).headers["objrepo-error"]
+            assert (await client.post("/uploads", headers=headers)).headers["retry-after"] == "60"
+            passed = 2000
+            assert (await client.post("/uploads", headers=headers)).headers["objrepo-error"]
+
+    async def test_an_upload_does_not_expire_while_it_is_written(self, stored, monkeypatch):
+        passed = 0
+        monkeypatch.setattr("objrepo.asgi.resumable.time", SimpleNamespace(time=lambda: time.time() + passed))
+
+        async def slow():
+            nonlocal passed
+            yield b"12345"
+            passed = 2000
+            await client.post("/uploads", headers=TUS | {"upload-length": "10"})
+            yield b"67890"
+
+        async with tus_client(stored, resume_seconds=1000) as client:
+            location = (await client.post("/uploads", headers=TUS | {"upload-length": "10"})).headers["location"]
+            answer = await client.patch(location, content=slow(), headers=PART | {"upload-offset": "0"})
+            assert answer.headers["etag"] == f'"{sha256(b"1234567890")}"'
+
+    async def test_requests_after_one_that_drops_the_upload_are_404(self, stored):
+        statuses = []
+        begun = anyio.Event()
+
+        async def stalled():
+            yield b"1"
+            begun.set()
+            await anyio.sleep_forever()
+
+        async with tus_client(stored) as client:
+            location = (await client.post("/uploads", headers=TUS | {"upload-length": "10"})).headers["location"]
+
+            async def send(method, content=b""):
+                answer = await client.request(method, location, content=content, headers=PART | {"upload-offset": "0"})
+                statuses.append(answer.status_code)
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(send, "PATCH", stalled())
+                await begun.wait()
+                for method in ("DELETE", "DELETE", "PATCH", "HEAD"):
+                    group.start_soon(send, method)
+        assert sorted(statuses) == [204, 404, 404, 404, 409]
 
     def test_an_upload_is_dropped(self, tus):
         location = begin(tus, 10)

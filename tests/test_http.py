@@ -486,6 +486,16 @@ class TestErrors:
             faults.add("GET", ignore_the_range)
             assert await stream.read() == content_of(1000)
 
+    async def test_an_error_that_does_not_end(self, hasty, faults):
+        async def respond(app, scope, receive, send):
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            for _ in range(2000):
+                await send({"type": "http.response.body", "body": bytes(50_000), "more_body": True})
+
+        faults.add("PUT", respond)
+        with pytest.raises(RepositoryError, match=r"sent more than the 67108864 bytes"):
+            await hasty.put(b"content")
+
     async def test_an_upload_that_is_too_large(self, repo):
         """The server responds before it has received it."""
         with pytest.raises(RepositoryError, match=r"HTTP 413 .*30000001 bytes, and the limit is 30000000"):

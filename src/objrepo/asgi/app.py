@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,7 +21,7 @@ from objrepo.asgi.download import Download
 from objrepo.asgi.html import html_response, object_page
 from objrepo.asgi.multipart import boundary_of
 from objrepo.asgi.ranges import entity_tag, precondition_status
-from objrepo.asgi.resumable import ResumableUploads
+from objrepo.asgi.resumable import ResumableUploads, WithVersion
 from objrepo.asgi.upload import Uploads
 from objrepo.asgi.verified import VerifiedObjects
 from objrepo.errors import (
@@ -119,11 +120,17 @@ class ObjectApp:
         self._uploads = Uploads(max_bytes, max_uploads, upload_seconds)
         self._unfinished = ResumableUploads(repository, self._uploads, resume_seconds)
         self._verified = VerifiedObjects(repository)
+        tus = [Middleware(WithVersion)]
         self._app: ASGIApp = Starlette(
             routes=[
                 Route("/", self._root, methods=["GET", "POST", "OPTIONS"]),
-                Route("/uploads", self._resumable, methods=["POST", "OPTIONS"]),
-                Route("/uploads/{number}", self._resumable, methods=["HEAD", "PATCH", "DELETE", "OPTIONS"]),
+                Route("/uploads", self._resumable, methods=["POST", "OPTIONS"], middleware=tus),
+                Route(
+                    "/uploads/{number}",
+                    self._resumable,
+                    methods=["POST", "HEAD", "PATCH", "DELETE", "OPTIONS"],
+                    middleware=tus,
+                ),
                 Route("/{key}", self._object, methods=["GET", "PUT", "DELETE", "OPTIONS"]),
             ],
             exception_handlers={
@@ -176,7 +183,7 @@ class ObjectApp:
         if request.method == "OPTIONS":
             return self._unfinished.options()
         await self._require(request, "put")
-        return await (self._unfinished.create if request.method == "POST" else self._unfinished.respond)(request)
+        return await (self._unfinished.respond if request.path_params else self._unfinished.create)(request)
 
     async def _post(self, request: Request) -> Response:
         if "has" in request.query_params:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import math
 import secrets
 import tempfile
 import time
@@ -17,6 +18,7 @@ import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from objrepo.asgi.collection import root_path
 from objrepo.asgi.ranges import entity_tag
@@ -24,12 +26,32 @@ from objrepo.asgi.upload import Uploads
 from objrepo.protocol import AsyncRepository
 
 _log: Final = logging.getLogger("objrepo.asgi")
-_VERSION: Final = {"tus-resumable": "1.0.0"}
+_ALLOWED: Final = {"allow": "POST, HEAD, PATCH, DELETE, OPTIONS"}
 _MEDIA_TYPE: Final = "application/offset+octet-stream"
 _CHECKSUMS: Final = ("sha1", "sha256")
 _WRITTEN_BYTES: Final = 1024 * 1024
 _MAX_METADATA: Final = 4096
 _MAX_FINISHED: Final = 1000
+
+
+class WithVersion:
+    """Adds the version of the protocol to every response, as the protocol requires it.
+
+    :param app: responds.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond."""
+
+        async def send_with_version(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"tus-resumable", b"1.0.0")]
+            await send(message)
+
+        await self._app(scope, receive, send_with_version)
 
 
 class _Upload:
@@ -39,12 +61,12 @@ class _Upload:
     :ivar key: of the stored object; None before.
     """
 
-    def __init__(self, length: int, metadata: str | None) -> None:
+    def __init__(self, length: int, metadata: str | None, expires: float) -> None:
         self.length = length
         self.metadata = metadata
         self.offset = 0
         self.key: str | None = None
-        self.expires = 0.0
+        self.expires = expires
         self.file: Any = tempfile.TemporaryFile()  # noqa: SIM115  (the system deletes it with this process)
         self._lock = anyio.Lock()
         self._scope: anyio.CancelScope | None = None
@@ -58,7 +80,7 @@ class _Upload:
             with anyio.CancelScope() as self._scope:
                 yield
             if self._scope.cancelled_caught:
-                raise HTTPException(409, "another request continues this upload", _VERSION)
+                raise HTTPException(409, "another request continues this upload")
 
     def write(self, position: int, content: bytes) -> None:
         """Write bytes at a position; blocking."""
@@ -86,10 +108,9 @@ class ResumableUploads:
             "tus-version": "1.0.0",
             "tus-extension": "creation,expiration,checksum,termination",
             "tus-checksum-algorithm": ",".join(_CHECKSUMS),
-            "allow": "POST, HEAD, PATCH, DELETE, OPTIONS",
             **({} if self._limits.max_bytes is None else {"tus-max-size": str(self._limits.max_bytes)}),
         }
-        return Response(status_code=204, headers=_VERSION | headers)
+        return Response(status_code=204, headers=_ALLOWED | headers)
 
     async def create(self, request: Request) -> Response:
         """Begin an upload: 201 with its ``Location``.
@@ -102,40 +123,51 @@ class ResumableUploads:
         self._limits.check_size(length)
         metadata = request.headers.get("upload-metadata")
         if metadata is not None and len(metadata) > _MAX_METADATA:
-            raise HTTPException(413, f"Upload-Metadata is longer than {_MAX_METADATA} characters", _VERSION)
+            raise HTTPException(413, f"Upload-Metadata is longer than {_MAX_METADATA} characters")
         self._drop_expired()
         if sum(upload.key is None for upload in self._uploads.values()) >= self._limits.max_uploads:
-            raise HTTPException(503, "too many unfinished uploads: try again later", _VERSION | {"retry-after": "60"})
+            raise HTTPException(503, "too many unfinished uploads: try again later", {"retry-after": "60"})
         number = secrets.token_urlsafe(16)
-        upload = self._uploads[number] = _Upload(length, metadata)
+        upload = self._uploads[number] = _Upload(length, metadata, time.time() + self._seconds)
         if not length:
             await self._finish(upload)
         location = {"location": f"{root_path(request)}/uploads/{number}"}
         return Response(status_code=201, headers=self._headers(upload, request) | location)
 
     async def respond(self, request: Request) -> Response:
-        """Respond to HEAD, PATCH and DELETE.
+        """Respond to HEAD, PATCH and DELETE, or to POST with one of them as ``X-HTTP-Method-Override``.
 
         :raises HTTPException: 404 if there is no such upload, or it has expired.
         """
+        method = request.headers.get("x-http-method-override", request.method)
+        if method not in ("HEAD", "PATCH", "DELETE"):
+            raise HTTPException(405, "POST to an upload needs X-HTTP-Method-Override", _ALLOWED)
         self._check_version(request)
         self._drop_expired()
         number = request.path_params["number"]
+        upload = self._find(number)
+        async with upload.exclusive():
+            self._find(number)  # the request before may have dropped it
+            upload.expires = math.inf
+            try:
+                if method == "PATCH":
+                    await self._append(request, upload)
+                    return Response(status_code=204, headers=self._headers(upload, request))
+                if method == "DELETE":
+                    self._drop(number)
+                    return Response(status_code=204)
+                headers = {"upload-length": str(upload.length), "cache-control": "no-store"}
+                if upload.metadata is not None:
+                    headers["upload-metadata"] = upload.metadata
+                return Response(headers=self._headers(upload, request) | headers)
+            finally:
+                upload.expires = time.time() + self._seconds
+
+    def _find(self, number: str) -> _Upload:
         upload = self._uploads.get(number)
         if upload is None:
-            raise HTTPException(404, "there is no such upload, or it has expired: begin another one", _VERSION)
-        upload.expires = time.time() + self._seconds
-        async with upload.exclusive():
-            if request.method == "PATCH":
-                await self._append(request, upload)
-                return Response(status_code=204, headers=self._headers(upload, request))
-            if request.method == "DELETE":
-                self._drop(number)
-                return Response(status_code=204, headers=_VERSION)
-            headers = {"upload-length": str(upload.length), "cache-control": "no-store"}
-            if upload.metadata is not None:
-                headers["upload-metadata"] = upload.metadata
-            return Response(headers=self._headers(upload, request) | headers)
+            raise HTTPException(404, "there is no such upload, or it has expired: begin another one")
+        return upload
 
     def close(self) -> None:
         """Drop all uploads."""
@@ -145,10 +177,11 @@ class ResumableUploads:
     async def _append(self, request: Request, upload: _Upload) -> None:
         """Write a body at the end of an upload, also what has arrived when the client disconnects; store the whole."""
         if request.headers.get("content-type", "").lower() != _MEDIA_TYPE:
-            raise HTTPException(415, f"the Content-Type of an upload's part must be {_MEDIA_TYPE}", _VERSION)
+            raise HTTPException(415, f"the Content-Type of an upload's part must be {_MEDIA_TYPE}")
+        self._limits.check_coding(request.headers)
         start = _number(request, "upload-offset")
         if start != upload.offset:
-            raise HTTPException(409, f"the upload continues at {upload.offset}, not {start}", _VERSION)
+            raise HTTPException(409, f"the upload continues at {upload.offset}, not {start}")
         hasher, expected = _checksum(request)
         end = start
         buffer = bytearray()
@@ -168,7 +201,7 @@ class ResumableUploads:
                 async with aclosing(request.stream()) as chunks:
                     async for chunk in chunks:
                         if end + len(buffer) + len(chunk) > upload.length:
-                            raise HTTPException(413, f"the upload is longer than its {upload.length} bytes", _VERSION)
+                            raise HTTPException(413, f"the upload is longer than its {upload.length} bytes")
                         if hasher is not None:
                             hasher.update(chunk)
                         buffer += chunk
@@ -177,7 +210,7 @@ class ResumableUploads:
             finally:
                 await write()
             if hasher is not None and hasher.digest() != expected:
-                raise HTTPException(460, "the checksum of the part differs: send it again", _VERSION)
+                raise HTTPException(460, "the checksum of the part differs: send it again")
             upload.offset = end
             if upload.offset == upload.length and upload.key is None:
                 await self._finish(upload)
@@ -190,10 +223,9 @@ class ResumableUploads:
         _log.info("stored %s, %d bytes", upload.key, upload.length)
 
     def _headers(self, upload: _Upload, request: Request) -> dict[str, str]:
-        upload.expires = time.time() + self._seconds
-        headers = _VERSION | {
+        headers = {
             "upload-offset": str(upload.offset),
-            "upload-expires": formatdate(upload.expires, usegmt=True),
+            "upload-expires": formatdate(time.time() + self._seconds, usegmt=True),
         }
         if upload.key is not None:
             headers |= {"content-location": f"{root_path(request)}/{upload.key}", "etag": entity_tag(upload.key)}
@@ -201,12 +233,12 @@ class ResumableUploads:
 
     def _check_version(self, request: Request) -> None:
         if request.headers.get("tus-resumable") != "1.0.0":
-            raise HTTPException(412, "Tus-Resumable must be 1.0.0", _VERSION | {"tus-version": "1.0.0"})
+            raise HTTPException(412, "Tus-Resumable must be 1.0.0", {"tus-version": "1.0.0"})
 
     def _drop_expired(self) -> None:
         now = time.time()
         finished = [number for number, upload in self._uploads.items() if upload.key is not None]
-        expired = [number for number, upload in self._uploads.items() if 0 < upload.expires < now]
+        expired = [number for number, upload in self._uploads.items() if upload.expires < now]
         for number in {*expired, *finished[:-_MAX_FINISHED]}:
             self._drop(number)
 
@@ -217,7 +249,7 @@ class ResumableUploads:
 def _number(request: Request, name: str) -> int:
     text = request.headers.get(name, "")
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise HTTPException(400, f"{name.title()} must be a number of bytes", _VERSION)
+        raise HTTPException(400, f"{name.title()} must be a number of bytes")
     return int(text)
 
 
@@ -231,5 +263,5 @@ def _checksum(request: Request) -> tuple[Any, bytes]:
     except ValueError:
         expected = b""
     if algorithm not in _CHECKSUMS or not expected:
-        raise HTTPException(400, f"Upload-Checksum must be one of {', '.join(_CHECKSUMS)}, and base64", _VERSION)
+        raise HTTPException(400, f"Upload-Checksum must be one of {', '.join(_CHECKSUMS)}, and base64")
     return hashlib.new(algorithm), expected

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from objrepo.asgi.multipart import read_parts
 from objrepo.protocol import AsyncRepository
 
-_SHA256: Final = re.compile(r"(?:^|,)\s*sha-256=:([^:]*):")
+_SHA256: Final = re.compile(r"(?:^|,)\s*sha-256\b=?([^,;]*)")
 _PLAIN: Final = {"", "identity", "binary", "8bit", "7bit"}
 
 
@@ -162,11 +162,14 @@ def _sent_digest(headers: Headers) -> str | None:
 
     :raises HTTPException: 400 if it is malformed.
     """
-    found = _SHA256.search(headers.get("content-digest", ""))
+    found = _SHA256.findall(",".join(headers.getlist("content-digest")))
+    if not found:
+        return None
+    match = re.fullmatch(r":([^:]*):\s*", found[-1])  # the last one counts (RFC 9651, 4.2.2)
     try:
-        digest = None if found is None else base64.b64decode(found[1], validate=True)
+        digest = b"" if match is None else base64.b64decode(match[1], validate=True)
     except ValueError:
         digest = b""
-    if digest is not None and len(digest) != hashlib.sha256().digest_size:
+    if len(digest) != hashlib.sha256().digest_size:
         raise HTTPException(400, "Content-Digest must be sha-256=:BASE64: with the 32 bytes of a SHA-256")
-    return None if digest is None else digest.hex()
+    return digest.hex()

@@ -147,6 +147,7 @@ class Client:
         )
 
     def _read(self, response: httpx.Response, max_bytes: int) -> bytes:
+        max_bytes = max_bytes if response.is_success else _MAX_RESPONSE_BYTES
         parts: list[bytes] = []
         size = 0
         for part in response.iter_raw():
@@ -154,7 +155,7 @@ class Client:
                 raise WorkCancelled
             parts.append(part)
             size += len(part)
-            if size > max_bytes and response.is_success:
+            if size > max_bytes:
                 raise RepositoryError(
                     f"{self._options.url} sent more than the {max_bytes} bytes that were requested: use a server, or a "
                     "proxy before it, that supports range requests"
