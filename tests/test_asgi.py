@@ -1122,9 +1122,9 @@ class TestResumable:
             async with anyio.create_task_group() as group:
                 group.start_soon(send, "PATCH", stalled())
                 await begun.wait()
-                for method in ("DELETE", "DELETE", "PATCH", "HEAD"):
-                    group.start_soon(send, method)
-        assert sorted(statuses) == [204, 404, 404, 404, 409]
+                for _ in range(3):
+                    group.start_soon(send, "DELETE")
+        assert sorted(statuses) == [204, 404, 404, 409]
 
     def test_an_upload_is_dropped(self, tus):
         location = begin(tus, 10)

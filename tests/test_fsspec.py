@@ -243,6 +243,26 @@ class TestNewFiles:
             files.cp("0" * 64, "new/missing")
 
     @pytest.mark.parametrize(
+        ("source", "target"),
+        [
+            ("new/a", "new/a/b"),
+            ("new/a", "new/a/b/c"),
+            ("new/a", "new"),
+            ("objrepo://new/a/", "new/"),
+            ("new/a/x", "new/a"),
+            ("new/a/*", "new/a"),
+            ("new/*", "new/a"),
+            (["new/a/x", "new/a/y"], ["new/z", "new/a/y"]),
+            (["new/a/x"], "new/a"),
+        ],
+    )
+    def test_nothing_is_moved_to_or_into_itself(self, files, source, target):
+        files.pipe({"new/a/x": b"1", "new/a/y": b"2", "new/b": b"3"})
+        with pytest.raises(OSError, match="cannot be moved to itself, or into itself"):
+            files.mv(source, target, recursive=True)
+        assert files.find("new") == ["new/a/x", "new/a/y", "new/b"]
+
+    @pytest.mark.parametrize(
         ("name", "mode", "error"),
         [
             ("new/file", "ab", io.UnsupportedOperation),
@@ -256,6 +276,7 @@ class TestNewFiles:
             ("new/folder//other", "wb", ValueError),
             ("new/.", "wb", ValueError),
             ("new/a\0b", "wb", ValueError),
+            ("new/a\ud800", "wb", ValueError),
             ("new/folder", "rb", IsADirectoryError),
             ("new", "rb", IsADirectoryError),
             ("new/file/inner", "rb", NotADirectoryError),

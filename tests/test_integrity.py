@@ -8,6 +8,7 @@ import os
 import pickle
 import tarfile
 import time
+from functools import partial
 
 import anyio
 import fsspec
@@ -179,6 +180,32 @@ WAYS_OUT_OF_THE_FACADE = {
 }
 
 
+def copied(files, key, path):
+    files.get(key, str(path))
+    return path.read_bytes()
+
+
+def cached_by_fsspec(files, key, path):
+    for _ in range(2):  # the second time from what the first has left
+        with contextlib.suppress(CorruptObjectError):
+            caching = fsspec.filesystem("simplecache", fs=files, cache_storage=str(path.with_name("cache")))
+            return caching.cat(key)
+    path.with_name("cache").rmdir()
+    raise CorruptObjectError(key, "it is not in the cache, either")
+
+
+WAYS_OUT_OF_FSSPEC = {
+    "cat": lambda files, key, path: files.cat_file(key),
+    "open": lambda files, key, path: files.open(key).read(),
+    "blocks": lambda files, key, path: b"".join(iter(partial(files.open(key, block_size=65536).read, 1000), b"")),
+    "without a cache": lambda files, key, path: b"".join(
+        iter(partial(files.open(key, cache_type="none").read, 100_000), b"")
+    ),
+    "get": copied,
+    "simplecache": cached_by_fsspec,
+}
+
+
 class TestDefaultOfARepository:
     """`check=True` of a repository: no way out returns bytes that are not those of the key."""
 
@@ -208,13 +235,24 @@ class TestDefaultOfARepository:
                     WAYS_OUT_OF_THE_FACADE[way](backend, key)
             assert WAYS_OUT_OF_THE_FACADE[way](backend, intact) == b"intact"
 
-    def test_a_damaged_object_raises_through_fsspec(self, folder):
+    @pytest.mark.parametrize("way", WAYS_OUT_OF_FSSPEC)
+    def test_a_damaged_object_raises_through_fsspec(self, folder, way, tmp_path):
         damaged, intact = anyio.run(damaged_objects, folder)
         files = fsspec.filesystem("objrepo", repository=f"checked:{folder}", skip_instance_cache=True)
+        local = tmp_path / "local"
+        local.mkdir()
         for key in damaged:
             with pytest.raises(CorruptObjectError):
-                files.cat_file(key)
-        assert files.cat_file(intact) == b"intact"
+                WAYS_OUT_OF_FSSPEC[way](files, key, local / key)
+            assert not os.listdir(local)
+        assert WAYS_OUT_OF_FSSPEC[way](files, intact, local / intact) == b"intact"
+
+    def test_an_emptied_file_raises_through_fsspec(self, folder):
+        damaged, _ = anyio.run(damaged_objects, folder)
+        loose_file(folder, damaged[0]).write_bytes(b"")
+        files = fsspec.filesystem("objrepo", repository=f"checked:{folder}", skip_instance_cache=True)
+        with pytest.raises(CorruptObjectError):
+            files.open(damaged[0])
 
 
 class TestHTTP:

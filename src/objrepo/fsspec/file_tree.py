@@ -73,7 +73,7 @@ class FileTree:
     def set(self, name: str, key: str) -> str | None:
         """Name an object, and return the key of the object that had the name before.
 
-        :raises ValueError: if a part of the name is empty, ``.`` or ``..``, or has a NUL.
+        :raises ValueError: if a part of the name is empty, ``.`` or ``..``, or has a NUL; or if a list cannot have it.
         :raises OSError: if the name is that of a folder, or a part of it that of a file.
         """
         folders, last = _parts(name)
@@ -140,6 +140,7 @@ class FileTree:
 
 
 def _parts(name: str) -> tuple[list[str], str]:
+    name.encode(errors="surrogateescape")
     *folders, last = name.split("/")
     if not {"", ".", ".."}.isdisjoint([*folders, last]) or "\0" in name:
         raise ValueError(f"invalid name {name!r}: no part may be empty, '.' or '..', or have a NUL")

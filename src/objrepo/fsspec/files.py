@@ -11,15 +11,40 @@ from typing import Any
 from fsspec.spec import AbstractBufferedFile
 
 from objrepo.fsspec.session import NEW, Session, leave
+from objrepo.integrity import VerifyingHandle
+from objrepo.streams import RangeHandle
 
 log = logging.getLogger(__name__)
 
 
 class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]
-    """A file that is read. Its path is the key, so that another file under the same name changes nothing."""
+    """A file that is read. Its path is the key, so that another file under the same name changes nothing.
+
+    In a ``checked:`` repository it is compared with the key if it is read in sequence: at its end it raises
+    :class:`CorruptObjectError` instead of returning the last block.
+    """
+
+    def __init__(self, fs: Any, path: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(fs, path, *args, **kwargs)
+        self._blocks: RangeHandle = _Blocks(fs, path)
+        if fs.session.is_checked:
+            key_format = fs.session.repository.key_format
+            if key_format != "uuid4":
+                self._blocks = VerifyingHandle(path, self._blocks, self.size, key_format, b"")
+            if not self.size:  # nothing will be read
+                self._blocks.read_at(0, 0)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        content: bytes = self.fs.cat_file(self.path, start, end)
+        return self._blocks.read_at(start, min(end, self.size) - start)
+
+
+class _Blocks(RangeHandle):
+    def __init__(self, fs: Any, key: str) -> None:
+        self._fs = fs
+        self._of = key
+
+    def read_at(self, position: int, size: int) -> bytes:
+        content: bytes = self._fs.cat_file(self._of, position, position + size)
         return content
 
 

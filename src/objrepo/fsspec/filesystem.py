@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+from pathlib import Path
 from typing import Any
 
+from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 from fsspec.transaction import Transaction
+from fsspec.utils import isfilelike
 
+from objrepo.atomic_file import AtomicFile
 from objrepo.fsspec.file_tree import LIST_HEADER, FileTree, Folder
 from objrepo.fsspec.files import NewFile, ObjectFile
 from objrepo.fsspec.session import NEW, Session, is_here
@@ -168,6 +172,23 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
             file.seek(first)
             return file.read(max(last - first, 0))
 
+    def get_file(
+        self, rpath: str, lpath: Any = None, callback: Any = DEFAULT_CALLBACK, outfile: Any = None, **kwargs: Any
+    ) -> None:
+        """Copy a file to a local one, which gets its name when it is complete.
+
+        :raises FileNotFoundError: if there is no such file.
+        :raises CorruptObjectError: if it is damaged, in a ``checked:`` repository; there is no local file then.
+        """
+        if outfile is not None or isfilelike(lpath) or self.isdir(rpath):
+            super().get_file(rpath, lpath, callback, outfile, **kwargs)
+            return
+        path = Path(lpath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with AtomicFile(path, replace=True) as file:
+            super().get_file(rpath, file.file, callback, **kwargs)
+            file.publish(durable=False)
+
     def ukey(self, path: str) -> str:
         """Return the key of a file: as an object never changes, a cache may keep it by that."""
         return self._key(path)
@@ -267,10 +288,23 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
         super().copy(path1, path2, *args, **kwargs)
 
     def mv(self, path1: Any, path2: Any, *args: Any, **kwargs: Any) -> None:
-        """Rename files below ``objrepo://new``."""
+        """Rename files below ``objrepo://new``.
+
+        :raises OSError: with ``EINVAL``, if a file would stay where it is, or a folder is moved into itself: fsspec
+            would copy it, and then remove the copy.
+        """
         self._targets(path1)
-        if self._strip_protocol(path1) != self._strip_protocol(path2):
-            super().mv(path1, path2, *args, **kwargs)
+        if self._strip_protocol(path1) == self._strip_protocol(path2):
+            return
+        if isinstance(path1, list) and isinstance(path2, list):
+            pairs = [*zip(path1, path2, strict=True)]
+        else:
+            pairs = [(path, path2) for path in self.expand_path(path1)]
+        for source, target in pairs:
+            moved, folder = self._strip_protocol(source), self._strip_protocol(target)
+            if folder == self._parent(moved) or f"{folder}/".startswith(f"{moved}/"):
+                raise OSError(errno.EINVAL, f"{moved} cannot be moved to itself, or into itself", target)
+        super().mv(path1, path2, *args, **kwargs)
 
     def _targets(self, paths: Any) -> None:
         for path in paths if isinstance(paths, list | tuple) else [paths]:

@@ -24,11 +24,13 @@ class Session:
 
     :param url: the path or URL of the repository.
     :param process_id: the process that has the names; by default this one.
+    :ivar is_checked: whether reads compare objects with their keys.
     """
 
     def __init__(self, url: str, process_id: str | None = None) -> None:
         url = url if ":" in url else os.path.abspath(url)  # noqa: PTH100  (which resolves no links)
         self.process_id = process_id or _process.id
+        self.is_checked = url.startswith("checked:")
         with _process.lock:
             self._opened = _process.opened.get(url) or _Opened(url)
             _process.opened[url] = self._opened
