@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
-from benchmarks.harness import Results, compare
-from benchmarks.implementations import Aiida, Facade, SqliteBlobs, WarmContainer
-from objrepo import DiskRepository
+import anyio
+
+from benchmarks.harness import Results, compare, compare_async
+from benchmarks.implementations import Aiida, Facade, PlainPython, SqliteBlobs, WarmContainer
+from objrepo import DiskRepository, copy
 from objrepo.offload import Inline
 from objrepo.sync.runner import InPlace
 
@@ -43,6 +47,7 @@ def run(results: Results, folder: Path) -> None:
     )
     put_many(results, folder, rounds)
     delete(results, folder)
+    anyio.run(on_loop, results, folder, keys, rounds)
 
 
 def put_many(results: Results, folder: Path, rounds: int) -> None:
@@ -115,3 +120,74 @@ def delete(results: Results, folder: Path) -> None:
         3 if results.quick else 8,
         1000,
     )
+
+
+async def on_loop(results: Results, folder: Path, keys: list[str], rounds: int) -> None:
+    """Measure put_many against the least that it can take, and stream, verify and copy, on asyncio."""
+    await put_into_empty(results, folder, rounds)
+    container = WarmContainer(folder / "shared").container
+    async with DiskRepository(folder / "shared") as repo:
+
+        async def stream(_: int) -> int:
+            async with repo.stream(keys) as objects:
+                return sum([len(await stream.read()) async for _, stream in objects])
+
+        async def verify(_: int) -> None:
+            assert (await repo.verify()).ok
+
+        async def validate(_: int) -> None:
+            assert container.validate().is_valid()
+
+        await compare_async(results, "stream 10,000 packed objects, asyncio", {"objrepo": stream}, rounds, OBJECTS)
+        implementations = {"objrepo": verify, "Container.validate": validate}
+        await compare_async(results, "verify 10,000 packed objects", implementations, rounds, OBJECTS)
+        for number in range(-1, rounds):
+            Facade(folder / f"copy {number}").backend.close()
+        others = [WarmContainer(folder / f"import {number}").container for number in range(-1, rounds)]
+
+        async def copy_all(number: int) -> None:
+            async with DiskRepository(folder / f"copy {number}") as target:
+                assert (await copy(repo, target)).copied == OBJECTS
+
+        async def import_all(number: int) -> None:
+            others[number + 1].import_objects(keys, container, compress=False)
+
+        implementations = {"objrepo": copy_all, "Container.import_objects": import_all}
+        notes = {"Container.import_objects": "not fsynced on Linux, not compared with the keys"}
+        await compare_async(results, "copy 10,000 × 1 KiB", implementations, rounds, OBJECTS, notes)
+
+
+async def put_into_empty(results: Results, folder: Path, rounds: int) -> None:
+    """Measure put_many into new repositories, as its time depends on the size of the index."""
+
+    async def generate(contents: list[bytes]) -> AsyncIterator[bytes]:
+        for content in contents:
+            yield content
+
+    fresh = [[os.urandom(1024) for _ in range(OBJECTS)] for _ in range(-1, rounds)]
+    async with AsyncExitStack() as stack:
+        plain, repos, others = [], [], []
+        for number in range(-1, rounds):
+            plain.append(stack.enter_context(closing(PlainPython(folder / f"plain {number}"))))
+            for each, name in ((repos, "list"), (others, "generator")):
+                each.append(await stack.enter_async_context(DiskRepository(folder / f"{name} {number}")))
+                await each[-1].initialise()
+                await each[-1].put(b"opened")
+
+        async def plain_python(number: int) -> None:
+            plain[number + 1].put_many(fresh[number + 1])
+
+        async def put_list(number: int) -> None:
+            await repos[number + 1].put_many(fresh[number + 1])
+
+        async def put_generated(number: int) -> None:
+            await others[number + 1].put_many(generate(fresh[number + 1]))
+
+        implementations = {
+            "hash, append, flush, insert": plain_python,
+            "objrepo put_many": put_list,
+            "objrepo put_many, async generator": put_generated,
+        }
+        notes = {"hash, append, flush, insert": "lower bound"}
+        work = "put 10,000 × 1 KiB into an empty repository"
+        await compare_async(results, work, implementations, rounds, OBJECTS, notes)

@@ -49,11 +49,19 @@ def check(results: Results) -> list[tuple[str, float, str, bool]]:
             rows.append(
                 (f"a range of a large object / of a small one, {state}, {loop}", ratio, "at most 1.5", ratio <= 1.5)
             )
-    largest = "100,000" if results.quick else "1,000,000"
+    work = "put 10,000 × 1 KiB into an empty repository"
+    for name, most in (("objrepo put_many", 1.5), ("objrepo put_many, async generator", 2)):
+        ratio = results.of(work, name) / results.of(work, "hash, append, flush, insert")
+        rows.append((f"{name} / hash, append, flush, insert", ratio, f"at most {most}", ratio <= most))
+    micros = results.of("stream 10,000 packed objects, asyncio", "objrepo") * 1e6
+    rows.append(("stream, for each object of 1 KiB, in µs", micros, "at most 8", micros <= 8))
+    sizes = {"100,000": 1.3} if results.quick else {"1,000,000": 1.3, "10,000,000": 1.6}
+    largest = next(iter(sizes))
     for method in ("get", "has"):
         work = f"growth: {method} 1 KiB"
-        ratio = results.of(work, f"{largest} objects") / results.of(work, "10,000 objects")
-        rows.append((f"{method} with {largest} objects / with 10,000", ratio, "at most 1.5", ratio <= 1.5))
+        for size, most in sizes.items():
+            ratio = results.of(work, f"{size} objects") / results.of(work, "10,000 objects")
+            rows.append((f"{method} with {size} objects / with 10,000", ratio, f"at most {most}", ratio <= most))
     for loop in LOOPS:
         for kind in ("", "reads in the page cache, ", "reads not in the page cache, "):
             delay = results.of(f"delay of the loop, {kind}{loop}", "p99") * 1e3

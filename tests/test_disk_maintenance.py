@@ -21,7 +21,7 @@ from objrepo import (
     DiskRepository,
     RepositoryBusyError,
 )
-from objrepo.disk import DiskInfo, index
+from objrepo.disk import DiskInfo, index, maintenance
 from objrepo.disk.container import PatchedContainer
 from objrepo.reports import Progress
 from objrepo.testing.fixtures import content_of
@@ -238,6 +238,20 @@ class TestMaintain:
         assert info.packed_size == 1_000_000
         assert info.packed_size_on_disk < 10_000
         assert await repo.get(key) == b"a" * 1_000_000
+
+    async def test_loose_objects_are_packed_a_slice_at_a_time(self, repo, folder, monkeypatch):
+        monkeypatch.setattr(maintenance, "_SLICE", 7)
+        keys = sorted(await put_loose(repo, (b"%d" % number for number in range(60))))
+        flip(loose_file(folder, keys[-1]), 0)
+        with pytest.raises(CorruptObjectError):
+            await repo.maintain()
+        assert (await repo.info()).packed == 56
+        flip(loose_file(folder, keys[-1]), 0)
+        seen: list[Progress] = []
+        assert (await repo.maintain(progress=seen.append)).steps[0].objects == 4
+        assert (seen[0].done, seen[-1].done) == (0, seen[-1].total)
+        assert (await repo.info()).loose == 0
+        assert (await repo.verify()).ok
 
     async def test_progress(self, repo):
         await put_loose(repo, (b"%d" % number for number in range(100)))

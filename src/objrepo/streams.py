@@ -20,7 +20,7 @@ from objrepo.reports import note_read
 from objrepo.sources import read_up_to
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
     from objrepo.offload import Offload
 
@@ -38,6 +38,7 @@ __all__ = (
     "checked_range",
     "close_all",
     "fill_batch",
+    "next_objects",
     "open_range",
 )
 
@@ -461,6 +462,30 @@ class ObjectIterator:
         if self._stream is not None:
             self._stream.close()
         self._open_streams.discard(self)
+
+
+async def next_objects(
+    objects: AsyncIterator[tuple[str, ObjectStream]], whole_bytes: int
+) -> tuple[list[OpenedObject], ObjectStream | None, Exception | None]:
+    """Return the next small objects of a ``stream``, and the large object or the error that follows them.
+
+    :param whole_bytes: objects of up to this size are small, and larger ones that are in memory already.
+    """
+    if isinstance(objects, ObjectIterator) and (whole := await objects.small_objects()):
+        return whole, None, None
+    small: list[OpenedObject] = []
+    size = 0
+    try:
+        async for key, stream in objects:
+            if stream.size > whole_bytes:
+                return small, stream, None
+            small.append(OpenedObject(key, stream.size, await stream.read(), None))
+            size += stream.size
+            if len(small) == BATCH_OBJECTS or size >= BATCH_BYTES:
+                break
+    except Exception as error:  # noqa: BLE001  (raised after the objects before it)
+        return small, None, error
+    return small, None, None
 
 
 def fill_batch(opening: Iterable[list[OpenedObject]]) -> list[OpenedObject]:

@@ -16,11 +16,14 @@ from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository
 from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
 from objrepo.sources import closing_generator
-from objrepo.streams import BATCH_BYTES, CHUNK_BYTES
+from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, next_objects
 
 __all__ = ("Destination", "PageCopier", "copy")
 
 _PAGE_KEYS: Final = 1000
+_COPIED_PAGE_KEYS: Final = 4096
+"""As many small objects are stored at once, and the more of them are read together, the nearer they lie."""
+
 _CONCURRENT_PAGES: Final = 2
 """While one page is read from the source, another one is written to the target."""
 
@@ -67,7 +70,7 @@ async def copy(
     destination = _RepositoryDestination(source, target, same_keys, check)
     in_place = runs_in_place(source) and runs_in_place(target)
     offload = Inline() if in_place else Threads(_CONCURRENT_PAGES)
-    copier = PageCopier(source, destination, offload, "copy", keys, dry_run, progress)
+    copier = PageCopier(source, destination, offload, "copy", keys, dry_run, progress, _COPIED_PAGE_KEYS)
     await (copier.copy_pages() if in_place else _copy_pages(copier))
     extraneous = await _extraneous(source, target, same_keys) if delete else []
     if extraneous and not dry_run:
@@ -125,7 +128,7 @@ async def _extraneous(source: AsyncRepository, target: AsyncRepository, same_key
     if not same_keys:
         raise ValueError(f"{source} and {target} have different keys: delete=True needs the same keys in both")
     found = []
-    async with aclosing(_batched_keys(target.keys())) as pages:
+    async with aclosing(_batched_keys(target.keys(), _PAGE_KEYS)) as pages:
         async for page in pages:
             found += await _absent(source, page)
     return found
@@ -165,6 +168,7 @@ class PageCopier:
     :param step: the name of the operation, for its progress.
     :param keys: the objects to copy; None copies all, but for those that are deleted meanwhile.
     :param dry_run: whether only to count.
+    :param page_keys: how many keys are a page.
     """
 
     def __init__(
@@ -176,6 +180,7 @@ class PageCopier:
         keys: Iterable[str] | AsyncIterable[str] | None,
         dry_run: bool,
         progress: ProgressCallback | None,
+        page_keys: int = _PAGE_KEYS,
     ) -> None:
         self._source = source
         self._destination = destination
@@ -184,6 +189,7 @@ class PageCopier:
         self._keys = keys
         self._dry_run = dry_run
         self._progress = progress
+        self._page_keys = page_keys
         self._key_format = "uuid4"
         self._total: int | None = None
         self._seen = self._copied = self._size = 0
@@ -197,7 +203,9 @@ class PageCopier:
         self._key_format = await self._source.key_format()
         if self._keys is None:
             self._total = (await self._source.info()).objects
-        async with aclosing(_batched_keys(self._source.keys() if self._keys is None else self._keys)) as pages:
+        async with aclosing(
+            _batched_keys(self._source.keys() if self._keys is None else self._keys, self._page_keys)
+        ) as pages:
             async for page in pages:
                 yield page
                 if self._offload.concurrent:
@@ -263,17 +271,23 @@ class PageCopier:
         """Copy the objects that are left. Those that were read are removed from ``left``, the last are in ``batch``."""
         size = sum(map(len, batch.values()))
         async with self._source.stream(list(left), check=False) as objects:  # they are compared below
-            async for key, stream in objects:
-                if stream.size > CHUNK_BYTES:
-                    await self._put_large(key, stream.size)
-                else:
-                    batch[key] = await stream.read()
-                    size += stream.size
-                del left[key]
+            while True:
+                small, large, error = await next_objects(objects, CHUNK_BYTES)
+                for key, length, content, _ in small:
+                    batch[key] = content
+                    size += length
+                    del left[key]
                 if size >= BATCH_BYTES:
                     await self._put_batch(batch)
                     batch.clear()
                     size = 0
+                if error is not None:
+                    raise error
+                if large is not None:
+                    await self._put_large(large.key, large.size)
+                    del left[large.key]
+                elif not small:
+                    return
 
     async def _put_large(self, key: str, size: int) -> None:
         try:
@@ -367,18 +381,18 @@ class _RepositoryDestination:
             self.renamed.update(zip(keys, new_keys, strict=True))
 
 
-async def _batched_keys(keys: Iterable[str] | AsyncIterable[str]) -> AsyncGenerator[list[str], None]:
-    """Yield keys in lists of up to 1,000, without duplicates if they come from a synchronous iterable."""
+async def _batched_keys(keys: Iterable[str] | AsyncIterable[str], size: int) -> AsyncGenerator[list[str], None]:
+    """Yield keys in lists, without duplicates if they come from a synchronous iterable."""
     if not isinstance(keys, AsyncIterable):
         unique = list(dict.fromkeys(key_list(keys)))
-        for start in range(0, len(unique), _PAGE_KEYS):
-            yield unique[start : start + _PAGE_KEYS]
+        for start in range(0, len(unique), size):
+            yield unique[start : start + size]
         return
     page: list[str] = []
     async with closing_generator(keys):
         async for key in keys:
             page.append(key)
-            if len(page) == _PAGE_KEYS:
+            if len(page) == size:
                 yield page
                 page = []
     if page:

@@ -46,26 +46,24 @@ def check_objects(session: ContainerSession, keys: Sequence[str], quick: bool) -
     """
     objects = size = 0
     damaged = []
-    found = session.index.rows(keys)
-    rows = {row[0]: Row._make(row) for row in found}
-    rows |= {key: row for key in session.index.present(keys) - rows.keys() if (row := _row(session, key))}
-    intact = {} if quick else _intact(session, found)
+    rows = {row[0]: row for row in session.index.rows(keys)}
+    intact = {} if quick else _intact(session, rows.values())
     for key in keys:
         if key in intact and not os.path.lexists(session.layout.loose_name(session.config, key)):
             objects += 1
             size += intact[key]
-        elif copies := _check(session, key, rows.get(key), quick):
+        elif copies := _check(session, key, Row._make(rows[key]) if key in rows else _row(session, key), quick):
             objects += 1
             size += copies[0][0]
             damaged += [DamagedObject(key, damage.reason) for _, damage in copies if damage is not None]
     return VerifyReport(objects, size, tuple(damaged))
 
 
-def _intact(session: ContainerSession, rows: list[RawRow]) -> dict[str, int]:
+def _intact(session: ContainerSession, rows: Iterable[RawRow]) -> dict[str, int]:
     """Read small packed objects in the order of the packs; return the sizes of those whose hashes are their keys."""
     hasher = getattr(hashlib, session.config.hash_type)
-    rows = sorted((row for row in rows if row[3] == row[5]), key=PLACE)
-    return {key: size for key, size, content, _ in read_adjacent(session, rows) if hasher(content).hexdigest() == key}
+    contents = read_adjacent(session, sorted((row for row in rows if row[3] == row[5]), key=PLACE))
+    return {key: size for key, size, content, _ in contents if hasher(content).hexdigest() == key}
 
 
 def damages(session: ContainerSession, key: str) -> tuple[list[Damage], bool]:

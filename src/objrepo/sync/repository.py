@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self, TypeVar, cast
 from objrepo.disk import DiskRepository, ObjectLocation
 from objrepo.errors import RepositoryClosedError
 from objrepo.offload import Inline, runs_in_place
-from objrepo.protocol import AsyncRepository, ObjectStream, SyncSource
+from objrepo.protocol import AsyncRepository, SyncSource
 from objrepo.reports import (
     CopyReport,
     MaintenanceReport,
@@ -24,7 +24,7 @@ from objrepo.reports import (
     Statistics,
     VerifyReport,
 )
-from objrepo.streams import BATCH_BYTES, BATCH_OBJECTS, ObjectIterator, OpenedObject
+from objrepo.streams import next_objects
 from objrepo.sync.aiida_abc import AbstractRepositoryBackend
 from objrepo.sync.docstrings import documented_as
 from objrepo.sync.files import WHOLE_BYTES, object_reader, whole_reader
@@ -273,7 +273,7 @@ class SyncRepository(AbstractRepositoryBackend):
         runner = self._runner
         with runner.enter(self._repository.stream(keys, check)) as objects:
             while True:
-                small, large, error = runner.call(_next_objects, objects)
+                small, large, error = runner.call(next_objects, objects, WHOLE_BYTES)
                 for key, _, content, _ in small:
                     with whole_reader(key, content) as reader:
                         yield key, reader
@@ -405,27 +405,6 @@ def call_with(function: Callable[..., Awaitable[T]], *facades: SyncRepository) -
 
 def _shown(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-
-
-async def _next_objects(
-    objects: AsyncIterator[tuple[str, ObjectStream]],
-) -> tuple[list[OpenedObject], ObjectStream | None, Exception | None]:
-    """Return the next small objects, and the large object or the error that follows them."""
-    if isinstance(objects, ObjectIterator) and (whole := await objects.small_objects()):
-        return whole, None, None
-    small: list[OpenedObject] = []
-    size = 0
-    try:
-        async for key, stream in objects:
-            if stream.size > WHOLE_BYTES:
-                return small, stream, None
-            small.append(OpenedObject(key, stream.size, await stream.read(), None))
-            size += stream.size
-            if len(small) == BATCH_OBJECTS or size >= BATCH_BYTES:
-                break
-    except Exception as error:  # noqa: BLE001  (raised after the objects before it)
-        return small, None, error
-    return small, None, None
 
 
 async def _next_keys(keys: AsyncIterator[str]) -> list[str]:
