@@ -954,6 +954,7 @@ class TestServe:
             (["--port", "70000"], 2, "65535"),
             (["--max-bytes", "0"], 2, "max-bytes"),
             (["--repo", "nowhere"], 1, "run `objrepo init`"),
+            (["--token-file", os.devnull], 2, f"{os.devnull} is empty: for a read-only server give no token"),
         ],
     )
     def test_misuse_is_refused(self, stored, options, status, said):

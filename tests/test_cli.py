@@ -104,6 +104,9 @@ class TestPutAndGet:
         assert "0" * 64 in err
         assert not (workdir / "nothing").exists()
         assert run_objrepo("get", one, "-o", "missing/folder/file")[0] == 1
+        for option in ("-o", "--to"):
+            status, _, err = run_objrepo("get", one, option, "")
+            assert (status, "-o or --to is empty" in err) == (2, True)
         assert not [name for name in os.listdir(workdir) if name.startswith(".objrepo-")]
 
 

@@ -581,6 +581,12 @@ class TestProcessesAndThreads:
         assert ObjectFileSystem(os.path.relpath(folder)).find("new") == files.find("new")
         assert ObjectFileSystem(f"checked:{folder}").find("new") == []
 
+    def test_the_names_outlive_the_filesystem(self, folder):
+        stored(folder)
+        ObjectFileSystem(str(folder), skip_instance_cache=True).pipe("new/name", b"content")
+        gc.collect()
+        assert ObjectFileSystem(str(folder), skip_instance_cache=True).cat("new/name") == b"content"
+
     def test_many_threads_write(self, files):
         barrier = threading.Barrier(8)
 

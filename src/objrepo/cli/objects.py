@@ -85,6 +85,8 @@ async def get(
     """
     if output is not None and folder is not None:
         raise click.UsageError("give -o or --to, not both")
+    if "" in (output, folder):
+        raise click.UsageError("-o or --to is empty: for this directory leave it out")
     full = await require_keys(repository, keys)
     fail = Failures()
     below = None

@@ -42,6 +42,8 @@ def serve(repo: str, host: str, port: int, token_file: Path | None, max_bytes: i
     except ImportError as error:
         raise click.ClickException(f"{error.name} is missing: pip install 'objrepo[serve]'") from None
     token = os.environ.get("OBJREPO_TOKEN") if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    if token is not None and not token.strip():
+        raise click.UsageError(f"{token_file or '$OBJREPO_TOKEN'} is empty: for a read-only server give no token")
     if token is None and not _is_loopback(host):
         raise click.UsageError(f"--host {host} needs a token: set OBJREPO_TOKEN, or give --token-file")
     repository = open_repository(repo, Threads())

@@ -7,7 +7,6 @@ import threading
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Final
 from uuid import uuid4
-from weakref import WeakValueDictionary
 
 from objrepo.errors import RepositoryError
 from objrepo.fsspec.file_tree import LIST_HEADER, FileTree
@@ -32,8 +31,9 @@ class Session:
         self.process_id = process_id or _process.id
         self.is_checked = url.startswith("checked:")
         with _process.lock:
-            self._opened = _process.opened.get(url) or _Opened(url)
-            _process.opened[url] = self._opened
+            if url not in _process.opened:
+                _process.opened[url] = _Opened(url)
+            self._opened = _process.opened[url]
         self._context: AbstractContextManager[SyncRepository] | None = None
         self._batch: SyncRepository | None = None
         self._changes: list[tuple[str, str | None]] = []
@@ -149,7 +149,7 @@ class _Process:
     def __init__(self) -> None:
         self.id = uuid4().hex
         self.lock = threading.Lock()
-        self.opened: WeakValueDictionary[str, _Opened] = WeakValueDictionary()
+        self.opened: dict[str, _Opened] = {}
 
 
 def _renew_process() -> None:
