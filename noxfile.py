@@ -140,10 +140,10 @@ def engines(session: nox.Session) -> None:
         if shutil.which("apt-get") is None or os.geteuid() != 0:
             session.skip(f"missing {', '.join(sorted(missing))}: install them, or run this as root on Debian")
         env = {"DEBIAN_FRONTEND": "noninteractive"}
-        session.run("apt-get", "update", "--quiet", env=env, external=True)
+        session.run_install("apt-get", "update", "--quiet", env=env, external=True)
         apt_install = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
-        session.run(*apt_install, *sorted(missing), env=env, external=True)
-    install(session, "test", "browser", extras="cli,aiida,s3,serve")
+        session.run_install(*apt_install, *sorted(missing), env=env, external=True)
+    install(session, "engines", extras="cli,aiida,s3,serve")
     session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
 
 

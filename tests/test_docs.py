@@ -59,7 +59,8 @@ def test_the_pages_have_blocks_of_code():
 
 def test_ci_runs_the_test_command_of_the_readme():
     assert f"```sh\n{TEST_COMMAND}\n```" in (ROOT / "README.md").read_text()
-    assert (ROOT / ".ci" / "run").read_text().endswith(f"\n{TEST_COMMAND}\nnox -s engines\n")
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert commands.index(TEST_COMMAND) < commands.index("nox -s engines -R")
 
 
 def test_the_setup_command_of_the_readme(tmp_path):
