@@ -356,6 +356,22 @@ class TestHTTP:
                     assert caught.value.key == key
             assert await repo.has_many(damaged) == [True] * len(damaged)
 
+    @pytest.mark.parametrize("damage", ["found", "truncated"])
+    async def test_a_damaged_object_is_sent_again(self, repo, folder, damage):
+        content = content_of(5_000_000, 9)
+        with under_uvicorn(ObjectApp(repo, token="secret")) as url:
+            async with HTTPRepository(url, token="secret") as client:
+                key = await client.put(content)
+                if damage == "found":
+                    flip(loose_file(folder, key), 4_000_000)
+                    with pytest.raises(httpx.RemoteProtocolError):
+                        httpx.get(f"{url}/{key}")
+                else:
+                    os.truncate(loose_file(folder, key), 4_000_000)
+                assert await client.has(key)
+                assert await client.put(content) == key
+        assert await repo.get(key, check=True) == content
+
     @pytest.mark.parametrize(
         ("options", "first"),
         [

@@ -69,6 +69,8 @@ class Download:
             size = await self._repository.size(self._key)
             if not intact:  # then only GET finds out whether the object may be kept
                 del self._headers["cache-control"]
+            if self._verified.is_damaged(self._key):
+                self._headers["objrepo-error"] = CorruptObjectError.__name__
             await self._send_head(send, 200, size, True)
             await send({"type": "http.response.body"})
         elif "range" in self._request_headers:

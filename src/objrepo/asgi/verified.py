@@ -37,11 +37,15 @@ class VerifiedObjects:
 
         :raises CorruptObjectError: if it still is.
         """
-        if key in self._damaged:
+        if self.is_damaged(key):
             async with self.open(key) as stream:
                 async for _ in stream:
                     pass
             self._damaged.pop(key, None)
+
+    def is_damaged(self, key: str) -> bool:
+        """Return whether an object was found to be damaged, and not read as a whole since."""
+        return key in self._damaged
 
     async def is_intact(self, key: str) -> bool:
         """Return whether a large object was compared with its key, and not replaced since."""

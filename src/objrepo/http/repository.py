@@ -188,9 +188,9 @@ class HTTPBackend(Backend):
             return self._store(key_format, hashlib.sha256(content), len(content), lambda: [content])
         with hash_source(content, reader) as (hasher, file):
             sha256: str = hasher.hexdigest()
-            if key_format == "sha256" and self._size(sha256) is not None:
-                return sha256
             size = file.seek(0, 2)
+            if key_format == "sha256" and self._has_intact(sha256, size):
+                return sha256
             if key_format == "sha256" and size >= _RESUMABLE_BYTES:
                 return self._store_in_parts(sha256, file, size)
             return self._store(key_format, hasher, size, lambda: unchanged_chunks(sha256, file))
@@ -328,7 +328,12 @@ class HTTPBackend(Backend):
 
     def _size(self, key: str) -> int | None:
         response = self._client.send("HEAD", key)
-        return None if response.error else int(response.headers["content-length"])
+        return int(response.headers["content-length"]) if response.status == 200 else None
+
+    def _has_intact(self, key: str, size: int) -> bool:
+        """Return whether an object exists with a size, and the server has not found it to be damaged."""
+        response = self._client.send("HEAD", key)
+        return not response.error and int(response.headers["content-length"]) == size
 
     def list_keys(self, cursor: tuple[list[str], str | None] | None) -> tuple[list[str], Any]:
         """Return some keys; see :meth:`Backend.list_keys`. The server sorts all keys for each request: few are sent."""
