@@ -183,7 +183,7 @@ class ObjectApp:
         if request.method == "OPTIONS":
             return self._unfinished.options()
         await self._require(request, "put")
-        return await (self._unfinished.respond if request.path_params else self._unfinished.create)(request)
+        return await (self._unfinished.respond if "number" in request.path_params else self._unfinished.create)(request)
 
     async def _post(self, request: Request) -> Response:
         if "has" in request.query_params:
