@@ -550,6 +550,13 @@ class TestTransactions:
         files.pipe("new/after", b"after")
         assert files.cat("new/after") == b"after"
 
+    def test_a_file_that_is_closed_after_its_transaction_is_not_stored(self, files):
+        with files.transaction:
+            file = files.open("new/late", "wb")
+        with pytest.raises(RepositoryClosedError, match="has ended: begin another one"):
+            file.close()
+        assert not files.exists("new/late")
+
     def test_a_missing_repository(self, tmp_path):
         files = ObjectFileSystem(str(tmp_path / "missing"))
         for _ in range(2):

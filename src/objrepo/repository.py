@@ -17,7 +17,7 @@ from anyio.lowlevel import checkpoint
 
 from objrepo.backend import Backend
 from objrepo.batch import BatchBackend
-from objrepo.errors import CorruptObjectError
+from objrepo.errors import CorruptObjectError, RepositoryClosedError
 from objrepo.integrity import check_digest, combined, with_verification, with_verification_of_each
 from objrepo.keys import hash_type_of, key_list, require_str, unique_keys, valid_keys
 from objrepo.lifetime import Lifetime
@@ -358,6 +358,11 @@ class Batch(Repository[Backend]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a batch cannot be pickled or copied: give its repository to other processes")
+
+    def _open(self) -> Offload:
+        if self._lifetime.users < 1:  # one that is not entered has no methods
+            raise RepositoryClosedError(f"{self} has ended: begin another one")
+        return self.offload
 
     async def _end(self, backend: Backend) -> None:
         """Close everything; a backend that others use stays open."""
