@@ -41,14 +41,17 @@ class PatchedContainer(Container):  # type: ignore[misc]
 
     _operation_session: Session | None
     _slice: Sequence[str] | None = None
+    _notes: tuple[Path, ...] = ()
 
     def pack_loose(self, keys: Sequence[str], **options: Any) -> None:
         """Pack some loose objects; see ``Container.pack_all_loose`` for the options."""
         self._slice = keys
         try:
             self.pack_all_loose(**options)
+            for note in self._notes:  # the rows of what was appended are committed
+                note.unlink(missing_ok=True)
         finally:
-            self._slice = None
+            self._slice, self._notes = None, ()
 
     def _list_loose(self) -> Iterator[str]:
         """Iterate over the loose objects that are to be packed, or over all; see ``Container._list_loose``."""
@@ -88,7 +91,9 @@ class PatchedContainer(Container):  # type: ignore[misc]
         layout = Layout(self.get_folder())
         with pack_lock(layout, int(pack_id)), safe_open(str(pack), "ab") as raw:
             # For `cut_off_appended`: when an error closes the pack, what is left in the buffer is discarded.
-            layout.append_note(int(pack_id), raw.seek(0, io.SEEK_END)).touch()
+            note = layout.append_note(int(pack_id), raw.seek(0, io.SEEK_END))
+            note.touch()
+            self._notes += (note,)
             handle = io.BufferedWriter(raw)
             with with_path(pack):
                 yield handle

@@ -100,9 +100,13 @@ def _pack(session: ContainerSession, plan: Plan, progress: ProgressCallback | No
     packed = _PackProgress(progress, sum(_loose_size(session, keys) for keys in loose_keys(session)))
     count, (size, _) = session.index.count(), session.index.sums()
     cut_off_appended(session)
-    with watching_reads(packed.read):
-        for keys in _slices(loose_keys(session)):
-            _pack_slice(session, plan, keys)
+    try:
+        with watching_reads(packed.read):
+            for keys in _slices(loose_keys(session)):
+                _pack_slice(session, plan, keys)
+    finally:
+        session.end_transaction()
+        cut_off_appended(session)
     packed.finish()
     return MaintenanceStep("pack_loose", session.index.count() - count, session.index.sums()[0] - size)
 
@@ -148,10 +152,9 @@ def _pack_slice(session: ContainerSession, plan: Plan, keys: list[str]) -> None:
             if not tries_left:
                 raise
             # Another program has deleted or cleaned a loose object that was about to be packed.
-            keys = list(loose_sizes(session, keys))
-        finally:
             session.end_transaction()
             cut_off_appended(session)
+            keys = list(loose_sizes(session, keys))
 
 
 def _repack(session: ContainerSession, plan: Plan, progress: ProgressCallback | None) -> MaintenanceStep:
