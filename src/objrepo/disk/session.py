@@ -18,7 +18,7 @@ from objrepo.errors import RepositoryError
 from objrepo.keys import key_pattern
 
 if TYPE_CHECKING:
-    from disk_objectstore import Container
+    from objrepo.disk.container import PatchedContainer
 
 _MAX_IDLE: Final = 32
 
@@ -68,7 +68,7 @@ class ContainerSession:
         return PackFiles(self.layout)
 
     @cached_property
-    def container(self) -> Container:
+    def container(self) -> PatchedContainer:
         """The container; close it after a call that opened its SQL session, which pins what the next call sees."""
         from objrepo.disk.container import PatchedContainer
 
