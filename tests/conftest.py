@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from helpers import OBJREPO, ROOT
+from forked import ForkedCommands
+from helpers import ROOT
 from objrepo import DiskRepository
 from objrepo.testing.fixtures import LOOPS
 
@@ -58,16 +59,20 @@ def workdir(tmp_path):
     return workdir
 
 
+@pytest.fixture(scope="session")
+def forked_commands():
+    with closing(ForkedCommands()) as commands:
+        yield commands
+
+
 @pytest.fixture
-def run_objrepo(workdir):
+def run_objrepo(workdir, forked_commands):
     """Run `objrepo` with arguments; returns its exit status, its output, and what it writes to standard error."""
 
     def run(*arguments, stdin=b"", env=()):
-        environment = {**os.environ, **dict(env)}
-        command = [*OBJREPO, *map(os.fspath, arguments)]
-        done = subprocess.run(command, input=stdin, capture_output=True, cwd=workdir, env=environment, check=False)
-        assert b"Traceback" not in done.stderr
-        return done.returncode, done.stdout, done.stderr.decode()
+        status, out, err = forked_commands.run(arguments, stdin, workdir, {**os.environ, **dict(env)})
+        assert b"Traceback" not in err
+        return status, out, err.decode()
 
     return run
 
