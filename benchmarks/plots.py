@@ -10,7 +10,9 @@ from benchmarks.harness import Figure, Results, show
 OURS, OTHERS, INK, FAINT = "#2563eb", "#94a3b8", "#1e293b", "#e2e8f0"
 
 PICTURES = {
-    "reading": ("get 1 KiB, packed", "has 1 KiB, packed", "get 1 KiB, loose", "get 64 KiB, packed"),
+    "reading": (
+        "get 1 KiB, packed", "get 1 KiB, packed, first read", "has 1 KiB, packed", "get 1 KiB, loose", "get 64 KiB, packed",
+    ),
     "writing": ("put 1 KiB", "put 10,000 × 1 KiB", "put 1,000 × 1 KiB, one by one", "put a file of 64 MiB"),
     "concurrency": tuple(f"1000 × {method} 1 KiB at once, {loop}" for method in ("get", "put") for loop in ("asyncio", "trio")),
     "bulk": ("has 10,000 keys", "iterate 10,000 packed objects", "list 10,000", "delete 1,000 packed objects"),
