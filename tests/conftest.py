@@ -31,6 +31,12 @@ def pytest_ignore_collect(collection_path, config):
     return True if collection_path.name == "engines" and not config.getoption("engines") else None
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_folder(tmp_path_factory):
+    """Keep local indexes out of the user's cache."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("caches"))
+
+
 @pytest.fixture
 def number_of_keys(request):
     """The number of malformed keys to generate."""

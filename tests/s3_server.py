@@ -9,8 +9,21 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+
+OLD = 1735689600.0  # in 2025
+
+
+def e_tag_of(content):
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
+def iso_date(seconds):
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 @dataclass
@@ -21,6 +34,7 @@ class S3Server:
     :ivar objects: the content of each object.
     :ivar uploads: the name of the object of each multipart upload, by identifiers.
     :ivar requests: the method, the path and the query of every request so far.
+    :ivar modified: when objects were stored, in seconds since 1970; those that it does not have are old.
     :ivar latency: how many seconds each answer takes.
     :ivar answer: called with a request before it is served; returns an HTTP status and an S3 code to answer instead.
     """
@@ -29,12 +43,17 @@ class S3Server:
     objects: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
+    modified: dict[str, float] = field(default_factory=dict)
+    storing: threading.Lock = field(default_factory=threading.Lock)
     latency: float = 0.0
     answer: Callable[[str, str, str, dict[str, str]], tuple[int, str] | None] = lambda *_: None
 
     @property
     def options(self):
         return {"bucket": "bucket", "endpoint": self.url, "access_key_id": "a", "secret_access_key": "b", "timeout": 5}
+
+    def e_tag(self, name):
+        return e_tag_of(self.objects[name]) if name in self.objects else ""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -75,11 +94,15 @@ class _Handler(BaseHTTPRequestHandler):
     def serve_put(self, state, name, query, body, headers):
         if "partNumber" in query:
             state.objects[f"{query['uploadId']}/{int(query['partNumber']):05}"] = body
-        elif headers.get("if-none-match") == "*" and name in state.objects:
-            return self.error(412, "PreconditionFailed")
         else:
-            state.objects[name] = body
-        return self.reply(200, ETag=f'"{hashlib.md5(body).hexdigest()}"')
+            with state.storing:
+                if headers.get("if-none-match") == "*" and name in state.objects:
+                    return self.error(412, "PreconditionFailed")
+                if "if-match" in headers and headers["if-match"] != state.e_tag(name):
+                    return self.error(412, "PreconditionFailed")
+                state.objects[name] = body
+                state.modified[name] = time.time()
+        return self.reply(200, ETag=e_tag_of(body))
 
     def serve_get(self, state, name, query, body, headers):
         if "uploads" in query:
@@ -89,7 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in state.objects:
             return self.error(404, "NoSuchKey")
         content = state.objects[name]
-        fields = {"ETag": '"x"', "Last-Modified": "Wed, 01 Jan 2025 00:00:00 GMT"}
+        modified = formatdate(state.modified.get(name, OLD), usegmt=True)
+        fields = {"ETag": state.e_tag(name), "Last-Modified": modified}
         if found := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             start, end = int(found[1]), min(int(found[2]) + 1, len(content))
             if start >= len(content):
@@ -101,16 +125,18 @@ class _Handler(BaseHTTPRequestHandler):
     serve_head = serve_get
 
     def list_objects(self, state, query):
-        prefix, after = query.get("prefix", ""), query.get("start-after", "")
+        prefix = query.get("prefix", "")
+        after = query.get("continuation-token", query.get("start-after", ""))
         names = sorted(name for name in list(state.objects) if name.startswith(prefix) and name > after)
+        page = names[: int(query.get("max-keys", 1000))]
         entries = "".join(
             f"<Contents><Key>{name}</Key><Size>{len(state.objects[name])}</Size>"
-            "<LastModified>2025-01-01T00:00:00.000Z</LastModified></Contents>"
-            for name in names[:1000]
+            f"<LastModified>{iso_date(state.modified.get(name, OLD))}</LastModified></Contents>"
+            for name in page
         )
-        # Without a token: the tests have fewer objects than fit on a page.
-        assert len(names) <= 1000
-        self.reply(200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode())
+        more = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if len(page) < len(names) else ""
+        truncated = f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{more}"
+        self.reply(200, f"<ListBucketResult>{truncated}{entries}</ListBucketResult>".encode())
 
     def list_uploads(self, state, query):
         """Answer one upload with each page."""

@@ -7,11 +7,12 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
+from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
 from objrepo.retry import FIRST_PAUSE, MAX_PAUSE, retry
 from objrepo.s3.credentials import credential_options, import_extra
@@ -32,6 +33,14 @@ _first_process: list[int] = []
 
 class MissingError(Exception):
     """There is no object of that name."""
+
+
+class Listed(NamedTuple):
+    """An object in a listing: its name, its size in bytes, and when it was stored, by the clock of the store."""
+
+    name: str
+    size: int
+    modified: datetime
 
 
 class Body(NamedTuple):
@@ -120,6 +129,46 @@ class BucketClient:
         """
         return self._send(lambda obstore, store: self._create(obstore, store, name, content))
 
+    def create_first(self, name: str, content: bytes) -> bool:
+        """Store an object unless it exists; return whether this call has stored it.
+
+        :param content: unlike that of any other call, so that a repeated request recognises what it has stored.
+        :raises RepositoryError: if the store has no conditional writes.
+        """
+        return self._put_if(name, content, "create")
+
+    def supports_conditions(self, name: str, content: bytes) -> bool:
+        """Return whether the store heeds conditions, by storing an object twice unless it exists."""
+        try:
+            for _ in range(2):
+                if not self._send(lambda obstore, store: _put_if(obstore, store, name, content, "create")):
+                    return True
+        except (RepositoryUnavailableError, AccessDeniedError, NotInitialisedError):
+            raise
+        except RepositoryError as error:
+            _log.info("%s has no conditional writes: %s", self._location, error)
+        return False
+
+    def replace(self, name: str, content: bytes, e_tag: str) -> bool:
+        """Replace an object if it has not changed; return whether this call has done so.
+
+        :param content: unlike that of any other call.
+        :param e_tag: what :meth:`read` returned with the content that is to be replaced.
+        :raises RepositoryError: if the store has no conditional writes.
+        """
+        return self._put_if(name, content, {"e_tag": e_tag})
+
+    def read(self, name: str) -> tuple[bytes, str, datetime]:
+        """Return the content of an object, its tag, and when it was stored, by the clock of the store.
+
+        :raises MissingError: if the object does not exist.
+        """
+        return self._send(lambda obstore, store: _read(obstore, store, name))
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store an object; an existing one is replaced."""
+        self._send(lambda obstore, store: obstore.put(store, name, content, mode="overwrite", use_multipart=False))
+
     def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
         """Store a large object in parts; an existing one is replaced. A failed upload is aborted.
 
@@ -158,9 +207,23 @@ class BucketClient:
         except MissingError:
             return None
 
-    def list(self, after: str = "", page_size: int = PAGE_NAMES) -> Listing:
-        """Return a listing of the names after another one, in order; it sends no request yet."""
-        return Listing(self._send, after, page_size)
+    def list(self, after: str = "", page_size: int = PAGE_NAMES, folder: str | None = None) -> Listing:
+        """Return a listing of the names after another one, in order; it sends no request yet.
+
+        :param folder: lists only the names in it.
+        """
+        return Listing(self._send, after, page_size, folder)
+
+    def list_all(self, folder: str, after: str = "") -> Iterator[Listed]:
+        """Yield the objects in a folder with names after another one, in order.
+
+        :raises WorkCancelled: if the caller is cancelled between two requests.
+        """
+        listing = self.list(after, folder=folder)
+        while not listing.ended:
+            if cancel_requested():
+                raise WorkCancelled
+            yield from listing.next_page()
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects, ``PAGE_NAMES`` with each request; those that do not exist are ignored."""
@@ -171,6 +234,14 @@ class BucketClient:
         """Close the connections; the next request opens new ones."""
         self._client.close()
         self._uploading.close()
+
+    def _put_if(self, name: str, content: bytes, mode: Any) -> bool:
+        try:
+            if self._send(lambda obstore, store: _put_if(obstore, store, name, content, mode)):
+                return True
+            return self.read(name)[0] == content  # the answer to an earlier attempt was lost
+        except MissingError:
+            return False
 
     def _create(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
         if self._conditional_writes:
@@ -206,27 +277,32 @@ class Listing:
     :ivar ended: whether there are no more pages.
     """
 
-    def __init__(self, send: Callable[[Callable[[Any, Any], Any]], Any], after: str, page_size: int) -> None:
+    def __init__(
+        self, send: Callable[[Callable[[Any, Any], Any]], Any], after: str, page_size: int, folder: str | None
+    ) -> None:
         self._send = send
         self._after = after
         self._page_size = page_size
+        self._folder = folder
         self._stream: Iterator[Any] | None = None
         self.ended = False
 
-    def next_page(self) -> list[tuple[str, int]]:
-        """Return the next names, each with its size."""
-        names: list[tuple[str, int]] = self._send(self._next)
-        self.ended = len(names) < self._page_size
-        if names:
-            self._after = names[-1][0]
-        return names
+    def next_page(self) -> list[Listed]:
+        """Return the next objects."""
+        page: list[Listed] = self._send(self._next)
+        self.ended = len(page) < self._page_size
+        if page:
+            self._after = page[-1].name
+        return page
 
-    def _next(self, obstore: Any, store: Any) -> list[tuple[str, int]]:
+    def _next(self, obstore: Any, store: Any) -> list[Listed]:
         stream = self._stream
         if stream is None:
-            stream = self._stream = obstore.list(store, offset=self._after or None, chunk_size=self._page_size)
+            stream = self._stream = obstore.list(
+                store, self._folder, offset=self._after or None, chunk_size=self._page_size
+            )
         try:
-            return [(item["path"], item["size"]) for item in next(stream, ())]
+            return [Listed(item["path"], item["size"], item["last_modified"]) for item in next(stream, ())]
         except BaseException:
             self._stream = None  # the next attempt starts after the last page
             raise
@@ -276,6 +352,22 @@ def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> An
         if _status(error) != 416 and "StartTooLarge" not in str(error):
             raise
     return Body(b"", int(obstore.head(store, name)["size"]))
+
+
+def _put_if(obstore: Any, store: Any, name: str, content: bytes, mode: Any) -> bool:
+    """Store an object on a condition; return whether the store answered that it was met."""
+    try:
+        obstore.put(store, name, content, mode=mode, use_multipart=False)
+    except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError) as error:
+        if _status(error) in (412, None):  # else 409: see `BucketClient._create`
+            return False
+        raise
+    return True
+
+
+def _read(obstore: Any, store: Any, name: str) -> tuple[bytes, str, datetime]:
+    result = obstore.get(store, name)
+    return result.bytes().to_bytes(), str(result.meta["e_tag"]), result.meta["last_modified"]
 
 
 def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buffer:

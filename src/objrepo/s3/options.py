@@ -31,6 +31,7 @@ _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
     "timeout": float,
     "retry_timeout": float,
     "concurrency": int,
+    "index": str,
 }
 
 
@@ -51,6 +52,7 @@ class S3Options:
     timeout: float = 30.0
     retry_timeout: float = 60.0
     concurrency: int = 32
+    index: str | None = None
 
     def __post_init__(self) -> None:
         if _BUCKET.fullmatch(self.bucket) is None:

@@ -3,41 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import operator
+import threading
 import uuid
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, BinaryIO, Final, cast
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
 
-from objrepo.backend import Backend
+from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.batch import BatchBackend
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.hashed_source import hash_source, unchanged_chunks
-from objrepo.integrity import check_digest
+from objrepo.integrity import check_digest, combined, verify
 from objrepo.keys import is_key, valid_keys
-from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
-from objrepo.protocol import BinaryReader
+from objrepo.offload import BlockingPool, Offload, Threads
+from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, Buffer, RangeRequestFile
-from objrepo.reports import Leftover, MaintenanceReport, MaintenanceStep, RepositoryInfo
+from objrepo.reports import (
+    Leftover,
+    MaintenanceReport,
+    MaintenanceStep,
+    RepairReport,
+    RepairStep,
+    RepositoryInfo,
+    VerifyReport,
+)
 from objrepo.repository import Repository
-from objrepo.s3.client import PAGE_NAMES, BucketClient, Listing, MissingError
+from objrepo.s3 import log as log_module
+from objrepo.s3 import packs as packs_module
+from objrepo.s3.client import BucketClient, MissingError
+from objrepo.s3.encoding import Entry, Place, Span
+from objrepo.s3.lease import LEASE, RELEASED
+from objrepo.s3.listing import Item, windows
+from objrepo.s3.local_index import cache_folder
+from objrepo.s3.log import MAX_AGE, Found, Log, now
+from objrepo.s3.loose import LooseObjects, key_of, name_of
+from objrepo.s3.maintenance import Maintenance
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import S3Options
-from objrepo.sources import read_up_to
-from objrepo.streams import CHUNK_BYTES, OpenedObject, RangeHandle
+from objrepo.s3.packs import Packs, Planned, full_packs, in_order, runs_of
+from objrepo.sources import ChainedReader, read_up_to
+from objrepo.streams import (
+    BATCH_BYTES,
+    CHUNK_BYTES,
+    MAX_BATCHED_OBJECT_BYTES,
+    OpenedObject,
+    RangeHandle,
+    fill_batch,
+)
 
-_log: Final = logging.getLogger("objrepo")
+T = TypeVar("T")
 
-_MARKER: Final = "objrepo.json"  # listed after all objects, whose names begin with hexadecimal digits
-_FORMAT: Final = 1
+_logger: Final = logging.getLogger("objrepo")
+
+_MARKER: Final = "objrepo.json"
+_NEW_FORMAT: Final = 2
+_FOLDERS: Final = tuple(f"{name}/" for name in (log_module.FOLDER, log_module.SNAPSHOTS, packs_module.FOLDER))
 _MAX_SINGLE_REQUEST_BYTES: Final = PART_BYTES // 2
-_MIN_KEYS_FOR_LISTING: Final = 8
 _DAY: Final = 24 * 60 * 60.0
 
 
@@ -69,6 +93,8 @@ class S3Repository(Repository["S3Backend"]):
     :param retry_timeout: how many seconds a request is repeated. An operation of one request takes at most
         ``retry_timeout + 2 * timeout`` seconds.
     :param concurrency: how many requests run at the same time for one call, and how many calls do.
+    :param index: the folder of the local copy of the index of packs, ``UUID.index``, which processes share and which
+        can be deleted at any time; the user's cache folder unless given.
     :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
     :param check: whether ``open``, ``stream`` and ``send_object`` compare whole objects with the key, unless called
         with ``check=False``; ``get`` always does.
@@ -90,6 +116,7 @@ class S3Repository(Repository["S3Backend"]):
         timeout: float = 30.0,
         retry_timeout: float = 60.0,
         concurrency: int = 32,
+        index: str | None = None,
         offload: Offload | None = None,
         check: bool = False,
     ) -> None:
@@ -107,6 +134,7 @@ class S3Repository(Repository["S3Backend"]):
             timeout=timeout,
             retry_timeout=retry_timeout,
             concurrency=concurrency,
+            index=index,
         )
         super().__init__(S3Backend(options), Threads(concurrency) if offload is None else offload, check=check)
 
@@ -114,32 +142,64 @@ class S3Repository(Repository["S3Backend"]):
         return f"S3Repository {self.backend.location}"
 
     async def maintain(
-        self, dry_run: bool = False, live: bool = True, *, uploads_older_than: float = _DAY
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        uploads_older_than: float = _DAY,
+        upgrade: bool = False,
     ) -> MaintenanceReport:
-        """Abort multipart uploads that were never completed, whose parts use space but appear in no listing.
+        """Pack small objects, rewrite packs that are mostly unused, and remove what is not needed any longer.
 
-        Only uploads of this repository's objects are aborted. Cancellation ends it between two requests; uploads that
-        were aborted until then stay aborted.
+        Also removed are the parts of uploads that were never completed, which use space but appear in no listing. One
+        process maintains a repository at a time; others may read and write meanwhile. Killed at any moment, or
+        cancelled, which ends it between two requests, it leaves a repository in which every object can be read.
 
-        :param dry_run: whether to count them only.
-        :param live: whether others may be writing; if not, all are aborted, else only old ones.
-        :param uploads_older_than: the age in seconds from which an upload is old.
-        :return: the number of uploads.
+        :param dry_run: whether to count only what would be done.
+        :param live: whether others may be writing; if not, everything that is not needed is removed, else only what has
+            not been needed for a day.
+        :param uploads_older_than: the age in seconds from which an upload is removed if others may be writing.
+        :param upgrade: whether to have a repository of format 1 use packs from now on. Programs that have it open must
+            be restarted, and releases that do not know format 2 cannot use it any longer.
+        :return: the steps that were taken.
         :raises NotInitialisedError: if the repository does not exist.
-        :raises AccessDeniedError: if the credentials do not permit listing or aborting uploads.
+        :raises RepositoryBusyError: if another process is maintaining it.
+        :raises AccessDeniedError: if the credentials do not permit listing, writing or aborting uploads.
         :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
         """
-        return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than)
+        return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
+
+    async def repair(self, dry_run: bool = False) -> RepairReport:
+        """Make the index in the bucket anew from the packs. Others must not use the repository meanwhile.
+
+        It is needed only if an entry of the log or a snapshot is damaged or missing, which is an error of every
+        operation that says so. Objects that were deleted are there again if their pack was not removed yet. Shielded
+        from cancellation.
+
+        :param dry_run: whether to read the packs only.
+        :return: a step ``'recovered'`` for the log, and ``'skipped'`` for each pack that cannot be read.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises RepositoryBusyError: if another process is maintaining it.
+        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
+        """
+        steps = await self._open().run(self.backend.rebuild, dry_run)
+        return RepairReport(dry_run, tuple(steps))
 
 
 class S3Backend(Backend):
     """See :class:`S3Repository`."""
 
+    batches_puts: ClassVar[bool] = True
+
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._bucket = BucketClient(options)
         self.pool = self._threads = BlockingPool(options.concurrency)
+        self._loose = LooseObjects(self._bucket, self._threads)
+        self._packs = Packs(self._bucket)
+        self._opening = threading.Lock()
         self._marker: dict[str, Any] | None = None
+        self._opened_log: Log | None = None
 
     def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
         return type(self), (self._options,)
@@ -155,10 +215,11 @@ class S3Backend(Backend):
             raise TypeError(f"an S3 repository has no options, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
-        other = next((name for name, _ in self._bucket.list().next_page() if _key(name) is None), None)
+        other = next((each.name for each in self._bucket.list().next_page() if key_of(each.name) is None), None)
         if other is not None:
             raise ValueError(f"{self.location} contains other files, such as {other!r}: use another prefix")
-        marker = {"objrepo": _FORMAT, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
+        form = _NEW_FORMAT if self._bucket.supports_conditions(LEASE, RELEASED) else 1
+        marker = {"objrepo": form, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
         self._bucket.create(_MARKER, json.dumps(marker).encode())
         self._require_marker()
 
@@ -178,13 +239,9 @@ class S3Backend(Backend):
     def info(self, detailed: bool) -> RepositoryInfo:
         marker = self._require_marker()
         objects = total = 0
-        listing = self._bucket.list()
-        while not listing.ended:
-            if cancel_requested():
-                raise WorkCancelled
-            sizes = [size for name, size in listing.next_page() if _key(name) is not None]
-            objects += len(sizes)
-            total += sum(sizes)
+        for items in self._windows():
+            objects += len(items)
+            total += sum(item.size for item in items)
         return RepositoryInfo(
             location=self.location,
             uuid=marker["uuid"],
@@ -193,41 +250,70 @@ class S3Backend(Backend):
             size=total if detailed else None,
         )
 
-    def maintain(self, *, dry_run: bool, live: bool, uploads_older_than: float = _DAY) -> MaintenanceReport:
-        self._require_marker()
+    def maintain(
+        self, *, dry_run: bool, live: bool, uploads_older_than: float = _DAY, upgrade: bool = False
+    ) -> MaintenanceReport:
+        marker = self._require_marker()
+        steps = []
+        if upgrade and marker["objrepo"] == 1:
+            steps.append(MaintenanceStep("upgrade", 0, 0))
+            if not dry_run:
+                self._upgrade(marker)
         uploads = self._unfinished_uploads(uploads_older_than if live else 0.0)
         if uploads and not dry_run:
             abort_uploads(self._options, uploads)
-        return MaintenanceReport(dry_run, (MaintenanceStep("abort_uploads", len(uploads), 0),))
+        steps.append(MaintenanceStep("abort_uploads", len(uploads), 0))
+        log = self._log()
+        if log is not None:
+            maintenance = Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location)
+            steps += maintenance.run(dry_run, live)
+        return MaintenanceReport(dry_run, tuple(steps))
+
+    def _upgrade(self, marker: dict[str, Any]) -> None:
+        """Have a repository of format 1 follow the rules of format 2; its objects stay where they are."""
+        if not self._bucket.supports_conditions(LEASE, RELEASED):
+            raise RepositoryError(f"{self.location} has no conditional writes, which packs need: it stays as it is")
+        self._bucket.put(_MARKER, json.dumps({**marker, "objrepo": 2}).encode())
+        self._forget_marker()
+
+    def rebuild(self, dry_run: bool) -> list[RepairStep]:
+        """Make the log anew from the footers of all packs."""
+        log = self._log()
+        if log is None:
+            return []
+        return Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location).rebuild(dry_run)
 
     def leftovers(self) -> tuple[Leftover, ...]:
         try:
             uploads = self._unfinished_uploads(_DAY)
         except RepositoryError as error:  # the report of verified objects is returned nevertheless
-            _log.warning("the unfinished uploads of %s cannot be listed: %s", self, error)
+            _logger.warning("the unfinished uploads of %s cannot be listed: %s", self, error)
             return ()
         return tuple(Leftover("unfinished upload", name, 0) for name, _ in uploads)
 
     def erase(self) -> None:
-        self._marker = None
+        self._forget_marker()
         if self._read_marker() is None:
             return
         uploads = self._unfinished_uploads(0)  # first, so that nothing is deleted where listing them is denied
+        log = self._log()
         listing = self._bucket.list()
         while not listing.ended:
-            self._bucket.delete([name for name, _ in listing.next_page() if _key(name) is not None])
+            self._bucket.delete([each.name for each in listing.next_page() if _is_ours(each.name)])
         abort_uploads(self._options, uploads)
         self._bucket.delete([_MARKER])
-        self._marker = None
+        if log is not None:
+            log.index.remove()
+        self._forget_marker()
 
     def close(self) -> None:
         super().close()
         self._bucket.close()
-        self._marker = None
+        self._forget_marker()
 
     def _unfinished_uploads(self, older_than: float) -> list[Upload]:
         """Return the uploads of this repository's objects, but not those of other programs in the same bucket."""
-        return [upload for upload in list_uploads(self._options, older_than) if _key(upload.name) is not None]
+        return [upload for upload in list_uploads(self._options, older_than) if _is_ours(upload.name)]
 
     def _require_marker(self) -> dict[str, Any]:
         marker = self._read_marker()
@@ -247,148 +333,376 @@ class S3Backend(Backend):
                 return None
             except ValueError:
                 marker = None
-            if not isinstance(marker, dict) or marker.get("objrepo") != _FORMAT or "uuid" not in marker:
+            if not isinstance(marker, dict) or marker.get("objrepo") not in (1, 2) or "uuid" not in marker:
                 raise RepositoryError(
-                    f"{_MARKER} in {self.location} does not have the format {_FORMAT}: use a release that supports it"
+                    f"{_MARKER} in {self.location} does not have the format 1 or 2: use a release that supports it"
                 )
             if marker.get("key_format") != "sha256":
                 raise RepositoryError(f"{self.location} has an unknown key format: use a release that supports it")
             self._marker = marker
         return self._marker
 
+    def _forget_marker(self) -> None:
+        with self._opening:
+            log, self._opened_log = self._opened_log, None
+            self._marker = None
+        if log is not None:
+            log.close()
+
+    def _log(self) -> Log | None:
+        """Return the log, None for a repository of format 1."""
+        marker = self._require_marker()
+        if marker["objrepo"] == 1:
+            return None
+        with self._opening:
+            if self._opened_log is None:
+                folder = cache_folder() if self._options.index is None else Path(self._options.index)
+                self._opened_log = Log(self._bucket, self._threads, self.location, folder, str(marker["uuid"]))
+            return self._opened_log
+
     # -- writing --------------------------------------------------------------------------------------------------
 
     def put(self, reader: BinaryReader) -> str:
-        self._require_marker()
+        log = self._log()
         content = read_up_to(reader, _MAX_SINGLE_REQUEST_BYTES)
         if len(content) < _MAX_SINGLE_REQUEST_BYTES:
-            key = hashlib.sha256(content).hexdigest()
-            self._bucket.create(_name(key), content)
-            return key
+            return self._put_content(log, content)
         with hash_source(content, reader) as (hasher, file):
-            return self._upload(hasher.hexdigest(), file)
+            return self._upload(log, hasher.hexdigest(), file)
+
+    def put_batch(self, sources: Sequence[Source]) -> list[Any]:
+        log = self._log()
+        if log is None:
+            return super().put_batch(sources)
+        contents: dict[bytes, bytes] = {}
+
+        def gather(reader: BinaryReader) -> str:
+            content = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
+            if len(content) > MAX_BATCHED_OBJECT_BYTES:
+                return self.put(ChainedReader(content, reader))
+            digest = hashlib.sha256(content).digest()
+            contents[digest] = content
+            return digest.hex()
+
+        outcomes = list(self._threads.map(partial(self._try_to_put, put=gather), sources))
+        try:
+            if len(contents) == 1:
+                self._put_content(log, *contents.values())
+            elif contents:
+                self._put_together(log, contents)
+        except (RepositoryError, OSError) as error:
+            return [error if isinstance(each, str) and bytes.fromhex(each) in contents else each for each in outcomes]
+        return outcomes
 
     def batch(self) -> BatchBackend:
         return BatchBackend(self)
 
-    def _upload(self, key: str, file: BinaryIO) -> str:
-        """Store a large object, unless it exists."""
-        name = _name(key)
+    def _put_content(self, log: Log | None, content: bytes) -> str:
+        """Store an object that one request carries."""
+        key = hashlib.sha256(content).hexdigest()
+
+        def pack() -> tuple[bytes, list[Span]]:
+            return self._packs.write({bytes.fromhex(key): content})
+
+        return self._put_one(log, key, lambda: self._bucket.create(name_of(key), content), pack)
+
+    def _upload(self, log: Log | None, key: str, file: BinaryIO) -> str:
+        """Store a large object."""
         size = file.seek(0, 2)
-        if self._bucket.size(name) is None:
+
+        def chunks() -> Iterator[bytes | memoryview]:
             # An iterator and not the file: obstore aborts the upload when an iterator raises, but not when a file does.
-            self._bucket.upload(name, lambda: unchanged_chunks(key, file), size)
-        return key
+            return unchanged_chunks(key, file)
+
+        def upload() -> None:
+            if self._bucket.size(name_of(key)) is None:
+                self._bucket.upload(name_of(key), chunks, size)
+
+        return self._put_one(log, key, upload, lambda: self._packs.write_large(bytes.fromhex(key), size, chunks))
+
+    def _put_one(
+        self, log: Log | None, key: str, create: Callable[[], object], pack: Callable[[], tuple[bytes, list[Span]]]
+    ) -> str:
+        """Store one object: as a loose one, unless loose objects of this key do not count.
+
+        :param create: stores the loose object unless it exists.
+        :param pack: stores the object in a pack of its own.
+        """
+        if log is None:
+            create()
+            return key
+        digest = bytes.fromhex(key)
+        while True:
+            began = now()
+            log.update()
+            places, tombstones = log.look([digest])
+            if digest in places:
+                return key
+            if digest in tombstones:
+                self._commit(log, [digest], lambda _: [pack()])
+                return key
+            create()
+            # After a longer time, maintenance may have forgotten that it has removed a loose object of this key.
+            if now() - began < MAX_AGE:
+                return key
+
+    def _put_together(self, log: Log, contents: dict[bytes, bytes]) -> None:
+        """Store small objects in packs, except those that are in packs already."""
+
+        def write(missing: set[bytes]) -> list[tuple[bytes, list[Span]]]:
+            parts = full_packs({key: content for key, content in contents.items() if key in missing})
+            return list(self._threads.map(self._packs.write, parts))
+
+        self._commit(log, list(contents), write)
+
+    def _commit(
+        self, log: Log, keys: Sequence[bytes], write: Callable[[set[bytes]], list[tuple[bytes, list[Span]]]]
+    ) -> None:
+        """Have objects be in packs, which are written now, or were there before.
+
+        :param write: stores some of the objects in packs; returns these and where the objects are in them.
+        """
+        written: dict[bytes, list[Span]] = {}
+        written_at = float("-inf")
+
+        def build() -> Entry:
+            nonlocal written_at
+            present = log.index.places(keys)
+            # Maintenance has removed packs that were named by no entry for a day.
+            if now() - written_at >= MAX_AGE or log.index.retired(written):
+                written.clear()
+            missing = set(keys) - present.keys() - {span.key for spans in written.values() for span in spans}
+            if missing:
+                written_at = min(written_at, now()) if written else now()
+                written.update(write(missing))
+            rows = {pack: [span for span in spans if span.key not in present] for pack, spans in written.items()}
+            return Entry(rows={pack: spans for pack, spans in rows.items() if spans})
+
+        log.transact(build)
 
     def delete(self, keys: Sequence[str]) -> None:
-        self.require(keys)
-        self._bucket.delete([_name(key) for key in keys])
+        log = self._log()
+        if log is None:
+            self.require(keys)
+            self._bucket.delete([name_of(key) for key in keys])
+            return
+        digests = [bytes.fromhex(key) for key in keys]
+        loose: set[str] = set()
+
+        def build() -> Entry:
+            nonlocal loose
+            found, loose = self._find(log, digests)
+            missing = [
+                key for key, digest in zip(keys, digests, strict=True) if digest not in found and key not in loose
+            ]
+            if missing:
+                raise ObjectNotFoundError(missing, self)
+            return Entry(deleted=frozenset(digests))
+
+        if digests:
+            log.transact(build)
+            self._bucket.delete([name_of(key) for key in sorted(loose)])
 
     # -- looking up and listing -----------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
-        self._require_marker()
-        present = self._present(sorted(set(valid_keys(keys, "sha256"))))
+        log = self._log()
+        wanted = sorted(set(valid_keys(keys, "sha256")))
+        if log is None:
+            present = self._loose.present(wanted)
+        else:
+            places, present = self._find(log, [bytes.fromhex(key) for key in wanted], update=True)
+            present = present | {digest.hex() for digest in places}
         return [isinstance(key, str) and key in present for key in keys]
 
-    def _present(self, keys: list[str]) -> set[str]:
-        """Return which of some sorted keys exist, with as few requests as possible.
+    def _find(self, log: Log, digests: list[bytes], update: bool = False) -> tuple[dict[bytes, Place], set[str]]:
+        """Return where those objects are that are in packs, and which of the others are loose.
 
-        A listing of a thousand names with each request decides all keys in its range. Keys are hashes and therefore
-        equally distributed, so that the first pages show how many requests the rest will take. Where one request for
-        each key is cheaper, and for a few keys, each key is requested.
+        Loose objects are looked for before the index is brought up to date: one that is packed meanwhile is then found
+        in the index.
+
+        :param update: whether to bring it up to date in any case, not only if an object is missing.
         """
-        position = 0
-        present: set[str] = set()
-        if len(keys) >= _MIN_KEYS_FOR_LISTING:
-            listing = self._bucket.list(after=_name(keys[0])[:-1], page_size=PAGE_NAMES // 2)
-            seen = 0
-            end = keys[0]
-            while position < len(keys) and seen * _distance(end, keys[-1]) <= (
-                PAGE_NAMES * (len(keys) - position) * _distance(keys[0], end)
-            ):
-                if cancel_requested():
-                    raise WorkCancelled
-                names = [name for name, _ in listing.next_page()]
-                present.update(key for name in names if (key := _key(name)) is not None)
-                seen += len(names)
-                end = "g" if listing.ended else _key(names[-1]) or "g"  # after all keys
-                position = bisect_right(keys, end)
-        undecided = keys[position:]
-        sizes = self._threads.map(self._bucket.size, map(_name, undecided))
-        found = {key for key, size in zip(undecided, sizes, strict=True) if size is not None}
-        return found | present.intersection(keys)
+        loose: set[bytes] = set()
+        looked_for: set[bytes] = set()
+        up_to_date = False
+        while True:
+            places, tombstones = log.look(digests)
+            others = {digest for digest in digests if digest not in places and digest not in tombstones}
+            if others - looked_for:
+                keys = sorted(digest.hex() for digest in others - looked_for)
+                loose |= set(map(bytes.fromhex, self._loose.present(keys)))
+                looked_for |= others
+                up_to_date = False
+            found = others & loose
+            if up_to_date or (not update and len(places) + len(found) == len(digests)):
+                return places, {digest.hex() for digest in found}
+            log.update()
+            up_to_date = True
+
+    def _where(self, key: str, packed: Callable[[Place], T], loose: Callable[[], T]) -> T:
+        """Read an object where the index says that it is; where that is outdated, bring it up to date and read again.
+
+        :param packed: reads it from a pack.
+        :param loose: reads it as a loose object.
+        :raises ObjectNotFoundError: if it does not exist.
+        """
+        if not is_key(key, self.key_format()):
+            raise ObjectNotFoundError([key], self)
+        log = self._log()
+        digest = bytes.fromhex(key)
+        places, tombstones = Found({}, {}) if log is None else log.look([digest])
+        while True:
+            place = places.get(digest)
+            may_be_loose = place is None and digest not in tombstones
+            try:
+                if place is not None:
+                    return packed(place)
+                if may_be_loose:
+                    return loose()
+            except MissingError:
+                pass
+            if log is None:
+                raise ObjectNotFoundError([key], self)
+            log.update()
+            places, tombstones = log.look([digest])
+            if digest not in places and (may_be_loose or digest in tombstones):
+                raise ObjectNotFoundError([key], self)
+            if place is not None and places.get(digest) == place:
+                raise CorruptObjectError(key, f"its pack {place.pack.hex()} does not exist")
 
     def size(self, key: str) -> int:
-        size = self._bucket.size(_name(key)) if is_key(key, self.key_format()) else None
-        if size is None:
-            raise ObjectNotFoundError([key], self)
-        return size
+        def size_of_loose() -> int:
+            size = self._bucket.size(name_of(key))
+            if size is None:
+                raise MissingError
+            return size
 
-    def list_keys(self, cursor: Listing | None) -> tuple[list[str], Listing | None]:
+        return self._where(key, lambda place: place.length, size_of_loose)
+
+    def list_keys(self, cursor: Any) -> tuple[list[str], Any]:
+        """Return some keys, within a range of keys in the order of the packs; see :meth:`Backend.list_keys`."""
         self._require_marker()
-        listing = self._bucket.list() if cursor is None else cursor
-        keys = [key for name, _ in listing.next_page() if (key := _key(name)) is not None]
-        return keys, None if listing.ended else listing
+        pages, items = (self._windows(), []) if cursor is None else cursor
+        while not items:
+            items = next(pages, None)
+            if items is None:
+                return [], None
+        return [item.key for item in items[:LIST_PAGE_SIZE]], (pages, items[LIST_PAGE_SIZE:])
+
+    def _windows(self) -> Iterator[list[Item]]:
+        log = self._log()
+        if log is not None:
+            return windows(log, self._loose)
+        return ([Item(key, each.size, None) for key, each in objects] for objects, _ in self._loose.pages())
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes:
-        with self._missing(key):
-            (content, size), first = self._bucket.get(_name(key))
-            if first is None:
-                return check_digest(key, "sha256", content)
-            starts = range(PART_BYTES, size, PART_BYTES)
-            rest = (partial(self._buffer, key, start, min(start + PART_BYTES, size)) for start in starts)
-            reads: Iterable[Callable[[], Buffer]] = chain([first], rest)
-            hasher = hashlib.sha256()
-            whole = io.BytesIO()  # returns what was written to it without a copy
-            for part in self._threads.map(operator.call, reads):
-                hasher.update(part)
-                whole.write(part)
-        if hasher.hexdigest() != key:
-            raise CorruptObjectError(key, f"its content hashes to {hasher.hexdigest()}")
-        return whole.getvalue()
+        return self._where(key, partial(self._get_packed, key), lambda: self._loose.get(key))
+
+    def _get_packed(self, key: str, place: Place) -> bytes:
+        starts = range(0, max(place.length, 1), PART_BYTES)
+        parts = self._threads.map(
+            lambda start: self._packs.read_range(place, start, min(start + PART_BYTES, place.length)), starts
+        )
+        return check_digest(key, "sha256", b"".join(parts))
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> OpenedObject:
         wanted = CHUNK_BYTES if length is None else min(max(length, 1), CHUNK_BYTES)
-        with self._missing(key):
-            head, whole = self._bucket.get_range(_name(key), offset, offset + wanted)
+
+        def loose() -> OpenedObject:
+            head, whole = self._bucket.get_range(name_of(key), offset, offset + wanted)
+            return self._opened(key, bytes(head), whole, offset, length, partial(self._loose.read_range, key))
+
+        def packed(place: Place) -> OpenedObject:
+            head = self._packs.read_range(place, offset, min(offset + wanted, place.length))
+            if len(head) == place.length:
+                check_digest(key, "sha256", head)
+            return self._opened(key, head, place.length, offset, length, partial(self._packs.read_range, place))
+
+        return self._where(key, packed, loose)
+
+    def _opened(
+        self, key: str, head: bytes, whole: int, offset: int, length: int | None, fetch: Callable[[int, int], Buffer]
+    ) -> OpenedObject:
         offset = min(offset, whole)
         size = whole - offset if length is None else min(length, whole - offset)
         if len(head) >= size:
-            return OpenedObject(key, size, bytes(head)[:size], None)
-        file = RangeRequestFile(f"{self.location} {key}", whole, partial(self._buffer, key), self._threads)
-        return OpenedObject(key, size, bytes(head), RangeHandle(key, cast("BinaryIO", file), offset, size))
+            return OpenedObject(key, size, head[:size], None)
 
-    def _buffer(self, key: str, start: int, end: int) -> Buffer:
-        with self._missing(key):
-            content = self._bucket.get_range(_name(key), start, end).content
-        if len(content) != end - start:
-            raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
-        return content
+        def fetch_more(start: int, end: int) -> Buffer:
+            try:
+                content = fetch(start, end)
+            except MissingError:
+                raise ObjectNotFoundError([key], self) from None
+            if len(content) != end - start:
+                raise CorruptObjectError(key, f"its bytes end after {start + len(content)}, not {end}")
+            return content
 
-    @contextmanager
-    def _missing(self, key: str) -> Iterator[None]:
-        """Raise :class:`ObjectNotFoundError` if the object does not exist; for a malformed key without a request."""
-        if not is_key(key, self.key_format()):
-            raise ObjectNotFoundError([key], self)
+        file = RangeRequestFile(f"{self.location} {key}", whole, fetch_more, self._threads)
+        return OpenedObject(key, size, head, RangeHandle(key, cast("BinaryIO", file), offset, size))
+
+    def plan(self, keys: Sequence[str]) -> tuple[Sequence[Any], Callable[[Sequence[Any]], list[OpenedObject]]]:
+        log = self._log()
+        if log is None:
+            return super().plan(keys)
+        known = valid_keys(keys, "sha256")
+        places, loose = self._find(log, [bytes.fromhex(key) for key in known], update=True)
+        present = loose | {digest.hex() for digest in places}
+        if len(present) < len(keys):
+            raise ObjectNotFoundError([key for key in keys if key not in present], self)
+        return in_order(keys, places), self._open_planned
+
+    def _open_planned(self, items: Sequence[Planned]) -> list[OpenedObject]:
+        runs = runs_of(items, BATCH_BYTES)
+
+        def opened() -> Iterator[list[OpenedObject]]:
+            for run, objects in zip(runs, self._threads.map(self._open_run, runs), strict=True):
+                yield objects
+                if len(objects) < len(run):
+                    return
+
+        return fill_batch(opened())
+
+    def _open_run(self, run: list[Planned]) -> list[OpenedObject]:
+        """Open objects that one request reads, up to the first damaged one; raise its error if it is the first."""
+        opened: list[OpenedObject] = []
         try:
-            yield
+            for key, content in self._read_run(run):
+                opened.append(OpenedObject(key, len(content), check_digest(key, "sha256", content), None))
+        except CorruptObjectError:
+            if not opened:
+                raise
         except MissingError:
-            raise ObjectNotFoundError([key], self) from None
+            opened = [self.open(key) for key, _ in run]
+        return opened
+
+    def _read_run(self, run: list[Planned]) -> Iterator[tuple[str, bytes]]:
+        """Yield the contents of objects that are next to each other in a pack.
+
+        :raises MissingError: if they are not there any longer, or if the only object is large or loose.
+        """
+        places = [place for _, place in run if place is not None]
+        if not places or places[0].length > CHUNK_BYTES:
+            raise MissingError
+        yield from zip((key for key, _ in run), self._packs.read_together(places), strict=True)
+
+    def verify_batch(self, keys: Sequence[str], quick: bool) -> VerifyReport:
+        log = self._log()
+        if log is None or quick:
+            return super().verify_batch(keys, quick)
+        places, _ = log.look(map(bytes.fromhex, keys))
+        return combined(self._threads.map(self._verify_run, runs_of(in_order(keys, places))))
+
+    def _verify_run(self, run: list[Planned]) -> VerifyReport:
+        try:
+            contents = dict(self._read_run(run))
+        except MissingError:
+            return verify([key for key, _ in run], "sha256", self.open, quick=False)
+        read = {key: OpenedObject(key, len(content), content, None) for key, content in contents.items()}
+        return verify(read, "sha256", read.__getitem__, quick=False)
 
 
-def _name(key: str) -> str:
-    return f"{key[:2]}/{key[2:]}"
-
-
-def _key(name: str) -> str | None:
-    """Return the key of an object by its name, None if it is not an object of a repository."""
-    key = name.replace("/", "", 1)
-    return key if is_key(key, "sha256") and _name(key) == name else None
-
-
-def _distance(key: str, other: str) -> int:
-    """Return how many keys lie between two keys, in units of the first 64 bits."""
-    return max(int(other[:16], 16) - int(key[:16], 16), 0) if other < "g" and key < "g" else 0
+def _is_ours(name: str) -> bool:
+    return key_of(name) is not None or name.startswith(_FOLDERS) or name == LEASE
