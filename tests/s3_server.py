@@ -14,7 +14,6 @@ from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-
 OLD = 1735689600.0  # in 2025
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from objrepo.errors import ObjectNotFoundError, RepositoryError
 from objrepo.integrity import combined, digest, verify
@@ -41,14 +41,14 @@ class Backend(ABC):
     key of a missing object. Repositories are pickled by pickling their backend: a backend that holds locks or
     connections defines ``__reduce__``.
 
-    :cvar batches_puts: whether small objects that are put at the same moment are better stored together.
+    :ivar batches_puts: whether small objects that are put at the same moment are better stored together.
     :ivar pool: runs several requests of one call at the same time; None for a backend that is better asked for one
         object after the other, in batches, such as a disk.
     :ivar durable: whether :meth:`put` flushes what it writes, which a cache sets to False; None for a backend that
         cannot choose.
     """
 
-    batches_puts: ClassVar[bool] = False
+    batches_puts: bool = False
     durable: bool | None = None
     pool: BlockingPool | None = None
 

@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from objrepo.backend import Backend
 from objrepo.errors import RepositoryClosedError
@@ -31,7 +31,7 @@ class BatchBackend(Backend):
     :param backend: the other backend. Its keys are hashes.
     """
 
-    batches_puts: ClassVar[bool] = True
+    batches_puts = True
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.disk import create
@@ -49,7 +49,7 @@ class DiskBackend(Backend):
     :ivar sessions: the connections and files that are kept open between calls.
     """
 
-    batches_puts: ClassVar[bool] = True
+    batches_puts = True
 
     def __init__(self, path: str | os.PathLike[str], durable: bool | None = True) -> None:
         self._layout = Layout(Path(path).absolute())

@@ -10,7 +10,7 @@ from typing import Any
 
 from objrepo.offload.base import UNBATCHED
 from objrepo.offload.pool import BlockingPool
-from objrepo.offload.work_item import PendingResult
+from objrepo.offload.work_item import PendingResult, set_cancellable
 
 
 class Request(PendingResult[Any]):
@@ -19,6 +19,17 @@ class Request(PendingResult[Any]):
     def __init__(self, item: Any) -> None:
         super().__init__()
         self.item = item
+
+
+class _Members:
+    """The requests of a batch, which is cancelled once all of them are."""
+
+    def __init__(self, requests: list[Request]) -> None:
+        self._requests = requests
+
+    @property
+    def cancel_requested(self) -> bool:
+        return all(request.cancel_requested for request in self._requests)
 
 
 class Batcher:
@@ -81,7 +92,8 @@ class Batcher:
         outcomes: list[Any] = []
         if batch:
             try:
-                outcomes = self._function([request.item for request in batch])
+                with set_cancellable(_Members(batch)):
+                    outcomes = self._function([request.item for request in batch])
                 if len(outcomes) != len(batch):  # a fault of the backend, which would leave its callers waiting
                     wrong = f"{self._function} returned {len(outcomes)} outcomes for {len(batch)} items"
                     outcomes = [RuntimeError(wrong) for _ in batch]

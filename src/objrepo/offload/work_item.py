@@ -143,7 +143,10 @@ class WorkItem(PendingResult[T]):
 class Cancellable(Protocol):
     """What :func:`cancel_requested` asks."""
 
-    cancel_requested: bool
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the caller has been cancelled."""
+        ...
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Final, TypeVar, cast
+from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.batch import BatchBackend
@@ -189,8 +189,6 @@ class S3Repository(Repository["S3Backend"]):
 class S3Backend(Backend):
     """See :class:`S3Repository`."""
 
-    batches_puts: ClassVar[bool] = True
-
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._bucket = BucketClient(options)
@@ -203,6 +201,10 @@ class S3Backend(Backend):
 
     def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
         return type(self), (self._options,)
+
+    @property
+    def batches_puts(self) -> bool:  # type: ignore[override]
+        return self._marker is None or bool(self._marker["objrepo"] != 1)
 
     @property
     def location(self) -> str:
