@@ -35,6 +35,7 @@ class S3Server:
     :ivar requests: the method, the path and the query of every request so far.
     :ivar modified: when objects were stored, in seconds since 1970; those that it does not have are old.
     :ivar latency: how many seconds each answer takes.
+    :ivar ignores_conditions: whether it stores objects that exist whatever the request says.
     :ivar answer: called with a request before it is served; returns an HTTP status and an S3 code to answer instead.
     """
 
@@ -45,6 +46,7 @@ class S3Server:
     modified: dict[str, float] = field(default_factory=dict)
     storing: threading.Lock = field(default_factory=threading.Lock)
     latency: float = 0.0
+    ignores_conditions: bool = False
     answer: Callable[[str, str, str, dict[str, str]], tuple[int, str] | None] = lambda *_: None
 
     @property
@@ -95,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             state.objects[f"{query['uploadId']}/{int(query['partNumber']):05}"] = body
         else:
             with state.storing:
-                if headers.get("if-none-match") == "*" and name in state.objects:
+                if headers.get("if-none-match") == "*" and name in state.objects and not state.ignores_conditions:
                     return self.error(412, "PreconditionFailed")
                 if "if-match" in headers and headers["if-match"] != state.e_tag(name):
                     return self.error(412, "PreconditionFailed")

@@ -54,7 +54,8 @@ class Simulation:
             monkeypatch.setattr(module, "now", lambda: self.bucket.clock)
         monkeypatch.setattr(lease.time, "time", lambda: self.bucket.clock)
         self.actors = [Actor(self.bucket) for _ in range(4)]
-        self.backends = [self.backend(actor, str(number)) for number, actor in enumerate(self.actors)]
+        # Two of them are processes of one machine, which share an index.
+        self.backends = [self.backend(actor, str(min(number, 2))) for number, actor in enumerate(self.actors)]
         self.run_alone(self.backends[0].initialise)
 
     def backend(self, actor, name):
@@ -194,10 +195,13 @@ class Simulation:
             self.arrive()
         number = self.random.randrange(len(self.actors))
         actor = self.actors[number]
+        if self.random.random() < 0.005 and self.backends[number]._opened_log is not None:
+            self.trace.append(f"{number}: its index is lost")
+            self.backends[number]._opened_log.index.remove()
         self.events += 1
         if not actor.running:
             if self.random.random() < 0.05:  # a new process, with the index that is there or without
-                name = str(number) if self.random.random() < 0.5 else f"{number}-{self.events}"
+                name = str(min(number, 2)) if self.random.random() < 0.5 else f"{number}-{self.events}"
                 self.backends[number]._forget_marker()
                 self.backends[number] = self.backend(actor, name)
             self.start(number)
@@ -207,7 +211,7 @@ class Simulation:
                 self.trace.append(f"{number}: {fate}")
             actor.step(fate)
             if actor.dead:
-                self.backends[number] = self.backend(actor, str(number))
+                self.backends[number] = self.backend(actor, str(min(number, 2)))
 
     def arrive(self):
         """A request arrives that its sender has given up and repeated."""

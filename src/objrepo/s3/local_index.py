@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -58,13 +57,12 @@ def cache_folder() -> Path:
 class LocalIndex:
     """The state of a repository after one entry of its log. Any thread may use it.
 
-    :param path: the file; it and its folder are created. None stands for a temporary file.
-    :raises OSError: if it cannot be created.
+    :param path: the file; it and its folder are created.
+    :raises OSError: if the folder cannot be created, or files in it.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self._temporary = None if path is not None else tempfile.TemporaryDirectory(prefix="objrepo-")
-        self.path = Path(self._temporary.name) / "index" if self._temporary is not None else path or Path()
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
@@ -163,6 +161,7 @@ class LocalIndex:
                 db.executemany("INSERT INTO chunk VALUES (?, ?)", ((rows[:HASH_BYTES], rows) for rows in chunks))
                 db.execute("UPDATE state SET number = ?, stored = NULL", (number,))
                 db.execute("COMMIT")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # else the file has all twice until it is closed
         except sqlite3.Error as error:
             with self._lock:
                 self._raise(error)

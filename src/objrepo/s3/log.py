@@ -74,17 +74,17 @@ class Log:
     """The log of one repository, and the local index that follows it.
 
     :param location: the repository, for errors.
-    :param folder: where the file of the index is; None for a temporary file.
+    :param folder: where the file of the index is.
     :param uuid: of the repository, which names that file.
     """
 
-    def __init__(self, bucket: BucketClient, pool: BlockingPool, location: str, folder: Path | None, uuid: str) -> None:
+    def __init__(self, bucket: BucketClient, pool: BlockingPool, location: str, folder: Path, uuid: str) -> None:
         self._bucket = bucket
         self._pool = pool
         self._location = location
         # A copy of a bucket has the same UUID, and soon another log.
         name = f"{uuid}-{hashlib.sha256(location.encode()).hexdigest()[:8]}.index"
-        self.index = LocalIndex(None if folder is None else folder / name)
+        self.index = LocalIndex(folder / name)
         self._updating = Shared(self._update)
         self._seen = float("-inf"), 0  # when the end of the log was seen, and its number
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
@@ -198,6 +200,7 @@ class S3Backend(Backend):
         self._opening = threading.Lock()
         self._marker: dict[str, Any] | None = None
         self._opened_log: Log | None = None
+        self._temporary: TemporaryDirectory[str] | None = None
 
     def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
         return type(self), (self._options,)
@@ -348,8 +351,11 @@ class S3Backend(Backend):
         with self._opening:
             log, self._opened_log = self._opened_log, None
             self._marker = None
+            temporary, self._temporary = self._temporary, None
         if log is not None:
             log.close()
+        if temporary is not None:
+            temporary.cleanup()
 
     def _log(self) -> Log | None:
         """Return the log, None for a repository of format 1."""
@@ -358,9 +364,24 @@ class S3Backend(Backend):
             return None
         with self._opening:
             if self._opened_log is None:
-                folder = cache_folder() if self._options.index is None else Path(self._options.index)
+                folder = self._index_folder()
                 self._opened_log = Log(self._bucket, self._threads, self.location, folder, str(marker["uuid"]))
             return self._opened_log
+
+    def _index_folder(self) -> Path:
+        """Return the folder of the local index: a temporary one, if the user's caches cannot be written."""
+        if self._options.index is not None:
+            return Path(self._options.index)
+        folder = cache_folder()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+        except OSError:
+            pass
+        self._temporary = TemporaryDirectory(prefix="objrepo-", ignore_cleanup_errors=True)
+        _logger.warning("%s cannot be written, so the index of %s is loaded by each process: pass index=", folder, self)
+        return Path(self._temporary.name)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
