@@ -108,6 +108,7 @@ def crash(session: nox.Session) -> None:
     session.install("aiida-core>=2.9")
     with session.chdir(Path("tests", "crash")):
         session.run("python", "kills.py", *(session.posargs or ["--kills", "1000"]))
+        session.run("python", "buckets.py")
         session.run("python", "stops.py")
         session.run("python", "many.py")
         session.run("python", "mutate.py", "--count", "10000")

@@ -57,6 +57,10 @@ def test_killed_at_random_moments():
     assert run("kills.py", "--kills", "24", "--seed", "1").endswith("no failure\n")
 
 
+def test_killed_while_using_a_bucket():
+    assert run("buckets.py", "--kills", "8", "--seed", "2").endswith("no failure\n")
+
+
 def test_many_concurrent_processes():
     assert run("many.py", "--seconds", "8", "--seed", "1").endswith("no failure\n")
 
