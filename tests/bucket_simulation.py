@@ -27,9 +27,8 @@ class Bucket:
     :ivar late: requests that were sent, and have not arrived yet.
     """
 
-    objects: dict[str, tuple[bytes, str, datetime]] = field(default_factory=dict)
+    objects: dict[str, tuple[bytes, datetime]] = field(default_factory=dict)
     clock: float = 1_700_000_000.0
-    writes: int = 0
     late: list = field(default_factory=list)
 
     def date(self):
@@ -45,24 +44,20 @@ class FakeObstore:
     def put(bucket, name, content, *, mode="overwrite", use_multipart=False, chunk_size=0):
         if not isinstance(content, bytes):
             content = b"".join(map(bytes, content))
-        present = bucket.objects.get(name)
-        if mode == "create" and present is not None:
+        if mode == "create" and name in bucket.objects:
             raise obstore.exceptions.AlreadyExistsError(name)
-        if isinstance(mode, dict) and (present is None or present[1] != mode["e_tag"]):
-            raise obstore.exceptions.PreconditionError(name)
-        bucket.writes += 1
-        bucket.objects[name] = content, str(bucket.writes), bucket.date()
+        bucket.objects[name] = content, bucket.date()
 
     @staticmethod
     def get(bucket, name, *, options=None):
         if name not in bucket.objects:
             raise FileNotFoundError(name)
-        content, e_tag, modified = bucket.objects[name]
+        content, modified = bucket.objects[name]
         start, end = (options or {}).get("range", (0, len(content)))
         if start >= len(content) and content:
             raise obstore.exceptions.GenericError("StartTooLarge")
         part = content[start:end]
-        meta = {"size": len(content), "e_tag": e_tag, "last_modified": modified}
+        meta = {"size": len(content), "last_modified": modified}
         return SimpleNamespace(meta=meta, bytes=lambda: SimpleBytes(part))
 
     @staticmethod
@@ -84,7 +79,7 @@ class FakeObstore:
             page = [
                 (name, bucket.objects[name]) for name in names[start : start + chunk_size] if name in bucket.objects
             ]
-            yield [{"path": name, "size": len(each[0]), "last_modified": each[2]} for name, each in page]
+            yield [{"path": name, "size": len(each[0]), "last_modified": each[1]} for name, each in page]
 
 
 class Unheard(FakeObstore):

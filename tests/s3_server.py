@@ -53,9 +53,6 @@ class S3Server:
     def options(self):
         return {"bucket": "bucket", "endpoint": self.url, "access_key_id": "a", "secret_access_key": "b", "timeout": 5}
 
-    def e_tag(self, name):
-        return e_tag_of(self.objects[name]) if name in self.objects else ""
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -99,8 +96,6 @@ class _Handler(BaseHTTPRequestHandler):
             with state.storing:
                 if headers.get("if-none-match") == "*" and name in state.objects and not state.ignores_conditions:
                     return self.error(412, "PreconditionFailed")
-                if "if-match" in headers and headers["if-match"] != state.e_tag(name):
-                    return self.error(412, "PreconditionFailed")
                 state.objects[name] = body
                 state.modified[name] = time.time()
         return self.reply(200, ETag=e_tag_of(body))
@@ -114,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.error(404, "NoSuchKey")
         content = state.objects[name]
         modified = formatdate(state.modified.get(name, OLD), usegmt=True)
-        fields = {"ETag": state.e_tag(name), "Last-Modified": modified}
+        fields = {"ETag": e_tag_of(content), "Last-Modified": modified}
         if found := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             start, end = int(found[1]), min(int(found[2]) + 1, len(content))
             if start >= len(content):

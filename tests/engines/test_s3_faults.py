@@ -117,11 +117,11 @@ class TestDenied:
             await repo.erase()
         assert s3.get_object(Bucket=BUCKET, Key=f"{prefix}/theirs/data.csv")["Body"].read() == b"1,2,3"
 
-    @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"objrepo": 2, "uuid": "x"}', b"\xff"])
+    @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"objrepo": 3, "uuid": "x"}', b"\xff"])
     async def test_a_marker_of_another_format(self, bucket, s3, prefix, content):
         s3.put_object(Bucket=BUCKET, Key=f"{prefix}/objrepo.json", Body=content)
         async with bucket() as repo:
-            with pytest.raises(RepositoryError, match="does not have the format 1"):
+            with pytest.raises(RepositoryError, match="does not have the format 1 or 2"):
                 await repo.put(b"content")
 
     async def test_a_clock_that_is_off(self, bucket, repo, gateway, credentials, prefix):

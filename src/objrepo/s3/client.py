@@ -135,13 +135,18 @@ class BucketClient:
         :param content: unlike that of any other call, so that a repeated request recognises what it has stored.
         :raises RepositoryError: if the store has no conditional writes.
         """
-        return self._put_if(name, content, "create")
+        if self._send(lambda obstore, store: _put_new(obstore, store, name, content)):
+            return True
+        try:
+            return self.read(name)[0] == content  # the answer to an earlier attempt may have been lost
+        except MissingError:
+            return False
 
     def supports_conditions(self, name: str, content: bytes) -> bool:
         """Return whether the store heeds conditions, by storing an object twice unless it exists."""
         try:
             for _ in range(2):
-                if not self._send(lambda obstore, store: _put_if(obstore, store, name, content, "create")):
+                if not self._send(lambda obstore, store: _put_new(obstore, store, name, content)):
                     return True
         except (RepositoryUnavailableError, AccessDeniedError, NotInitialisedError):
             raise
@@ -149,17 +154,8 @@ class BucketClient:
             _log.info("%s has no conditional writes: %s", self._location, error)
         return False
 
-    def replace(self, name: str, content: bytes, e_tag: str) -> bool:
-        """Replace an object if it has not changed; return whether this call has done so.
-
-        :param content: unlike that of any other call.
-        :param e_tag: what :meth:`read` returned with the content that is to be replaced.
-        :raises RepositoryError: if the store has no conditional writes.
-        """
-        return self._put_if(name, content, {"e_tag": e_tag})
-
-    def read(self, name: str) -> tuple[bytes, str, datetime]:
-        """Return the content of an object, its tag, and when it was stored, by the clock of the store.
+    def read(self, name: str) -> tuple[bytes, datetime]:
+        """Return the content of an object, and when it was stored, by the clock of the store.
 
         :raises MissingError: if the object does not exist.
         """
@@ -235,31 +231,15 @@ class BucketClient:
         self._client.close()
         self._uploading.close()
 
-    def _put_if(self, name: str, content: bytes, mode: Any) -> bool:
-        try:
-            if self._send(lambda obstore, store: _put_if(obstore, store, name, content, mode)):
-                return True
-            return self.read(name)[0] == content  # the answer to an earlier attempt was lost
-        except MissingError:
-            return False
-
     def _create(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
         if self._conditional_writes:
             try:
-                obstore.put(store, name, content, mode="create", use_multipart=False)
-            except obstore.exceptions.AlreadyExistsError as error:
-                # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object,
-                # which then does not exist.
-                if _status(error) in (412, None):  # obstore's store in memory has no status
-                    return False
-                raise
+                return _put_new(obstore, store, name, content)
             except obstore.exceptions.BaseError as error:
                 if _status(error) != 501:
                     raise
                 self._conditional_writes = False
                 _log.info("%s has no conditional writes: objects that exist are written again", self._location)
-            else:
-                return True
         obstore.put(store, name, content, mode="overwrite", use_multipart=False)
         return True
 
@@ -354,20 +334,22 @@ def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> An
     return Body(b"", int(obstore.head(store, name)["size"]))
 
 
-def _put_if(obstore: Any, store: Any, name: str, content: bytes, mode: Any) -> bool:
-    """Store an object on a condition; return whether the store answered that it was met."""
+def _put_new(obstore: Any, store: Any, name: str, content: bytes) -> bool:
+    """Store an object unless it exists; return whether the store says that it was stored."""
     try:
-        obstore.put(store, name, content, mode=mode, use_multipart=False)
-    except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError) as error:
-        if _status(error) in (412, None):  # else 409: see `BucketClient._create`
+        obstore.put(store, name, content, mode="create", use_multipart=False)
+    except obstore.exceptions.AlreadyExistsError as error:
+        # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object, which then
+        # does not exist.
+        if _status(error) in (412, None):  # obstore's store in memory has no status
             return False
         raise
     return True
 
 
-def _read(obstore: Any, store: Any, name: str) -> tuple[bytes, str, datetime]:
+def _read(obstore: Any, store: Any, name: str) -> tuple[bytes, datetime]:
     result = obstore.get(store, name)
-    return result.bytes().to_bytes(), str(result.meta["e_tag"]), result.meta["last_modified"]
+    return result.bytes().to_bytes(), result.meta["last_modified"]
 
 
 def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buffer:

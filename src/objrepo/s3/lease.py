@@ -20,28 +20,28 @@ _SECONDS: Final = 300.0
 
 
 class Lease:
-    """A lease that is held.
+    """A lease that is held. One that has expired may be taken by two processes; the first one notices that.
 
     :ivar began: when it began, by the clock of the store.
+    :raises RepositoryBusyError: if another process holds it.
     """
 
     def __init__(self, bucket: BucketClient, location: str) -> None:
         self._bucket = bucket
         self._location = location
         self._holder = str(uuid.uuid4())
-        self._until = 0.0
-        try:
-            content, e_tag, _ = bucket.read(LEASE)
-        except MissingError:
-            bucket.create(LEASE, RELEASED)
-            content, e_tag, _ = bucket.read(LEASE)
-        until = json.loads(content).get("until", 0)
-        if until > time.time():
-            raise RepositoryBusyError(
-                f"another process maintains {location}: try again, or wait {until - time.time():.0f} s if it was killed"
-            )
-        self._replace(e_tag)
-        self.began: datetime = bucket.read(LEASE)[2]
+        content = self._content()
+        if not bucket.create_first(LEASE, content):
+            try:
+                until = json.loads(bucket.read(LEASE)[0]).get("until", 0)
+            except MissingError:
+                until = 0
+            if until > time.time():
+                raise RepositoryBusyError(
+                    f"another process maintains {location}: try again in {until - time.time():.0f} seconds"
+                )
+            bucket.put(LEASE, content)
+        self.began: datetime = self._modified()
 
     def renew(self) -> None:
         """Extend it, if that is due.
@@ -49,25 +49,24 @@ class Lease:
         :raises RepositoryBusyError: if another process has taken it over.
         """
         if time.time() > self._until - _SECONDS / 2:
-            self._replace(self._e_tag())
+            self._modified()
+            self._bucket.put(LEASE, self._content())
 
     def release(self) -> None:
         """Let others have it, unless one has it already. It ends by itself if that fails."""
         with suppress(RepositoryError):
-            self._bucket.replace(LEASE, json.dumps({"was": self._holder}).encode(), self._e_tag())
+            self._modified()
+            self._bucket.put(LEASE, RELEASED)
 
-    def _e_tag(self) -> str:
-        content, e_tag, _ = self._bucket.read(LEASE)
+    def _modified(self) -> datetime:
+        content, modified = self._bucket.read(LEASE)
         if json.loads(content).get("holder") != self._holder:
             raise RepositoryBusyError(f"another process has begun to maintain {self._location}")
-        return e_tag
+        return modified
 
-    def _replace(self, e_tag: str) -> None:
-        until = time.time() + _SECONDS
-        content = json.dumps({"holder": self._holder, "until": until}).encode()
-        if not self._bucket.replace(LEASE, content, e_tag):
-            raise RepositoryBusyError(f"another process has begun to maintain {self._location}")
-        self._until = until
+    def _content(self) -> bytes:
+        self._until = time.time() + _SECONDS
+        return json.dumps({"holder": self._holder, "until": self._until}).encode()
 
 
 @contextmanager

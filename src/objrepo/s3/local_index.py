@@ -58,6 +58,7 @@ class LocalIndex:
     """The state of a repository after one entry of its log. Any thread may use it.
 
     :param path: the file; it and its folder are created.
+    :ivar generation: changes when another file has taken its place, which may include less.
     :raises OSError: if the folder cannot be created, or files in it.
     """
 
@@ -66,6 +67,8 @@ class LocalIndex:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self.generation = 0
 
     def close(self) -> None:
         """Close the file, which stays; the next use opens it again."""
@@ -105,7 +108,10 @@ class LocalIndex:
         try:
             with closing(self._connect()) as db:
                 db.execute("BEGIN")
-                yield Scan(db)
+                scan = Scan(db)
+                if self._file_at_path() != self._file:
+                    raise IndexLostError(f"the index {self.path} was replaced: try again")
+                yield scan
         except sqlite3.Error as error:
             with self._lock:
                 self._raise(error)
@@ -171,8 +177,13 @@ class LocalIndex:
     def _run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
             try:
+                if self._db is not None and self._file != self._file_at_path():
+                    self._db.close()  # another process has replaced the file, which was damaged
+                    self._db = None
                 if self._db is None:
                     self._db = self._open()
+                    self._file = self._file_at_path()
+                    self.generation += 1
                 try:
                     return function(self._db)
                 except BaseException:
@@ -181,6 +192,13 @@ class LocalIndex:
                     raise
             except sqlite3.Error as error:
                 self._raise(error)
+
+    def _file_at_path(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
         for is_last in (False, True):

@@ -124,11 +124,14 @@ class Log:
             confirmed = self.update()
         while True:
             number = self.index.number  # before the state is read: if that is newer, the number is taken
+            generation = self.index.generation
             try:
                 entry = build()
             except IndexLostError:
-                entry = Entry()
-                number = -1
+                generation = -1
+            if self.index.number < number or self.index.generation != generation:
+                confirmed = self.update()  # the file of the index was lost, so the entry may be wrong
+                continue
             if entry and self.append(number, entry):
                 return entry
             if not entry and 0 <= confirmed <= number:

@@ -46,7 +46,7 @@ from objrepo.s3.maintenance import Maintenance
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
 from objrepo.s3.options import S3Options
 from objrepo.s3.packs import Packs, Planned, full_packs, in_order, runs_of
-from objrepo.sources import ChainedReader, read_up_to
+from objrepo.sources import read_up_to
 from objrepo.streams import (
     BATCH_BYTES,
     CHUNK_BYTES,
@@ -386,8 +386,14 @@ class S3Backend(Backend):
     # -- writing --------------------------------------------------------------------------------------------------
 
     def put(self, reader: BinaryReader) -> str:
-        log = self._log()
-        content = read_up_to(reader, _MAX_SINGLE_REQUEST_BYTES)
+        return self._put(self._log(), b"", reader)
+
+    def _put(self, log: Log | None, head: bytes, reader: BinaryReader) -> str:
+        """Store an object.
+
+        :param head: its first bytes, which have been read already.
+        """
+        content = head + read_up_to(reader, _MAX_SINGLE_REQUEST_BYTES - len(head))
         if len(content) < _MAX_SINGLE_REQUEST_BYTES:
             return self._put_content(log, content)
         with hash_source(content, reader) as (hasher, file):
@@ -402,7 +408,7 @@ class S3Backend(Backend):
         def gather(reader: BinaryReader) -> str:
             content = read_up_to(reader, MAX_BATCHED_OBJECT_BYTES + 1)
             if len(content) > MAX_BATCHED_OBJECT_BYTES:
-                return self.put(ChainedReader(content, reader))
+                return self._put(log, content, reader)
             digest = hashlib.sha256(content).digest()
             contents[digest] = content
             return digest.hex()
@@ -531,7 +537,7 @@ class S3Backend(Backend):
     def has(self, keys: Sequence[object]) -> list[bool]:
         log = self._log()
         wanted = sorted(set(valid_keys(keys, "sha256")))
-        if log is None:
+        if log is None or not wanted:
             present = self._loose.present(wanted)
         else:
             places, present = self._find(log, [bytes.fromhex(key) for key in wanted], update=True)
