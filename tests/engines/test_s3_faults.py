@@ -280,7 +280,7 @@ class TestGatewayKilled:
         assert await listed(patient) == sorted(keys)
 
     async def test_in_many_puts(self, patient, proxy, death):
-        proxy.fail(*[None] * 100, Fault(meanwhile=death), method="PUT")
+        proxy.fail(None, Fault(meanwhile=death), method="PUT")  # the log entry, after the pack
         keys = await patient.put_many(b"%d" % number for number in range(300))
         assert all(await patient.has_many(keys))
         assert (await patient.verify()).ok
