@@ -1,130 +1,139 @@
-"""A simulation of packs in a bucket: many small objects in one object of the bucket, with an index."""
+"""Many small objects in a bucket: in packs, beside an object of the bucket for each, and beside boto3."""
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
+import json
 import os
 import random
-import struct
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import obstore
-from obstore.store import S3Store
 
 from benchmarks.concurrency import concurrently
 from benchmarks.harness import Results, compare_async
-from objrepo import S3Repository
 
-ENTRY = struct.Struct(">32sQI")
-"""An entry of the index: the hash of the object, its offset in the pack, and its length."""
+if TYPE_CHECKING:
+    from benchmarks.remote import CephBucket
+    from engines.proxy import Proxy
+    from objrepo import S3Repository
 
-PACK_BYTES = 8 * 1024 * 1024
 SMALL = 1024
+PACKS, EACH, BOTO3 = "objrepo, in packs", "objrepo, an object each", "boto3 on 32 threads"
 
 
-class Packs:
-    """Packs in a bucket. Each is written once, followed by its index as a separate object.
-
-    A reader keeps the sorted indexes in memory, 44 bytes per object, and looks keys up by binary search.
-    """
-
-    def __init__(self, store: S3Store) -> None:
-        self.store = store
-        self.requests = 0
-        self.index: list[tuple[bytes, str, int, int]] = []
-
-    def put_many(self, contents: list[bytes]) -> list[str]:
-        """Store objects by two requests per pack."""
-        keys = []
-        for first in range(0, len(contents), PACK_BYTES // SMALL):
-            batch = contents[first : first + PACK_BYTES // SMALL]
-            hashes = [hashlib.sha256(content).digest() for content in batch]
-            pack, lines, position = b"".join(batch), [], 0
-            for digest, content in zip(hashes, batch, strict=True):
-                lines.append((digest, position, len(content)))
-                position += len(content)
-            name = hashlib.sha256(pack).hexdigest()
-            obstore.put(self.store, f"packs/{name}", pack, use_multipart=False)
-            obstore.put(self.store, f"index/{name}", b"".join(ENTRY.pack(*line) for line in sorted(lines)))
-            self.requests += 2
-            self.index += [(digest, name, start, size) for digest, start, size in lines]
-            keys += [digest.hex() for digest in hashes]
-        self.index.sort()
-        return keys
-
-    def load(self) -> None:
-        """Read the indexes, as a new process does: one request per pack, and the listing."""
-        self.index = []
-        for page in obstore.list(self.store, "index", chunk_size=1000):
-            self.requests += 1
-            for item in page:
-                content = bytes(obstore.get(self.store, item["path"]).bytes())
-                self.requests += 1
-                name = item["path"].rpartition("/")[2]
-                self.index += [(digest, name, start, size) for digest, start, size in ENTRY.iter_unpack(content)]
-        self.index.sort()
-
-    def get(self, key: str) -> bytes:
-        """Return one object by one request for a range of a pack."""
-        digest = bytes.fromhex(key)
-        found = self.index[bisect.bisect_left(self.index, (digest, "", 0, 0))]
-        assert found[0] == digest
-        self.requests += 1
-        return bytes(obstore.get_range(self.store, f"packs/{found[1]}", start=found[2], length=found[3]))
-
-    def read_pack(self, name: str) -> int:
-        """Read a whole pack, as bulk reading does, and return its size."""
-        self.requests += 1
-        return len(obstore.get(self.store, f"packs/{name}").bytes())
+async def compare_packs(results: Results, bucket: CephBucket, proxy: Proxy) -> None:
+    """Compare packs with a repository of format 1, which has none, and with boto3."""
+    marker = json.dumps({"objrepo": 1, "uuid": "format 1", "key_format": "sha256"}).encode()
+    obstore.put(bucket.store("each"), "objrepo.json", marker)
+    async with (
+        bucket.repository("packs") as packs,
+        bucket.repository("each") as each,
+        bucket.repository("packs", proxy.url) as counted,
+    ):
+        await packs.initialise()
+        await _compare(results, bucket, packs, each)
+        await _count(results, counted, proxy)
 
 
-async def compare_packs(results: Results, repo: S3Repository, store: S3Store) -> None:
-    """Compare one object of the bucket per object with packs."""
+async def _compare(results: Results, bucket: CephBucket, packs: S3Repository, each: S3Repository) -> None:
     count = 2_000 if results.quick else 20_000
-    packs = Packs(store)
     rounds = 1 if results.quick else 3
-    async with repo:
-        await repo.initialise()
-        fresh = [[os.urandom(SMALL) for _ in range(count)] for _ in range(rounds + 1)]
-        keys: dict[str, list[str]] = {}
+    fresh = [[os.urandom(SMALL) for _ in range(count)] for _ in range(rounds + 1)]
+    keys: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(32) as threads:
 
-        async def put_each(number: int) -> None:
-            keys["each"] = await repo.put_many(fresh[number])
+        async def put_many(name: str, repo: S3Repository, number: int) -> None:
+            keys[name] = await repo.put_many(fresh[number])
 
-        async def put_packs(number: int) -> None:
-            before = packs.requests
-            keys["packs"] = await anyio.to_thread.run_sync(packs.put_many, fresh[number])
-            notes["packs in the bucket"] = f"{packs.requests - before} requests"
+        def put(content: bytes) -> None:
+            name = f"boto3/{hashlib.sha256(content).hexdigest()}"
+            bucket.boto3.put_object(Bucket="objects", Key=name, Body=content)
 
-        notes = {"objrepo, an object each": f"{count:,} requests"}
-        implementations: dict[str, Any] = {"objrepo, an object each": put_each, "packs in the bucket": put_packs}
-        await compare_async(results, f"packs: put {count:,} × 1 KiB, for each", implementations, rounds, count, notes)
-        chosen = {kind: random.Random(3).sample(given, 1000) for kind, given in keys.items()}
-        await anyio.to_thread.run_sync(packs.load)
+        async def put_by_boto3(number: int) -> None:
+            await anyio.to_thread.run_sync(lambda: list(threads.map(put, fresh[number])))
 
-        async def get_packed(key: str) -> bytes:
-            return await anyio.to_thread.run_sync(packs.get, key)
+        implementations: dict[str, Any] = {
+            PACKS: functools.partial(put_many, PACKS, packs),
+            EACH: functools.partial(put_many, EACH, each),
+            BOTO3: put_by_boto3,
+        }
+        await compare_async(results, f"packs: put {count:,} × 1 KiB, for each", implementations, rounds, count)
+
+        repositories = {PACKS: packs, EACH: each}
+        chosen = random.Random(3).sample(range(count), 1000)
+
+        def get(key: str) -> bytes:
+            return bucket.boto3.get_object(Bucket="objects", Key=f"boto3/{key}")["Body"].read()
+
+        async def get_by_boto3(number: int) -> list[bytes]:
+            return await anyio.to_thread.run_sync(lambda: list(threads.map(get, [keys[PACKS][n] for n in chosen])))
 
         implementations = {
-            "objrepo, an object each": functools.partial(concurrently, repo.get, lambda number: chosen["each"]),
-            "packs in the bucket": functools.partial(concurrently, get_packed, lambda number: chosen["packs"]),
+            name: functools.partial(concurrently, repo.get, lambda number, name=name: [keys[name][n] for n in chosen])
+            for name, repo in repositories.items()
         }
+        implementations[BOTO3] = get_by_boto3
         await compare_async(results, "packs: 1000 × get 1 KiB at once", implementations, rounds, 1000)
 
-        async def stream_each(number: int) -> int:
+        async def read_all(name: str, repo: S3Repository, number: int) -> int:
             size = 0
-            async with repo.stream(keys["each"]) as objects:
+            async with repo.stream(keys[name]) as objects:
                 async for _, stream in objects:
                     size += len(await stream.read())
             return size
 
-        async def stream_packs(number: int) -> int:
-            wanted = {bytes.fromhex(key) for key in keys["packs"]}
-            names = sorted({name for digest, name, _, _ in packs.index if digest in wanted})
-            return sum([await anyio.to_thread.run_sync(packs.read_pack, name) for name in names])
+        async def all_by_boto3(number: int) -> int:
+            return await anyio.to_thread.run_sync(lambda: sum(map(len, threads.map(get, keys[PACKS]))))
 
-        implementations = {"objrepo, an object each": stream_each, "packs in the bucket": stream_packs}
+        implementations = {name: functools.partial(read_all, name, repo) for name, repo in repositories.items()}
+        implementations[BOTO3] = all_by_boto3
         await compare_async(results, f"packs: read all {count:,}, for each", implementations, rounds, count)
+
+        async def has_many(name: str, repo: S3Repository, number: int) -> bool:
+            return all(await repo.has_many(keys[name]))
+
+        implementations = {name: functools.partial(has_many, name, repo) for name, repo in repositories.items()}
+        await compare_async(results, f"packs: has_many of {count:,}, for each", implementations, rounds, count)
+
+
+async def _count(results: Results, repo: S3Repository, proxy: Proxy) -> None:
+    """Count requests."""
+    count = 2_000 if results.quick else 20_000
+    counts: dict[str, int] = {}
+    keys: list[str] = []
+
+    async def note(work: str, function: Any) -> None:
+        proxy.taken()
+        await function()
+        counts[work] = len(proxy.taken())
+
+    async def put_many() -> None:
+        keys.extend(await repo.put_many(os.urandom(SMALL) for _ in range(count)))
+
+    async def read_all() -> None:
+        async with repo.stream(keys) as objects:
+            async for _ in objects:
+                pass
+
+    async def put_at_once() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(1000):
+                group.start_soon(repo.put, os.urandom(SMALL))
+
+    await repo.has("0" * 64)
+    await note(f"put_many of {count:,}", put_many)
+    await note(f"stream of {count:,}", read_all)
+    await note(f"has_many of {count:,}", lambda: repo.has_many(keys))
+    await note("get", lambda: repo.get(keys[0]))
+    await note("has", lambda: repo.has(keys[0]))
+    await note("has of a missing object", lambda: repo.has("0" * 64))
+    await note("put", lambda: repo.put(os.urandom(SMALL)))
+    await note("1,000 puts at once", put_at_once)
+    await note("verify", repo.verify)
+    await note("delete_many of 1,000", lambda: repo.delete_many(keys[:1000]))
+    for work, number in counts.items():
+        print(f"  {work:<30}{number:>8} requests", flush=True)

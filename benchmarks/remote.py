@@ -45,7 +45,8 @@ def run(results: Results, folder: Path) -> None:
         anyio.run(large_objects, results, bucket)
         anyio.run(requests, results, bucket)
         anyio.run(growth, results, bucket)
-        anyio.run(compare_packs, results, bucket.repository("packs"), bucket.store("packs"))
+        with proxy_to(bucket.gateway.host, bucket.gateway.port) as proxy:
+            anyio.run(compare_packs, results, bucket, proxy)
     for loop, options in LOOPS.items():
         anyio.run(functools.partial(cached_reads, results, folder / f"cached-{loop}", loop), **options)
     anyio.run(copies, results, folder)

@@ -41,6 +41,15 @@ class TestS3(RepositoryContract):
         return S3Repository("objects", "in/a/folder")
 
 
+class TestS3WithoutPacks(RepositoryContract):
+    """A repository of format 1, as earlier releases make it."""
+
+    @pytest.fixture
+    def repository(self, memory_bucket, monkeypatch):
+        monkeypatch.setattr("objrepo.s3.repository._NEW_FORMAT", 1)
+        return S3Repository("objects", "in/a/folder")
+
+
 class TestCached(RepositoryContract):
     """A cache that holds some of the objects, and is too small for the largest."""
 

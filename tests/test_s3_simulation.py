@@ -44,6 +44,7 @@ class Simulation:
 
     def __init__(self, random, folder, monkeypatch):
         self.random = random
+        self.time_passes = random.choice((0.01, 0.03, 0.1))
         self.folder = folder
         self.bucket = Bucket()
         self.events = 0
@@ -189,7 +190,7 @@ class Simulation:
                 self.record(kind, key, start)
 
     def step(self):
-        if self.random.random() < 0.02:
+        if self.random.random() < self.time_passes:
             self.advance(self.random.choice((MINUTE, 6 * MINUTE, 2 * HOUR, 26 * HOUR, 26 * HOUR)))
         if self.bucket.late and self.random.random() < 0.3:
             self.arrive()

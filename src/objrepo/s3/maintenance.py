@@ -136,25 +136,28 @@ class Maintenance:
             return
         contents = {key: content for key, content in self._pool.map(self._read_loose, small) if content is not None}
         written = [self._packs.write(part) for part in full_packs(contents)]
+        candidates = [*contents, *hidden]
+        removed: set[bytes] = set()
         began = now()
-        removed = frozenset([*contents, *hidden])
 
         def build() -> Entry:
-            places, tombstones = self._log.look(contents)
+            nonlocal removed
+            places, tombstones = self._log.look(candidates)
             rows = {
                 pack: [span for span in spans if span.key not in places and span.key not in tombstones]
                 for pack, spans in written
             }
+            removed = {key for key in candidates if key in places or key in tombstones or key in contents}
             unchanged = self._log.index.tombstones(forgotten)
             return Entry(
                 rows={pack: spans for pack, spans in rows.items() if spans},
-                # They are new for those that had one already: it is kept until a day after the object was removed.
-                tombstones=removed,
+                # They are set again, so that they are kept until a day after the object was removed.
+                tombstones=frozenset(removed & tombstones.keys()),
                 forgotten=frozenset(key for key, number in forgotten.items() if unchanged.get(key) == number),
             )
 
         self._log.transact(build)
-        if now() - began < MAX_AGE:  # else the tombstones may be forgotten, and the objects stored again
+        if now() - began < MAX_AGE:  # else a tombstone may be forgotten, and the object stored again
             self._bucket.delete([name_of_loose(key.hex()) for key in sorted(removed)])
 
     def _read_loose(self, key: bytes) -> tuple[bytes, bytes | None]:

@@ -529,8 +529,10 @@ class S3Backend(Backend):
             return Entry(deleted=frozenset(digests))
 
         if digests:
+            began = now()
             log.transact(build)
-            self._bucket.delete([name_of(key) for key in sorted(loose)])
+            if now() - began < MAX_AGE:  # else maintenance removes them: they may have been stored again
+                self._bucket.delete([name_of(key) for key in sorted(loose)])
 
     # -- looking up and listing -----------------------------------------------------------------------------------
 
