@@ -262,9 +262,10 @@ class TestRequests:
         contents = small(20_000)
         assert not await other.has("0" * 64)
         count, keys = await self.count(server, repo.put_many(contents))
-        assert count <= 45
+        assert count <= 15
         count, again = await self.count(server, repo.put_many(contents))
-        assert (count, again) == (20, keys)
+        assert count <= 10
+        assert again == keys
         count, found = await self.count(server, repo.has_many(keys))
         assert (count, all(found)) == (1, True)
         assert (await self.count(server, self.read_all(repo, keys)))[0] <= 100
@@ -277,7 +278,7 @@ class TestRequests:
             assert sorted([key async for key, _ in objects]) == sorted(keys)
 
     async def test_single_objects(self, repo, server):
-        assert (await self.count(server, repo.put(b"first")))[0] == 2
+        assert (await self.count(server, repo.put(b"first")))[0] == 3, "it reads the first entry of the log"
         count, key = await self.count(server, repo.put(b"content"))
         assert count == 2
         assert (await self.count(server, repo.put(b"content")))[0] == 2
@@ -462,12 +463,13 @@ class TestFormats:
     async def test_format_1_is_read_and_written_as_before_until_it_is_upgraded(self, repo, server, monkeypatch):
         marker = json.loads(server.objects["objrepo.json"])
         server.objects["objrepo.json"] = json.dumps({**marker, "objrepo": 1}).encode()
+        del server.objects["log/0000000000000001"]
         await repo.__aexit__(None, None, None)
         await repo.__aenter__()
         keys = await repo.put_many(small(10))
         assert all(await repo.has_many(keys))
         await repo.maintain()
-        assert names(server, "packs") == names(server, "log") == []
+        assert names(server, "packs") == []
         assert "upgrade" in [step.name for step in (await repo.maintain(dry_run=True, upgrade=True)).steps]
         assert json.loads(server.objects["objrepo.json"])["objrepo"] == 1
         await repo.maintain(upgrade=True)
@@ -508,14 +510,13 @@ class TestRepair:
             (name,) = names(server, "snapshots")
             server.objects[name] = with_flipped_bit(server.objects[name], 200)
         elif damage == "entry damaged":
-            name = names(server, "log")[0]
+            name = names(server, "log")[-1]
             server.objects[name] = with_flipped_bit(server.objects[name], 200)
         else:
             for name in names(server, "log")[: 1 if damage == "entry lost" else None]:
                 del server.objects[name]
-        if damage != "all lost":
-            with pytest.raises(RepositoryError, match=r"call repair\(\)"):
-                await other.has(keys[0])
+        with pytest.raises(RepositoryError, match=r"call repair\(\)"):
+            await other.has(keys[0])
         assert (await other.repair(dry_run=True)).steps[0].action == "recovered"
         await other.repair()
         for each in (other, repo):

@@ -71,7 +71,7 @@ async def test_a_cached_repository_downloads_once(bucket, proxy, tmp_path):
             for _ in range(100):
                 group.start_soon(read)
         assert results == [content_of(1024)] * 100
-        assert len(proxy.taken()) == 2, "a listing of the log, as it has not been used before, and the object"
+        assert len(proxy.taken()) == 3, "the log, its first entry, and the object"
 
 
 async def test_an_archive_in_a_bucket_and_of_a_web_server(

@@ -59,6 +59,11 @@ def number_of(name: str) -> int:
     return int(name.rpartition("/")[2])
 
 
+def begin_log(bucket: BucketClient) -> None:
+    """Create the first entry, which changes nothing: a repository without any has lost its log."""
+    bucket.create_first(name_of(1), encode_entry(Entry()))
+
+
 class Found(NamedTuple):
     """What the state says of some objects.
 
@@ -189,7 +194,7 @@ class Log:
         found = list(self._bucket.list_all(FOLDER, name_of(max(number - 1, 0))))
         listed = [number_of(each.name) for each in found]
         first = max(number, 1)
-        if listed != list(range(first, first + len(listed))) or (number and not listed):
+        if not listed or listed != list(range(first, first + len(listed))):
             return False
         if number and not self.index.is_stored_at(number, found[0].modified):
             return False
@@ -201,7 +206,7 @@ class Log:
             self.index.apply(each, self._decode(each, content))
         if new:
             self.index.is_stored_at(new[-1], found[-1].modified)
-        return self.index.number >= (listed[-1] if listed else 0)
+        return self.index.number >= listed[-1]
 
     def _decode(self, number: int, content: bytes) -> Entry:
         try:

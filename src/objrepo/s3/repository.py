@@ -40,7 +40,7 @@ from objrepo.s3.encoding import Entry, Place, Span
 from objrepo.s3.lease import LEASE, RELEASED
 from objrepo.s3.listing import Item, windows
 from objrepo.s3.local_index import cache_folder
-from objrepo.s3.log import MAX_AGE, Found, Log, now
+from objrepo.s3.log import MAX_AGE, Found, Log, begin_log, now
 from objrepo.s3.loose import LooseObjects, key_of, name_of
 from objrepo.s3.maintenance import Maintenance
 from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
@@ -220,10 +220,12 @@ class S3Backend(Backend):
             raise TypeError(f"an S3 repository has no options, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
-        other = next((each.name for each in self._bucket.list().next_page() if key_of(each.name) is None), None)
+        other = next((each.name for each in self._bucket.list().next_page() if not _is_ours(each.name)), None)
         if other is not None:
             raise ValueError(f"{self.location} contains other files, such as {other!r}: use another prefix")
         form = _NEW_FORMAT if self._bucket.supports_conditions(LEASE, RELEASED) else 1
+        if form == 2:
+            begin_log(self._bucket)
         marker = {"objrepo": form, "uuid": str(uuid.uuid4()), "key_format": "sha256"}
         self._bucket.create(_MARKER, json.dumps(marker).encode())
         self._require_marker()
@@ -278,6 +280,7 @@ class S3Backend(Backend):
         """Have a repository of format 1 follow the rules of format 2; its objects stay where they are."""
         if not self._bucket.supports_conditions(LEASE, RELEASED):
             raise RepositoryError(f"{self.location} has no conditional writes, which packs need: it stays as it is")
+        begin_log(self._bucket)
         self._bucket.put(_MARKER, json.dumps({**marker, "objrepo": 2}).encode())
         self._forget_marker()
 
