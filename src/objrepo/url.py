@@ -36,7 +36,7 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
         - ``PATH``, ``disk:PATH``, or ``disk:PATH?durable=no`` as with ``durable=False``; ``%3F`` stands for a ``?`` in
           the path of a URL;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
-          ``virtual_hosted_style``, ``timeout``, ``retry_timeout`` and ``concurrency`` of
+          ``virtual_hosted_style``, ``timeout``, ``retry_timeout``, ``concurrency`` and ``index`` of
           :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they come from the environment or from the
           shared configuration files;
         - ``https://HOST/PATH?OPTION=VALUE&…`` or ``http://…`` of a web server of objrepo, with the options
