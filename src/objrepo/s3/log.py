@@ -133,7 +133,7 @@ class Log:
             try:
                 entry = build()
             except IndexLostError:
-                generation = -1
+                entry, generation = Entry(), -1
             if self.index.number < number or self.index.generation != generation:
                 confirmed = self.update()  # the file of the index was lost, so the entry may be wrong
                 continue

@@ -72,7 +72,10 @@ class S3Repository(Repository["S3Backend"]):
 
     The name of an object is the SHA-256 of its content, which is computed before the object is sent; an existing object
     is not sent again. ``get`` compares the content with the key; ``open`` and ``stream`` fetch ranges, and read ahead
-    while they are read sequentially. Objects never change, so several machines may write at the same time.
+    while they are read sequentially. Several machines may write, delete and maintain at the same time.
+
+    Small objects that are stored together go into packs, each of which is one object of the bucket. Each machine keeps
+    a copy of their index, by which ``get`` and ``open`` may for a while return an object that another machine deleted.
 
     It needs the extra ``s3``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
     raises :class:`~objrepo.RepositoryUnavailableError`; a request that the credentials do not permit raises
