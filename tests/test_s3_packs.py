@@ -159,7 +159,7 @@ class TestLocalIndex:
         packs = sorted({place.pack for place in model.values()})
         rows = [key + encoding.encode_location(packs.index(model[key].pack), *model[key][1:]) for key in sorted(model)]
         chunks = [b"".join(rows[start : start + 3]) for start in range(0, len(rows), 3)]
-        index.load(number, packs, tombstones.items(), (), chunks)
+        index.load(number, number, packs, tombstones.items(), (), chunks)
 
     def test_a_load_that_fails_changes_nothing(self, tmp_path):
         def damaged():
@@ -169,7 +169,7 @@ class TestLocalIndex:
         index = LocalIndex(tmp_path / "index")
         index.apply(1, Entry(rows={b"p" * 32: [Span(b"k" * 32, 1, 2)]}))
         with pytest.raises(DamagedError):
-            index.load(5, [b"q" * 32], chunks=damaged())
+            index.load(5, 1, [b"q" * 32], chunks=damaged())
         assert index.number == 1
         assert index.places([b"k" * 32]) == {b"k" * 32: Place(b"p" * 32, 1, 2)}
         index.close()

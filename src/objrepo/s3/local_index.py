@@ -18,7 +18,7 @@ from objrepo.s3.encoding import HASH_BYTES, ROW_BYTES, Entry, Place, decode_loca
 T = TypeVar("T")
 
 _VERSION: Final = 1
-_BUSY_SECONDS: Final = 60.0  # another process may be loading a snapshot of many million objects
+_BUSY_SECONDS: Final = 300.0  # another process may be loading a snapshot of many million objects
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _FAILED: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
@@ -145,6 +145,7 @@ class LocalIndex:
     def load(
         self,
         number: int,
+        replaced: int,
         packs: Iterable[bytes] = (),
         tombstones: Iterable[tuple[bytes, int]] = (),
         retired: Iterable[tuple[bytes, int]] = (),
@@ -153,12 +154,15 @@ class LocalIndex:
         """Replace everything by a snapshot, or by nothing; if the iterables raise, nothing is changed.
 
         :param number: the last log entry that it includes.
+        :param replaced: that of what is replaced; if it has another one by now, nothing is changed.
         :param chunks: the rows, in the order of their keys; each of up to ``CHUNK_ROWS``.
         """
         self._run(_number)
         try:
             with closing(self._connect()) as db:  # of its own, so that other threads are not kept waiting
                 db.execute("BEGIN IMMEDIATE")
+                if _number(db) != replaced:
+                    return
                 for table in _TABLES:
                     db.execute(f"DELETE FROM {table}")
                 db.executemany("INSERT INTO pack VALUES (?, ?)", enumerate(packs))

@@ -39,7 +39,7 @@ SNAPSHOTS: Final = "snapshots"
 MAX_AGE: Final = 60 * 60.0
 """How many seconds a writer relies on having seen the end of the log. Maintenance removes no entry for a day."""
 
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 10
 _MANY_ENTRIES: Final = 64
 _WAIT_SECONDS: Final = 0.05
 
@@ -172,41 +172,43 @@ class Log:
         for attempt in range(_ATTEMPTS):
             began = now()
             try:
-                if self._follow(is_first=attempt == 0):
-                    number = self.index.number
+                number = self.index.number
+                last = self._follow(number, is_first=attempt == 0)
+                if last is None:
+                    self._load_snapshot(number)
+                elif (number := self.index.number) >= last:
                     self._seen = began, number
                     return number
-                self._load_snapshot()
             except (MissingError, IndexLostError):
-                continue  # maintenance has removed it meanwhile, or another thread has found the index damaged
-        number = self.index.number
+                pass  # maintenance has removed it meanwhile, or another thread has found the index damaged
         raise RepositoryError(
-            f"the log of {self._location} lacks an entry after {number}: call repair(), which makes it anew"
+            f"the log of {self._location} lacks an entry after {self.index.number}: call repair(), which makes it anew"
         )
 
-    def _follow(self, is_first: bool) -> bool:
-        """Apply the entries after those that the index has; return False if a snapshot is needed for that, or better.
+    def _follow(self, number: int, is_first: bool) -> int | None:
+        """Apply the entries after one; return the number of the last, None if a snapshot is needed for that, or better.
 
         The last entry that the index has is listed as well. If it is gone, others may be gone that the index lacks, or
         another bucket was put in the place of this one.
+
+        :param is_first: whether a snapshot is better if there are many entries; else there is none.
         """
-        number = self.index.number
         found = list(self._bucket.list_all(FOLDER, name_of(max(number - 1, 0))))
         listed = [number_of(each.name) for each in found]
         first = max(number, 1)
         if not listed or listed != list(range(first, first + len(listed))):
-            return False
+            return None
         if number and not self.index.is_stored_at(number, found[0].modified):
-            return False
+            return None
         if is_first and not number and len(listed) > _MANY_ENTRIES:
-            return False
+            return None
         new = listed[1:] if number else listed
         contents = self._pool.map(lambda each: self._bucket.read(name_of(each))[0], new)
         for each, content in zip(new, contents, strict=True):
             self.index.apply(each, self._decode(each, content))
         if new:
             self.index.is_stored_at(new[-1], found[-1].modified)
-        return self.index.number >= listed[-1]
+        return listed[-1]
 
     def _decode(self, number: int, content: bytes) -> Entry:
         try:
@@ -216,11 +218,14 @@ class Log:
                 f"{name_of(number)} in {self._location} is damaged: {error}: call repair(), which makes the log anew"
             ) from error
 
-    def _load_snapshot(self) -> None:
-        """Have the index start from the latest snapshot, or from nothing if there is none."""
+    def _load_snapshot(self, number: int) -> None:
+        """Have the index start from the latest snapshot, or from nothing if there is none.
+
+        :param number: that of the index that is replaced, unless another process has done so.
+        """
         last = max((number_of(each.name) for each in self._bucket.list_all(SNAPSHOTS)), default=None)
         if last is None:
-            return self.index.load(0)
+            return self.index.load(0, number)
         name = name_of(last, SNAPSHOTS)
         try:
             head = SnapshotHead.decode(bytes(self._bucket.get_range(name, 0, SNAPSHOT_HEAD_BYTES).content))
@@ -229,6 +234,7 @@ class Log:
             content = _Content(head, self._parts(name, head.size))
             return self.index.load(
                 last,
+                number,
                 content.records(head.packs, HASH_BYTES),
                 map(_mark, content.records(head.tombstones, HASH_BYTES + 8)),
                 map(_mark, content.records(head.retired, HASH_BYTES + 8)),

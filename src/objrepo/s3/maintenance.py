@@ -342,7 +342,7 @@ class Maintenance:
         with nullcontext() if dry_run else leased(self._bucket, self._location):
             index = self._log.index
             if not dry_run:
-                index.load(0)
+                index.load(0, index.number)
             number = 0
             for path, spans, problem in self._pool.map(self._try_to_read_footer, self._packs.list()):
                 if spans is None:
