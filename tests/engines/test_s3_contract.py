@@ -139,8 +139,8 @@ class TestCredentials:
     async def test_a_public_bucket_is_read_without_credentials(self, repo, chain, s3):
         key = await repo.put(b"content")
         s3.put_bucket_acl(Bucket=BUCKET, ACL="public-read")
-        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/objrepo.json", ACL="public-read")
-        s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/{key[:2]}/{key[2:]}", ACL="public-read")
+        for name in ("objrepo.json", "log/0000000000000001", f"{key[:2]}/{key[2:]}"):
+            s3.put_object_acl(Bucket=BUCKET, Key=f"{repo.backend._options.prefix}/{name}", ACL="public-read")
         try:
             async with chain(anonymous=True) as other:
                 assert await other.get(key) == b"content"
