@@ -515,10 +515,12 @@ class TestRepair:
         else:
             for name in names(server, "log")[: 1 if damage == "entry lost" else None]:
                 del server.objects[name]
-        with pytest.raises(RepositoryError, match=r"call repair\(\)"):
+        with pytest.raises(RepositoryError, match=r"call repair\(live=False\)"):
             await other.has(keys[0])
         assert (await other.repair(dry_run=True)).steps[0].action == "recovered"
-        await other.repair()
+        with pytest.raises(ValueError, match="while others use it"):
+            await other.repair()
+        await other.repair(live=False)
         for each in (other, repo):
             assert all(await each.has_many([*keys, loose]))
             assert await each.get(keys[0]) == b"content 0"
@@ -532,7 +534,7 @@ class TestRepair:
         server.objects[damaged] = server.objects[damaged][:-1]
         for name in names(server, "log"):
             del server.objects[name]
-        steps = (await repo.repair()).steps
+        steps = (await repo.repair(live=False)).steps
         assert [(step.action, step.subject) for step in steps[1:]] == [("skipped", damaged)]
         assert not any(await repo.has_many(keys))
         assert all(await repo.has_many(more))
@@ -541,7 +543,7 @@ class TestRepair:
         server.answer = lambda *request: (501, "NotImplemented") if "if-none-match" in request[-1] else None
         async with S3Repository(**server.options, retry_timeout=2) as repo:
             await repo.initialise()
-            assert (await repo.repair()).steps == ()
+            assert (await repo.repair(live=False)).steps == ()
 
 
 class TestLostPacks:

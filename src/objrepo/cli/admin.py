@@ -21,6 +21,7 @@ from objrepo.cli.context import (
 from objrepo.cli.progress import count_of, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
+from objrepo.reports import RepairReport
 from objrepo.url import open_repository
 
 
@@ -63,6 +64,12 @@ async def init(repository: AsyncRepository, /, **options: Any) -> None:
 @click.option("--clean-storage/--no-clean-storage", default=None, help="Remove loose files of packed objects.")
 @click.option("--do-vacuum/--no-do-vacuum", default=None, help="Rewrite the index.")
 @click.option("--compress", is_flag=True, default=None, help="Compress objects when packing them, if that saves space.")
+@click.option(
+    "--upgrade",
+    is_flag=True,
+    default=None,
+    help="Have a bucket of an earlier release use packs; end other programs first.",
+)
 @timeout_option
 @json_option
 @with_threaded_repository
@@ -128,7 +135,7 @@ async def repair(
     source: str | None,
     timeout: float,
 ) -> int:
-    """Verify the repository, and repair damage.
+    """Verify the repository, and repair damage; in a bucket, make its index anew from the packs.
 
     A damaged copy of an object is moved to the directory `quarantine` of the repository, and replaced by an intact one.
     An object without an intact copy is lost. With --exclusive, files that interrupted commands have left are removed.
@@ -137,12 +144,23 @@ async def repair(
     \b
     objrepo repair --from /mnt/backup
     """
+    from objrepo.s3 import S3Repository  # imported late: most repositories are on disk
+
+    if isinstance(repository, S3Repository) and source is None:
+        done = await repository.repair(dry_run, not exclusive)
+        return _print_repairs(done)
     if not isinstance(repository, DiskRepository):
         raise click.UsageError(f"cannot repair {repository}: it is not a repository on disk")
     async with AsyncExitStack() as stack:
         other = None if source is None else await stack.enter_async_context(open_repository(source))
         with reporter() as report:
             done = await repository.repair(dry_run, not exclusive, source=other, timeout=timeout, progress=report)
+    return _print_repairs(done)
+
+
+def _print_repairs(done: RepairReport) -> int:
+    """Print the changes; return the exit status."""
+    dry_run = done.dry_run
     skipped = [step for step in done.steps if step.action == "skipped"]
     print_report(
         done,

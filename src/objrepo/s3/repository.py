@@ -174,7 +174,7 @@ class S3Repository(Repository["S3Backend"]):
         """
         return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
 
-    async def repair(self, dry_run: bool = False) -> RepairReport:
+    async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
         """Make the index in the bucket anew from the packs. Others must not use the repository meanwhile.
 
         It is needed only if an entry of the log or a snapshot is damaged or missing, which is an error of every
@@ -182,11 +182,17 @@ class S3Repository(Repository["S3Backend"]):
         from cancellation.
 
         :param dry_run: whether to read the packs only.
+        :param live: whether others may be using the repository, which only a dry run permits.
         :return: a step ``'recovered'`` for the log, and ``'skipped'`` for each pack that cannot be read.
         :raises NotInitialisedError: if the repository does not exist.
         :raises RepositoryBusyError: if another process is maintaining it.
         :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
+        :raises ValueError: if others may be using it.
         """
+        if live and not dry_run:
+            raise ValueError(
+                f"the index of {self} cannot be made anew while others use it: end them, and say so by live=False"
+            )
         steps = await self._open().run(self.backend.rebuild, dry_run)
         return RepairReport(dry_run, tuple(steps))
 

@@ -307,7 +307,8 @@ class SyncRepository(AbstractRepositoryBackend):
         progress: ProgressCallback | None = None,
     ) -> RepairReport:
         def repair(_: AsyncRepository, source: AsyncRepository | None = None) -> Awaitable[RepairReport]:
-            options = {"source": source, "timeout": timeout, "progress": progress}
+            given = {"source": source, "timeout": timeout, "progress": progress}
+            options = {name: value for name, value in given.items() if value}  # buckets have none of them
             return cast("Awaitable[RepairReport]", self._method("repair")(dry_run, live, **options))
 
         return call_with(repair, self) if source is None else call_with(repair, self, source)
