@@ -515,7 +515,7 @@ class TestRepair:
         else:
             for name in names(server, "log")[: 1 if damage == "entry lost" else None]:
                 del server.objects[name]
-        with pytest.raises(RepositoryError, match=r"call repair\(live=False\)"):
+        with pytest.raises(RepositoryError, match=r"repair\(live=False\)"):
             await other.has(keys[0])
         assert (await other.repair(dry_run=True)).steps[0].action == "recovered"
         with pytest.raises(ValueError, match="while others use it"):

@@ -22,7 +22,7 @@ CONTENTS = [b"one", b"two", b"three", b"four", b"five" * 20, b"six" * 30]
 """The last two count as large ones."""
 
 KEYS = [hashlib.sha256(content).hexdigest() for content in CONTENTS]
-EXAMPLES = int(os.environ.get("OBJREPO_SIMULATIONS", "60"))
+EXAMPLES = int(os.environ.get("OBJREPO_SIMULATIONS", "40"))
 
 
 @pytest.fixture(autouse=True)

@@ -182,7 +182,7 @@ class Log:
             except (MissingError, IndexLostError):
                 pass  # maintenance has removed it meanwhile, or another thread has found the index damaged
         raise RepositoryError(
-            f"the log of {self._location} lacks an entry after {self.index.number}: call repair(live=False), which makes it anew"
+            f"the log of {self._location} lacks an entry after {self.index.number}: repair(live=False) makes it anew"
         )
 
     def _follow(self, number: int, is_first: bool) -> int | None:
@@ -215,7 +215,7 @@ class Log:
             return decode_entry(content)
         except DamagedError as error:
             raise RepositoryError(
-                f"{name_of(number)} in {self._location} is damaged: {error}: call repair(live=False), which makes the log anew"
+                f"{name_of(number)} in {self._location} is damaged: {error}: repair(live=False) makes the log anew"
             ) from error
 
     def _load_snapshot(self, number: int) -> None:
@@ -242,7 +242,7 @@ class Log:
             )
         except DamagedError as error:
             raise RepositoryError(
-                f"{name} in {self._location} is damaged: {error}: call repair(live=False), which makes it anew"
+                f"{name} in {self._location} is damaged: {error}: repair(live=False) makes it anew"
             ) from error
 
     def _parts(self, name: str, size: int) -> Iterator[bytes]:
