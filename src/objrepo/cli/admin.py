@@ -135,9 +135,10 @@ async def repair(
     source: str | None,
     timeout: float,
 ) -> int:
-    """Verify the repository, and repair damage; in a bucket, make its index anew from the packs.
+    """Verify the repository, and repair damage.
 
-    A damaged copy of an object is moved to the directory `quarantine` of the repository, and replaced by an intact one.
+    In a bucket, it makes the index anew from the packs, with --exclusive. On disk, a damaged copy of an object is moved
+    to the directory `quarantine` of the repository, and replaced by an intact one.
     An object without an intact copy is lost. With --exclusive, files that interrupted commands have left are removed.
     Exit status 1 if an object is lost, or if one is skipped because its files cannot be read or moved.
 
