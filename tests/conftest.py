@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,9 @@ from forked import ForkedCommands
 from helpers import ROOT
 from objrepo import DiskRepository
 from objrepo.testing.fixtures import LOOPS
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as where a shell runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=LOOPS)

@@ -84,9 +84,9 @@ def flip_packed(folder, key):
     flip(folder / "packs" / str(pack_id), offset + length // 2)
 
 
-def open_files(folder):
-    """Return the files below a folder that this process has open."""
-    links = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
+def open_files(folder, process="self"):
+    """Return the files below a folder that this or another process has open, also those without a name."""
+    links = [f"/proc/{process}/fd/{descriptor}" for descriptor in os.listdir(f"/proc/{process}/fd")]
     return [path for path in map(os.path.realpath, links) if path.startswith(f"{folder}{os.sep}")]
 
 

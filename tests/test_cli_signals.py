@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from helpers import OBJREPO, default_signals
+from helpers import OBJREPO, default_signals, open_files
 from objrepo.testing.fixtures import content_of
 
 LINES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -49,7 +49,7 @@ class TestEachSignal:
             process.stdin.write(content_of(5_000_000))
             process.stdin.flush()
             sandbox = workdir / ".objrepo" / "sandbox"
-            wait_for(lambda: sandbox.exists() and os.listdir(sandbox))
+            wait_for(lambda: open_files(sandbox, process.pid))
             end(process, number)
         assert os.listdir(sandbox) == []
         assert [files for _, _, files in os.walk(workdir / ".objrepo" / "loose") if files] == []
@@ -139,6 +139,6 @@ def test_a_signal_that_is_ignored_stays_ignored(workdir, run_objrepo):
     ) as process:
         process.stdin.write(content_of(5_000_000))
         process.stdin.flush()
-        wait_for(lambda: os.listdir(workdir / ".objrepo" / "sandbox"))
+        wait_for(lambda: open_files(workdir / ".objrepo" / "sandbox", process.pid))
         end(process, signal.SIGTERM)
     assert os.listdir(workdir / ".objrepo" / "sandbox") == []

@@ -339,3 +339,12 @@ def test_a_forked_process_reads_with_a_connection_of_its_own(folder):
         assert repo.put_many([b"content", b"new"])[0] == key
         for _ in range(3):
             assert repo.get(key) == b"content"
+
+
+def test_a_session_that_has_not_read_before_reports_a_repository_that_is_gone(folder):
+    with open_repository(folder) as repo:
+        repo.initialise()
+        key = repo.put(b"content")
+        shutil.rmtree(folder)
+        with pytest.raises(NotInitialisedError):
+            repo.get(key)

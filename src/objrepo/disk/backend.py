@@ -220,7 +220,7 @@ class DiskBackend(Backend):
 
     def _read_at_once(self, key: str, max_size: int = sys.maxsize) -> bytes | None:
         with self.sessions.check_out(checked=False) as session:
-            return read_at_once(session, key, max_size) if session.matches(key) else None
+            return read_at_once(session, key, max_size) if session.has_index and session.matches(key) else None
 
     def get_batch(self, keys: Sequence[str]) -> list[Any]:
         if len(keys) == 1 and (content := self._read_at_once(keys[0], CHUNK_BYTES)) is not None:

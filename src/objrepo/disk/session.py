@@ -62,6 +62,11 @@ class ContainerSession:
         self._index_is_pinned = self._config_signature == signature(self.layout.config_file)
         return index
 
+    @property
+    def has_index(self) -> bool:
+        """Whether the index is open."""
+        return "index" in self.__dict__
+
     @cached_property
     def packs(self) -> PackFiles:
         """The pack files that are open."""
@@ -77,7 +82,7 @@ class ContainerSession:
     @property
     def reusable(self) -> bool:
         """Whether the session may serve another call."""
-        return "index" not in self.__dict__ or self.index.reusable
+        return not self.has_index or self.index.reusable
 
     def is_current(self) -> bool:
         """Return whether the session belongs to this process and to the container that is at the path now.
@@ -110,7 +115,7 @@ class ContainerSession:
     def close(self) -> None:
         """Close every connection and file."""
         self.end_transaction()
-        if "index" in self.__dict__:
+        if self.has_index:
             self.index.close()
         if "packs" in self.__dict__:
             self.packs.close()
