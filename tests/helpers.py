@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -86,8 +86,11 @@ def flip_packed(folder, key):
 
 def open_files(folder, process="self"):
     """Return the files below a folder that this or another process has open, also those without a name."""
-    links = [f"/proc/{process}/fd/{descriptor}" for descriptor in os.listdir(f"/proc/{process}/fd")]
-    return [path for path in map(os.path.realpath, links) if path.startswith(f"{folder}{os.sep}")]
+    paths = []
+    for descriptor in os.listdir(f"/proc/{process}/fd"):
+        with suppress(FileNotFoundError):  # it was closed just now
+            paths.append(os.readlink(f"/proc/{process}/fd/{descriptor}"))
+    return [path for path in paths if path.startswith(f"{folder}{os.sep}")]
 
 
 def run_on_small_file_system(tmp_path, script, first=""):
