@@ -67,7 +67,7 @@ class Simulation:
         return backend
 
     def run_alone(self, function):
-        """Call a function with nothing going wrong and nobody else at work."""
+        """Call a function without faults and without other writers."""
         results = []
         actor = self.actors[0]
         actor.start(lambda: results.append(function()))

@@ -211,7 +211,7 @@ class LocalIndex:
             except sqlite3.DatabaseError as error:
                 if is_last or _code(error) in _BUSY | _FAILED:
                     raise
-                self._remove()  # it is damaged: nobody has seen anything of it yet
+                self._remove()  # it is damaged: nothing of it was returned yet
         raise AssertionError
 
     def _create(self) -> sqlite3.Connection:

@@ -280,7 +280,7 @@ class Maintenance:
                 self._store_snapshot(scan, scan.number)
 
     def _store_snapshot(self, scan: Scan, number: int) -> None:
-        """Write the snapshot of a state. It has the same bytes whoever writes it."""
+        """Write the snapshot of a state. Every writer would write the same bytes."""
         used: set[int] = set()
         rows = 0
         for _, location in scan.rows():
