@@ -218,7 +218,7 @@ class Simulation:
         """A request arrives that its sender has given up and repeated."""
         request = self.bucket.late.pop(self.random.randrange(len(self.bucket.late)))
         self.trace.append("a late request arrives")
-        with suppress(Exception):  # nobody waits for the answer
+        with suppress(Exception):  # its answer is not waited for
             request()
 
     def advance(self, seconds):

@@ -14,35 +14,38 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class WithOnly:
-    """The base of what is used by ``with`` only: other uses raise an error that shows the right one.
+def _refuse(self: Any, *_: object) -> NoReturn:
+    raise TypeError(f"use `{self._statement} {self._usage}`")
 
-    :cvar _usage: what follows ``with``, such as ``repo.open(key) as file``.
+
+class _Only:
+    """The base of what is used in one way only: other uses raise an error that shows the right one.
+
+    :cvar _statement: ``with`` or ``async with``.
+    :cvar _usage: what follows it, such as ``repo.open(key) as file``.
     """
 
+    _statement: str
     _usage: str
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"use `with {self._usage}`: this has no {name!r} by itself")
+        raise AttributeError(f"use `{self._statement} {self._usage}`: this has no {name!r} by itself")
 
-    def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(f"use `with {self._usage}`")
-
-    __await__ = __aiter__ = __iter__ = __aenter__ = __aexit__ = _refuse
+    __await__ = __aiter__ = __iter__ = _refuse
 
 
-class AsyncWithOnly:
-    """The base of what is used by ``async with`` only, likewise."""
+class WithOnly(_Only):
+    """The base of what is used by ``with`` only."""
 
-    _usage: str
+    _statement = "with"
+    __aenter__ = __aexit__ = _refuse
 
-    def __getattr__(self, name: str) -> NoReturn:
-        raise AttributeError(f"use `async with {self._usage}`: this has no {name!r} by itself")
 
-    def _refuse(self, *_: object) -> NoReturn:
-        raise TypeError(f"use `async with {self._usage}`")
+class AsyncWithOnly(_Only):
+    """The base of what is used by ``async with`` only."""
 
-    __await__ = __aiter__ = __iter__ = __enter__ = __exit__ = _refuse
+    _statement = "async with"
+    __enter__ = __exit__ = _refuse
 
 
 class NoSyncWith:

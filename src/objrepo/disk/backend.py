@@ -197,14 +197,17 @@ class DiskBackend(Backend):
     # -- reading ------------------------------------------------------------------------------------------------
 
     def has(self, keys: Sequence[object]) -> list[bool]:
-        if len(keys) == 1 and isinstance(keys[0], str) and self.size_nowait(keys[0]) is not None:
-            return [True]
+        if len(keys) == 1:
+            return [self._has_one(keys[0])]
         with self.sessions.check_out() as session:
-            if len(keys) == 1:
-                [key] = keys
-                return [isinstance(key, str) and bool(session.matches(key)) and has_object(session, key)]
             found = has_objects(session, valid_keys(keys, session.config.hash_type))
         return [isinstance(key, str) and key in found for key in keys]
+
+    def _has_one(self, key: object) -> bool:
+        if isinstance(key, str) and self.size_nowait(key) is not None:
+            return True
+        with self.sessions.check_out() as session:
+            return isinstance(key, str) and bool(session.matches(key)) and has_object(session, key)
 
     def get_nowait(self, key: str, offset: int = 0, length: int | None = None) -> bytes | None:
         return self.sessions.row_cache.read(key, offset, length, wait=False)

@@ -74,6 +74,17 @@ class Row(NamedTuple):
         return all(type(value) is int for value in (self.pack_id, self.offset, self.length, self.size))
 
 
+def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+    """Return a connection to an index, which begins no transaction by itself and which any thread may use.
+
+    :param mode: a parameter of SQLite's URI, such as ``mode=rw``.
+    :param timeout: how many seconds it waits for a lock.
+    :raises sqlite3.Error: if there is no such file, or not at this moment.
+    """
+    uri = f"{path.as_uri()}?{mode}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
+
+
 class Index:
     """A connection to a container's index, for one thread at a time. No call leaves a transaction open.
 
@@ -107,13 +118,7 @@ class Index:
 
     def _connect(self, path: Path, mode: str, *pragmas: str) -> sqlite3.Connection:
         with _sqlite_errors(self._path):
-            connection = sqlite3.connect(
-                f"{path.as_uri()}?{mode}",
-                uri=True,
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
+            connection = connect(path, mode, _BUSY_SECONDS)
             try:
                 for pragma in ("PRAGMA synchronous = FULL", *pragmas):  # FULL is not the default of every build
                     connection.execute(pragma)
@@ -138,10 +143,6 @@ class Index:
     def raw_row(self, key: str) -> list[RawRow]:
         """Return the same as a list of one plain tuple or none, which is faster."""
         return self._all(_ROW, key)
-
-    def has(self, key: str) -> bool:
-        """Return whether an object is packed."""
-        return bool(self._all("SELECT 1 FROM db_object WHERE hashkey = ?", key))
 
     def rows(self, keys: Iterable[str]) -> list[RawRow]:
         """Return the rows of the objects that are packed, as plain tuples, ordered by key."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from objrepo.disk.index import RawRow
+from objrepo.disk.index import RawRow, connect
 from objrepo.disk.layout import Layout
 from objrepo.disk.pack_files import read_at
 from objrepo.disk.safe_open import FileId
@@ -68,8 +68,7 @@ class _Watch:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._process = os.getpid()
-        uri = f"{layout.index_file.as_uri()}?mode=rw"
-        self._connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
+        self._connection = connect(layout.index_file, "mode=rw", timeout=0)
         self._execute = self._connection.cursor().execute
         ((self._version,),) = self._execute(_VERSION)  # opens the file
         self.index = layout.identity()
