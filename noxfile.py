@@ -35,10 +35,11 @@ def run_tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check format and style."""
+    """Check format, style and spelling; `docs/words.txt` lists words that the project does not use."""
     install(session, "lint")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
+    session.run("codespell", "README.md", "CHANGELOG.md", "docs", "src", "tests", "benchmarks", "noxfile.py")
 
 
 @nox.session

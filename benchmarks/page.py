@@ -38,7 +38,7 @@ quartiles are in [results.json](benchmarks/results.json). This page is generated
 - **get and has of one key, packed.** The objects were read before by every implementation. A look-up alone takes {has_bound} here: SQLite acquires
   a lock, reads, and releases it. objrepo has the row already, but has SQLite say whether the index has changed, which takes 2.5 µs of the
   same; a `stat`, which detects that the repository was replaced, takes 1.5 µs, and the coroutine and the facade as much. aiida-core's `has`
-  takes {has_times} times the look-up, which leaves little room. On the machine for which the limits were set, aiida-core and the `Container` took twice as long.
+  takes {has_times} times the look-up, which leaves little margin. On the machine for which the limits were set, aiida-core and the `Container` took twice as long.
 - **iterate.** A scan of the index in the order of the packs, one read for many adjacent objects, and an `io.BufferedReader` for each
   object take 1.0, 0.6 and 0.7 µs. The documented interface requires the last one; the async `stream` does not need it.
 - **A single get.** The first read of an object is a thread call: a row and a `pread` in one take {single_bound} empty thread calls, so little

@@ -47,7 +47,7 @@ async def _send_piece(stream: ObjectStream, sink: ByteSendStream) -> int:
 
 
 async def _send_file(stream: BackendStream, sink: SocketStream, offload: Offload, start: int, end: int) -> int:
-    """Have the system send what comes from a position on; return how much it did, 0 where it cannot."""
+    """Have the system send the bytes from `start` to `end`; return how many it sent, 0 where it cannot."""
     if not hasattr(os, "sendfile"):
         return 0
     source = await offload.run(stream.descriptor, abandon_on_cancel=True, discard=_close)

@@ -382,7 +382,7 @@ class _RepositoryDestination:
 
 
 async def _batched_keys(keys: Iterable[str] | AsyncIterable[str], size: int) -> AsyncGenerator[list[str], None]:
-    """Yield keys in lists, without duplicates if they come from a synchronous iterable."""
+    """Yield keys in lists, without duplicates if the iterable is synchronous."""
     if not isinstance(keys, AsyncIterable):
         unique = list(dict.fromkeys(key_list(keys)))
         for start in range(0, len(unique), size):

@@ -37,7 +37,7 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
           the path of a URL;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout``, ``concurrency`` and ``index`` of
-          :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they come from the environment or from the
+          :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they are read from the environment or from the
           shared configuration files;
         - ``https://HOST/PATH?OPTION=VALUE&…`` or ``http://…`` of a web server of objrepo, with the options
           ``token_variable``, ``timeout``, ``retry_timeout`` and ``concurrency`` of :class:`~objrepo.HTTPRepository`;

@@ -194,7 +194,7 @@ def test_a_profile_in_use_or_with_other_files_is_not_switched(storages, tmp_path
     assert "does not store the same files" in profiles.switch("objrepo.psql_dos", status=1)
     assert "does not store the same files" in profiles.switch("core.nonsense", status=1)
     assert "usage" in profiles.run(sys.executable, "-m", "objrepo.aiida", status=1)
-    assert "nobody" in profiles.run(sys.executable, "-m", "objrepo.aiida", "nobody", "core.sqlite_dos", status=1)
+    assert "unknown" in profiles.run(sys.executable, "-m", "objrepo.aiida", "unknown", "core.sqlite_dos", status=1)
     code = (
         "import sys; from aiida import load_profile; load_profile('mine').name; from aiida.manage import get_manager; "
     )

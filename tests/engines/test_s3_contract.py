@@ -103,7 +103,7 @@ def test_the_facade(bucket):
 
 
 class TestCredentials:
-    """Where they come from when they are not given."""
+    """Where they are found when they are not given."""
 
     @pytest.fixture
     def chain(self, bucket, gateway, prefix, monkeypatch, tmp_path):

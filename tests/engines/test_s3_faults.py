@@ -88,7 +88,7 @@ class TestDenied:
             assert "wrong-secret" not in repr(other) + str(other) + repr(vars(other.backend)["_options"])
 
     async def test_an_unknown_user(self, bucket, repo):
-        async with bucket(access_key_id="NOBODY") as other:
+        async with bucket(access_key_id="UNKNOWN") as other:
             with pytest.raises(AccessDeniedError, match="the access key does not exist"):
                 await other.get("0" * 64)
 

@@ -257,7 +257,7 @@ class CacheStore:
     def _log_failure(self, error: Exception) -> None:
         if not self._failure_logged:
             self._failure_logged = True
-            _log.warning("the cache %s fails, objects come from %s: %s", self.repository, self._origin, error)
+            _log.warning("the cache %s fails, objects are read from %s: %s", self.repository, self._origin, error)
 
     async def _name(self, key: str) -> str | None:
         """Return the key of an object's copy, None if there certainly is no copy."""

@@ -29,7 +29,7 @@ _COMPLETIONS: Final = 50
 
 
 class ListedKey(NamedTuple):
-    """A key that the user gave, possibly abbreviated, and the name of its file if it comes from a list."""
+    """A key that the user gave, possibly abbreviated, and the name of its file if a list holds it."""
 
     key: str
     name: str | None = None

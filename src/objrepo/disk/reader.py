@@ -253,6 +253,6 @@ def _in_file(session: ContainerSession, row: Row, file: io.FileIO) -> BinaryIO:
         return cast("BinaryIO", file)
     from disk_objectstore.utils import PackedObjectReader, get_stream_decompresser
 
-    decompresser = get_stream_decompresser(session.config.compression_algorithm)
-    stream = decompresser(PackedObjectReader(file, row.offset, row.length))
+    decompressor_class = get_stream_decompresser(session.config.compression_algorithm)
+    stream = decompressor_class(PackedObjectReader(file, row.offset, row.length))
     return cast("BinaryIO", DecompressingFile(row.key, stream, (ValueError,), file.close))
