@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import obstore.exceptions
 
+from objrepo.bucket.client import MissingError
 from objrepo.errors import RepositoryUnavailableError
-from objrepo.s3.client import MissingError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -120,7 +120,7 @@ class Actor:
         self.dead = False
 
     def send(self, request):
-        """Send a request, as :meth:`objrepo.s3.client.Client.send` does: again while there is no answer."""
+        """Send a request, as :meth:`objrepo.bucket.client.Client.send` does: again while there is no answer."""
         for _ in range(6):
             self._stopped.release()
             self._go.acquire()

@@ -46,7 +46,7 @@ class TestS3WithoutPacks(RepositoryContract):
 
     @pytest.fixture
     def repository(self, memory_bucket, monkeypatch):
-        monkeypatch.setattr("objrepo.s3.repository._NEW_FORMAT", 1)
+        monkeypatch.setattr("objrepo.bucket.backend._NEW_FORMAT", 1)
         return S3Repository("objects", "in/a/folder")
 
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objrepo import CorruptObjectError, ObjectNotFoundError, RepositoryBusyError, RepositoryError, S3Repository
-from objrepo.s3 import encoding
-from objrepo.s3.encoding import DamagedError, Entry, Place, SnapshotHead, Span
-from objrepo.s3.local_index import LocalIndex
+from objrepo.bucket import encoding
+from objrepo.bucket.encoding import DamagedError, Entry, Place, SnapshotHead, Span
+from objrepo.bucket.local_index import LocalIndex
 from s3_server import s3_server
 
 hashes = st.binary(min_size=32, max_size=32)
@@ -219,7 +219,7 @@ class TestLocalIndex:
 
     async def test_a_cache_folder_that_cannot_be_written(self, server, repo, tmp_path, monkeypatch, caplog):
         (tmp_path / "file").write_bytes(b"")
-        monkeypatch.setattr("objrepo.s3.repository.cache_folder", lambda: tmp_path / "file" / "objrepo")
+        monkeypatch.setattr("objrepo.bucket.backend.cache_folder", lambda: tmp_path / "file" / "objrepo")
         async with S3Repository(**server.options) as other:
             key = await other.put(b"content")
             (folder,) = {Path(other.backend._temporary.name)}
@@ -451,7 +451,7 @@ class TestMaintenance:
             if name.startswith("packs/"):
                 server.objects["lease"] = json.dumps({"holder": "another", "until": time.time() + 60}).encode()
 
-        monkeypatch.setattr("objrepo.s3.lease._SECONDS", -1.0)  # each step renews it
+        monkeypatch.setattr("objrepo.bucket.lease._SECONDS", -1.0)  # each step renews it
         server.answer = take_over
         with pytest.raises(RepositoryBusyError, match="another process has begun to maintain"):
             await repo.maintain()

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bucket_simulation import HOUR, MINUTE, Actor, Bucket, Killed, Operation, Pool, is_linearizable
+from objrepo.bucket import backend as backend_module
+from objrepo.bucket import lease, local_index, log, maintenance
+from objrepo.bucket.options import S3Options
 from objrepo.errors import ObjectNotFoundError, RepositoryBusyError, RepositoryUnavailableError
-from objrepo.s3 import lease, local_index, log, maintenance, repository
-from objrepo.s3.options import S3Options
 
 CONTENTS = [b"one", b"two", b"three", b"four", b"five" * 20, b"six" * 30]
 """The last two count as large ones."""
@@ -28,9 +29,9 @@ EXAMPLES = int(os.environ.get("OBJREPO_SIMULATIONS", "40"))
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch):
     """Have few objects be many, so that snapshots, repacks and uploads happen in a simulation."""
-    monkeypatch.setattr(repository, "_MAX_SINGLE_REQUEST_BYTES", 50)
-    monkeypatch.setattr(repository, "MAX_BATCHED_OBJECT_BYTES", 40)
-    monkeypatch.setattr(repository, "list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr(backend_module, "_MAX_SINGLE_REQUEST_BYTES", 50)
+    monkeypatch.setattr(backend_module, "MAX_BATCHED_OBJECT_BYTES", 40)
+    monkeypatch.setattr(backend_module, "list_uploads", lambda options, older_than: [])
     monkeypatch.setattr(maintenance, "MAX_BATCHED_OBJECT_BYTES", 40)
     monkeypatch.setattr(maintenance, "_MANY_SMALL_PACKS", 2)
     monkeypatch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 2)
@@ -51,7 +52,7 @@ class Simulation:
         self.history = {key: [] for key in KEYS}
         self.trace = []
         self.errors = []
-        for module in (log, repository, maintenance):
+        for module in (log, backend_module, maintenance):
             monkeypatch.setattr(module, "now", lambda: self.bucket.clock)
         monkeypatch.setattr(lease.time, "time", lambda: self.bucket.clock)
         self.actors = [Actor(self.bucket) for _ in range(4)]
@@ -60,7 +61,7 @@ class Simulation:
         self.run_alone(self.backends[0].initialise)
 
     def backend(self, actor, name):
-        backend = repository.S3Backend(S3Options(bucket="bucket", index=str(Path(self.folder) / name)))
+        backend = backend_module.S3Backend(S3Options(bucket="bucket", index=str(Path(self.folder) / name)))
         backend._bucket._send = backend._bucket._uploading.send = actor.send
         backend.pool = backend._threads = backend._loose._pool = Pool()
         backend.actor = actor

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from objrepo.archive import ArchiveRepository
+    from objrepo.bucket import S3Repository
     from objrepo.cache import CachedRepository
     from objrepo.disk import DiskRepository
     from objrepo.errors import (
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from objrepo.http import HTTPRepository
     from objrepo.memory import MemoryRepository
     from objrepo.protocol import AsyncRepository, ObjectStream, ObjectWriter
-    from objrepo.s3 import S3Repository
     from objrepo.sandbox import SandboxRepository
     from objrepo.transfer import copy
     from objrepo.url import open_repository
@@ -66,7 +66,7 @@ _LAZY_EXPORTS = {
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",
     "ObjectWriter": "protocol",
-    "S3Repository": "s3",
+    "S3Repository": "bucket",
     "SandboxRepository": "sandbox",
     "CachedRepository": "cache",
     "copy": "transfer",

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from objrepo.backend import Backend, paginate
+from objrepo.bucket.remote_file import RemoteFile, is_remote
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import KeyFormat, is_key
 from objrepo.offload import BlockingPool, Offload, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader
 from objrepo.reports import RepositoryInfo
 from objrepo.repository import Repository
-from objrepo.s3.remote_file import RemoteFile, is_remote
 from objrepo.streams import DecompressingFile, OpenedObject, open_range
 
 __all__ = ("ArchiveRepository",)

@@ -106,14 +106,14 @@ def _zip(path: str, offload: Offload | None) -> AsyncRepository:
 
 
 def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.s3.remote_file import is_remote
+    from objrepo.bucket.remote_file import is_remote
 
     return _zip(rest if is_remote(rest) else _decoded(rest), offload)
 
 
 def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.s3 import S3Repository
-    from objrepo.s3.options import S3Options
+    from objrepo.bucket import S3Repository
+    from objrepo.bucket.options import S3Options
 
     if not rest.startswith("//"):
         raise ValueError(f"invalid bucket {_redacted(rest)!r}: write s3://BUCKET/PREFIX")

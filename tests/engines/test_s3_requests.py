@@ -105,7 +105,7 @@ async def test_many_small_objects(bucket, proxy):
 
 @pytest.mark.parametrize("anyio_backend", [("trio", {})], indirect=True)
 async def test_many_keys_in_format_1(bucket, proxy, monkeypatch):
-    monkeypatch.setattr("objrepo.s3.repository._NEW_FORMAT", 1)
+    monkeypatch.setattr("objrepo.bucket.backend._NEW_FORMAT", 1)
     async with bucket() as repo:
         await repo.initialise()
         keys = await repo.put_many(b"%d" % number for number in range(10_000))

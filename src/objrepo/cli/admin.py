@@ -145,7 +145,7 @@ async def repair(
     \b
     objrepo repair --from /mnt/backup
     """
-    from objrepo.s3 import S3Repository  # imported late: most repositories are on disk
+    from objrepo.bucket import S3Repository  # imported late: most repositories are on disk
 
     if isinstance(repository, S3Repository) and source is None:
         done = await repository.repair(dry_run, not exclusive)

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from objrepo.bucket.client import translate_error
+from objrepo.bucket.credentials import botocore_client, import_extra
+from objrepo.bucket.options import S3Options
 from objrepo.errors import AccessDeniedError, RepositoryError, RepositoryUnavailableError
 from objrepo.retry import retry
-from objrepo.s3.client import translate_error
-from objrepo.s3.credentials import botocore_client, import_extra
-from objrepo.s3.options import S3Options
 
 
 class Upload(NamedTuple):

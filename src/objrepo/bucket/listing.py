@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, NamedTuple
 
-from objrepo.s3.encoding import HASH_BYTES, Place, decode_location
-from objrepo.s3.log import Log
-from objrepo.s3.loose import LooseObjects
+from objrepo.bucket.encoding import HASH_BYTES, Place, decode_location
+from objrepo.bucket.log import Log
+from objrepo.bucket.loose import LooseObjects
 
 _WINDOW_ROWS: Final = 65_536
 _LAST: Final = b"\xff" * (HASH_BYTES + 1)

@@ -14,13 +14,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final, NamedTuple
 
-from objrepo.errors import CorruptObjectError
-from objrepo.integrity import check_digest
-from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
-from objrepo.reports import MaintenanceStep, RepairStep
-from objrepo.s3 import log as log_module
-from objrepo.s3.client import BucketClient, Listed, MissingError
-from objrepo.s3.encoding import (
+from objrepo.bucket import log as log_module
+from objrepo.bucket.client import BucketClient, Listed, MissingError
+from objrepo.bucket.encoding import (
     HASH_BYTES,
     ROW_BYTES,
     DamagedError,
@@ -32,12 +28,16 @@ from objrepo.s3.encoding import (
     encode_entry,
     encode_location,
 )
-from objrepo.s3.lease import Lease, leased
-from objrepo.s3.local_index import CHUNK_ROWS, Scan
-from objrepo.s3.log import MAX_AGE, SNAPSHOTS, Log, now, number_of
-from objrepo.s3.loose import LooseObjects
-from objrepo.s3.loose import name_of as name_of_loose
-from objrepo.s3.packs import PACK_BYTES, Packs, full_packs, in_order, runs_of
+from objrepo.bucket.lease import Lease, leased
+from objrepo.bucket.local_index import CHUNK_ROWS, Scan
+from objrepo.bucket.log import MAX_AGE, SNAPSHOTS, Log, now, number_of
+from objrepo.bucket.loose import LooseObjects
+from objrepo.bucket.loose import name_of as name_of_loose
+from objrepo.bucket.packs import PACK_BYTES, Packs, full_packs, in_order, runs_of
+from objrepo.errors import CorruptObjectError
+from objrepo.integrity import check_digest
+from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
+from objrepo.reports import MaintenanceStep, RepairStep
 from objrepo.streams import MAX_BATCHED_OBJECT_BYTES
 
 _DAY: Final = timedelta(days=1)

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from objrepo.bucket.client import Body, BucketClient, Client, MissingError, client_options, get_range
+from objrepo.bucket.credentials import import_extra
+from objrepo.bucket.options import S3Options
 from objrepo.offload import BlockingPool
 from objrepo.range_reader import RangeRequestFile
-from objrepo.s3.client import Body, BucketClient, Client, MissingError, client_options, get_range
-from objrepo.s3.credentials import import_extra
-from objrepo.s3.options import S3Options
 
 _TIMEOUT: Final = 30.0
 _RETRY_TIMEOUT: Final = 60.0

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from objrepo.s3.repository import S3Repository
+from objrepo.bucket.backend import S3Repository
 
 __all__ = ("S3Repository",)

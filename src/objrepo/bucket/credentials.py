@@ -6,8 +6,8 @@ import importlib
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from objrepo.bucket.options import S3Options
 from objrepo.errors import AccessDeniedError, RepositoryError
-from objrepo.s3.options import S3Options
 
 _MAX_AGE: Final = timedelta(minutes=5)
 """How long obstore keeps credentials before it calls botocore again, which renews those that are about to expire."""

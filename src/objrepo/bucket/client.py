@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from objrepo.bucket.credentials import credential_options, import_extra
+from objrepo.bucket.options import S3Options
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
 from objrepo.retry import FIRST_PAUSE, MAX_PAUSE, retry
-from objrepo.s3.credentials import credential_options, import_extra
-from objrepo.s3.options import S3Options
 
 T = TypeVar("T")
 

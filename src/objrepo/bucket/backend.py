@@ -16,6 +16,19 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 
 from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.batch import BatchBackend
+from objrepo.bucket import log as log_module
+from objrepo.bucket import packs as packs_module
+from objrepo.bucket.client import BucketClient, MissingError
+from objrepo.bucket.encoding import Entry, Place, Span
+from objrepo.bucket.lease import LEASE, RELEASED
+from objrepo.bucket.listing import Item, windows
+from objrepo.bucket.local_index import cache_folder
+from objrepo.bucket.log import MAX_AGE, Found, Log, begin_log, now
+from objrepo.bucket.loose import LooseObjects, key_of, name_of
+from objrepo.bucket.maintenance import Maintenance
+from objrepo.bucket.multipart import Upload, abort_uploads, list_uploads
+from objrepo.bucket.options import S3Options
+from objrepo.bucket.packs import Packs, Planned, full_packs, in_order, runs_of
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.hashed_source import hash_source, unchanged_chunks
 from objrepo.integrity import check_digest, combined, verify
@@ -33,19 +46,6 @@ from objrepo.reports import (
     VerifyReport,
 )
 from objrepo.repository import Repository
-from objrepo.s3 import log as log_module
-from objrepo.s3 import packs as packs_module
-from objrepo.s3.client import BucketClient, MissingError
-from objrepo.s3.encoding import Entry, Place, Span
-from objrepo.s3.lease import LEASE, RELEASED
-from objrepo.s3.listing import Item, windows
-from objrepo.s3.local_index import cache_folder
-from objrepo.s3.log import MAX_AGE, Found, Log, begin_log, now
-from objrepo.s3.loose import LooseObjects, key_of, name_of
-from objrepo.s3.maintenance import Maintenance
-from objrepo.s3.multipart import Upload, abort_uploads, list_uploads
-from objrepo.s3.options import S3Options
-from objrepo.s3.packs import Packs, Planned, full_packs, in_order, runs_of
 from objrepo.sources import read_up_to
 from objrepo.streams import (
     BATCH_BYTES,

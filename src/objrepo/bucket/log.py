@@ -13,11 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from objrepo.errors import RepositoryError, RepositoryUnavailableError
-from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
-from objrepo.range_reader import PART_BYTES
-from objrepo.s3.client import BucketClient, MissingError
-from objrepo.s3.encoding import (
+from objrepo.bucket.client import BucketClient, MissingError
+from objrepo.bucket.encoding import (
     HASH_BYTES,
     ROW_BYTES,
     SNAPSHOT_HEAD_BYTES,
@@ -29,7 +26,10 @@ from objrepo.s3.encoding import (
     encode_entry,
     split,
 )
-from objrepo.s3.local_index import CHUNK_ROWS, IndexLostError, LocalIndex
+from objrepo.bucket.local_index import CHUNK_ROWS, IndexLostError, LocalIndex
+from objrepo.errors import RepositoryError, RepositoryUnavailableError
+from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
+from objrepo.range_reader import PART_BYTES
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
 
-from objrepo.s3.client import BucketClient, Listed
-from objrepo.s3.encoding import FOOTER_END_BYTES, Place, Span, decode_footer, encode_footer, footer_size
+from objrepo.bucket.client import BucketClient, Listed
+from objrepo.bucket.encoding import FOOTER_END_BYTES, Place, Span, decode_footer, encode_footer, footer_size
 
 FOLDER: Final = "packs"
 PACK_BYTES: Final = 8 * 1024 * 1024

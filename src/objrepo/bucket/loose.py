@@ -11,12 +11,12 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
+from objrepo.bucket.client import PAGE_NAMES, BucketClient, Listed
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest
 from objrepo.keys import is_key
 from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
-from objrepo.s3.client import PAGE_NAMES, BucketClient, Listed
 
 _MIN_KEYS_FOR_LISTING: Final = 8
 

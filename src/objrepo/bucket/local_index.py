@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
+from objrepo.bucket.encoding import HASH_BYTES, ROW_BYTES, Entry, Place, decode_location, encode_location
 from objrepo.errors import RepositoryBusyError, RepositoryUnavailableError
-from objrepo.s3.encoding import HASH_BYTES, ROW_BYTES, Entry, Place, decode_location, encode_location
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
 
+from objrepo.bucket.client import BucketClient, MissingError
 from objrepo.errors import RepositoryBusyError, RepositoryError
-from objrepo.s3.client import BucketClient, MissingError
 
 LEASE: Final = "lease"
 RELEASED: Final = b"{}"
