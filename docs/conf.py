@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from docutils import nodes
 
 import objrepo
 
@@ -49,7 +52,20 @@ def keep_hyphens(app, ctx, lines):
             lines[number] = re.sub(r"(?<!\S)--[\w-]+", r"``\g<0>``", line)
 
 
+def show_dark_pictures(app, doctree):
+    """Add to each picture that has a dark version, `NAME-dark.svg`, that version for the dark theme."""
+    for image in [*doctree.findall(nodes.image)]:
+        stem, _, kind = image["uri"].rpartition(".")
+        if (Path(app.env.doc2path(app.env.docname)).parent / f"{stem}-dark.{kind}").exists():
+            dark = image.deepcopy()
+            dark["uri"] = f"{stem}-dark.{kind}"
+            image["classes"].append("only-light")
+            dark["classes"].append("only-dark")
+            image.parent.insert(image.parent.index(image) + 1, dark)
+
+
 def setup(app):
     """Connect the functions to the events of Sphinx."""
+    app.connect("doctree-read", show_dark_pictures, priority=100)  # before Sphinx collects the images
     app.connect("sphinx-click-process-description", keep_hyphens)
     app.connect("autodoc-process-docstring", link_the_protocol)
