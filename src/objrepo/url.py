@@ -37,8 +37,8 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
           the path of a URL;
         - ``s3://BUCKET/PREFIX?OPTION=VALUE&…`` with the options ``endpoint``, ``region``, ``profile``, ``anonymous``,
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout``, ``concurrency`` and ``index`` of
-          :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they are read from the environment or from the
-          shared configuration files;
+          :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they are read from the environment or from
+          the shared configuration files;
         - ``https://HOST/PATH?OPTION=VALUE&…`` or ``http://…`` of a web server of objrepo, with the options
           ``token_variable``, ``timeout``, ``retry_timeout`` and ``concurrency`` of :class:`~objrepo.HTTPRepository`;
         - ``zip:`` followed by a path or by an ``https:``, ``http:`` or ``s3:`` URL; ``zip:`` may be omitted if the path

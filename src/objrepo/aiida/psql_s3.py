@@ -70,8 +70,8 @@ class PsqlS3Migrator(PsqlDosMigrator):
 class ObjrepoPsqlS3Storage(RepositoryMixin, PsqlDosBackend):
     """PostgreSQL and a bucket of objects, in S3 or in a store with the protocol of S3.
 
-    AiiDA's configuration holds no credentials for the bucket: they are read from the environment, the shared configuration
-    files of AWS, or the role of the machine.
+    AiiDA's configuration holds no credentials for the bucket: they are read from the environment, the shared
+    configuration files of AWS, or the role of the machine.
     """
 
     migrator = PsqlS3Migrator
