@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import obstore.exceptions
+import pytest
 
+from objrepo.bucket import backend as backend_module
+from objrepo.bucket import lease, local_index, log, maintenance
 from objrepo.bucket.client import MissingError
-from objrepo.errors import RepositoryUnavailableError
+from objrepo.bucket.options import S3Options
+from objrepo.errors import ObjectNotFoundError, RepositoryBusyError, RepositoryUnavailableError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+CONTENTS = [b"one", b"two", b"three", b"four", b"five" * 20, b"six" * 30]
+"""The last two count as large ones."""
+
+KEYS = [hashlib.sha256(content).hexdigest() for content in CONTENTS]
 
 
 class Killed(BaseException):
@@ -106,6 +119,14 @@ class Pool:
 
     def close(self):
         pass
+
+
+def answer(request, bucket):
+    """Have a request answered."""
+    try:
+        return request(FakeObstore, bucket)
+    except FileNotFoundError:
+        raise MissingError from None
 
 
 class Actor:
@@ -205,3 +226,209 @@ def is_linearizable(operations):
         return False
 
     return possible(0, False)
+
+
+def have_few_be_many(monkeypatch):
+    """Have snapshots, repacks and uploads happen with few objects."""
+    monkeypatch.setattr(backend_module, "_MAX_SINGLE_REQUEST_BYTES", 50)
+    monkeypatch.setattr(backend_module, "MAX_BATCHED_OBJECT_BYTES", 40)
+    monkeypatch.setattr(backend_module, "list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr(maintenance, "MAX_BATCHED_OBJECT_BYTES", 40)
+    monkeypatch.setattr(maintenance, "_MANY_SMALL_PACKS", 2)
+    monkeypatch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 2)
+    monkeypatch.setattr(log, "_MANY_ENTRIES", 2)
+    monkeypatch.setattr(local_index, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(log, "CHUNK_ROWS", 2)
+
+
+class Machines:
+    """Some machines that use one bucket, what they did and saw, and a check of that.
+
+    :param folder: where the local indexes are.
+    """
+
+    def __init__(self, folder, monkeypatch):
+        have_few_be_many(monkeypatch)
+        self.folder = folder
+        self.bucket = Bucket()
+        self.events = 0
+        self.history = {key: [] for key in KEYS}
+        self.trace = []
+        self.errors = []
+        for module in (log, backend_module, maintenance):
+            monkeypatch.setattr(module, "now", lambda: self.bucket.clock)
+        monkeypatch.setattr(lease.time, "time", lambda: self.bucket.clock)
+
+    def backend(self, name, send=None):
+        """Return the backend of one process.
+
+        :param name: that of its index, which those of a machine share.
+        :param send: sends its requests; each is answered at once unless given.
+        """
+        backend = backend_module.S3Backend(S3Options(bucket="bucket", index=str(Path(self.folder) / name)))
+        backend._bucket._send = send or (lambda request: answer(request, self.bucket))
+        backend._bucket._uploading.send = backend._bucket._send
+        backend.pool = backend._threads = backend._loose._pool = Pool()
+        return backend
+
+    def start(self, actor, backend, name, numbers):
+        """Have a method of this class called in the thread of an actor."""
+        self.trace.append(f"{name} {numbers}")
+        began = self.events
+
+        def work():
+            try:
+                getattr(self, name)(backend, numbers)
+            except Killed:
+                if name in ("put", "delete"):
+                    for each in numbers:
+                        self.history[KEYS[each]].append(Operation(name, began, None))
+            except (RepositoryUnavailableError, RepositoryBusyError):
+                pass
+            except BaseException as error:  # noqa: BLE001  (raised in the test's thread)
+                self.errors.append(error)
+
+        actor.start(work)
+
+    # -- operations -----------------------------------------------------------------------------------------------
+
+    def record(self, kind, key, start, known=True):
+        self.history[key].append(Operation(kind, start, self.events if known else None))
+
+    def put(self, backend, numbers):
+        sources = [memoryview(CONTENTS[number]) for number in numbers]
+
+        def put():
+            if len(sources) == 1:
+                assert backend.put(io.BytesIO(sources[0])) == KEYS[numbers[0]]
+                return
+            for outcome in backend.put_batch(sources):
+                if isinstance(outcome, Exception):
+                    raise outcome
+
+        self.change({KEYS[number]: "put" for number in numbers}, put)
+
+    def delete(self, backend, numbers):
+        keys = [KEYS[number] for number in numbers]
+        self.change(dict.fromkeys(keys, "delete"), lambda: backend.delete(keys))
+
+    def has(self, backend, numbers):
+        start = self.events
+        keys = [KEYS[number] for number in numbers]
+        found = backend.has(keys)
+        self.events += 1
+        for key, present in zip(keys, found, strict=True):
+            self.record("present" if present else "absent", key, start)
+
+    def get(self, backend, numbers):
+        """Contents may be outdated, but are right; what is said to be missing is missing now."""
+        start = self.events
+        key = KEYS[numbers[0]]
+        try:
+            assert backend.get(key) == CONTENTS[numbers[0]]
+        except ObjectNotFoundError:
+            self.events += 1
+            self.record("absent", key, start)
+
+    def stream(self, backend, numbers):
+        start = self.events
+        keys = [KEYS[number] for number in numbers]
+        try:
+            items, open_batch = backend.plan(keys)
+            while items:
+                opened = open_batch(items)
+                for each in opened:
+                    assert hashlib.sha256(each.head).hexdigest() == each.key
+                items = items[len(opened) :]
+        except ObjectNotFoundError as error:
+            self.events += 1
+            for key in error.keys:
+                self.record("absent", key, start)
+
+    def list(self, backend, numbers):
+        start = self.events
+        cursor = None
+        listed = []
+        while True:
+            page, cursor = backend.list_keys(cursor)
+            listed += page
+            if cursor is None:
+                break
+        assert len(listed) == len(set(listed))
+        self.events += 1
+        for key in KEYS:
+            self.record("present" if key in listed else "absent", key, start)
+
+    def change(self, kinds, function):
+        start = self.events
+        try:
+            function()
+        except (RepositoryUnavailableError, RepositoryBusyError):
+            for key, kind in kinds.items():
+                self.history[key].append(Operation(kind, start, None))
+        except ObjectNotFoundError as error:
+            self.events += 1
+            for key in kinds:
+                self.record("absent" if key in error.keys else "present", key, start)
+        else:
+            self.events += 1
+            for key, kind in kinds.items():
+                self.record(kind, key, start)
+
+    def maintain(self, backend, numbers=()):
+        backend.maintain(dry_run=False, live=True)
+
+    # -- time and the end -----------------------------------------------------------------------------------------
+
+    def arrive(self):
+        """A request arrives that its sender has given up and repeated."""
+        request = self.bucket.late.pop(self.choose(len(self.bucket.late)))
+        self.trace.append("a late request arrives")
+        with suppress(Exception):  # its answer is not waited for
+            request()
+
+    def advance(self, seconds):
+        """Requests do not arrive later than a quarter of an hour: their signature has expired."""
+        self.trace.append(f"{seconds / HOUR:.1f} hours pass")
+        if seconds > 15 * MINUTE:
+            while self.bucket.late:
+                self.arrive()
+        self.bucket.clock += seconds
+
+    def choose(self, count):
+        """Return a number below another one."""
+        return 0
+
+    def check(self, *backends):
+        """What a new process finds is what the history allows, and stays through maintenance.
+
+        :param backends: readers with the indexes that they had, which find the same.
+        """
+        everything = list(range(len(CONTENTS)))
+        fresh = self.backend("fresh")
+        self.events += 1
+        present = fresh.has(KEYS)
+        self.compare(fresh, present)
+        for key, is_present in zip(KEYS, present, strict=True):
+            self.record("present" if is_present else "absent", key, self.events)
+        for key, number in zip(KEYS, everything, strict=True):
+            assert is_linearizable(self.history[key]), (CONTENTS[number], self.history[key])
+        for live in (True, False, False):
+            self.bucket.clock += 26 * HOUR
+            fresh.maintain(dry_run=False, live=live)
+            self.compare(fresh, present)
+        for backend in backends:
+            self.compare(backend, present)
+        packs = [name for name in self.bucket.objects if name.startswith("packs/")]
+        assert len(packs) <= len(KEYS), "unused packs are removed"
+
+    def compare(self, backend, present):
+        for key, content, is_present in zip(KEYS, CONTENTS, present, strict=True):
+            if is_present:
+                assert backend.get(key) == content
+            else:
+                with pytest.raises(ObjectNotFoundError):
+                    backend.get(key)
+        listed = sorted(item.key for items in backend._windows() for item in items)
+        assert listed == sorted(key for key, is_present in zip(KEYS, present, strict=True) if is_present)
+        assert backend.has(KEYS) == present
