@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import groupby, repeat
+from operator import attrgetter, itemgetter
 from typing import Any, Final, cast
 
 from objrepo.disk.index import NO_ROW, SCANNED_FOR_ONE, RawRow
@@ -26,6 +26,10 @@ FileSignatures = Mapping[int, FileSignature | None]
 
 Item = RawRow | str
 """A row of the index, or the key of an object that is not packed or that is to be looked up again."""
+
+_KEY: Final = itemgetter(0)
+_LENGTH: Final = itemgetter(3)
+_SIZE: Final = attrgetter("size")
 
 PLACE: Final = itemgetter(1, 2)
 """Sorts rows in the order in which their objects lie in the packs."""
@@ -145,7 +149,8 @@ def _rows(session: ContainerSession, keys: Sequence[str]) -> tuple[list[RawRow],
     for _ in range(_TRIES):
         version = session.index.version()
         scan = session.index.count_at_most() < SCANNED_FOR_ONE * len(keys)
-        rows = session.index.scan(set(keys)) if scan else sorted(session.index.rows(keys), key=PLACE)
+        rows = session.index.scan(set(keys)) if scan else session.index.rows(keys)
+        rows.sort(key=PLACE)  # most rows of a scan are in this order, so that SQLite's ORDER BY takes longer
         signatures = {pack_id: signature(session.packs.path(pack_id)) for pack_id in {row[1] for row in rows}}
         if session.index.version() == version:
             return rows, signatures
@@ -185,7 +190,7 @@ def _read_pack(
         if not run:
             break
         opened += run
-        size += sum(each.size for each in run)
+        size += sum(map(_SIZE, run))
         position = end
     return opened if is_unchanged() else []
 
@@ -233,9 +238,9 @@ def _read_run(descriptor: int, rows: Sequence[RawRow]) -> list[OpenedObject]:
     if data is None:
         return []
     heads = [data[offset - start : offset - start + length] for _, _, offset, length, _, _ in rows]
-    if [*map(len, heads)] != [row[3] for row in rows]:
+    if [*map(len, heads)] != [*map(_LENGTH, rows)]:
         return []
-    return [OpenedObject(row[0], row[3], head, None) for row, head in zip(rows, heads, strict=True)]
+    return [*map(OpenedObject, map(_KEY, rows), map(_LENGTH, rows), heads, repeat(None))]
 
 
 def _read(descriptor: int, length: int, offset: int) -> bytes | None:

@@ -34,7 +34,7 @@ _ROW: Final = f"SELECT {_COLUMNS} FROM db_object WHERE hashkey = ?"
 # An invalid row is left out of a bulk read, and is an error when it is read alone.
 _TYPED: Final = " AND ".join(f"typeof({name}) = 'integer'" for name in ("pack_id", "offset", "length", "size"))
 _ROWS: Final = f"SELECT {_COLUMNS} FROM json_each(?) CROSS JOIN db_object ON hashkey = value WHERE {_TYPED}"
-_SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED} ORDER BY pack_id, offset"
+_SCAN: Final = f"SELECT {_COLUMNS} FROM db_object WHERE {_TYPED}"
 _UNEXPECTED: Final = "SELECT count(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"  # they could run endlessly
 _PRESENT: Final = "SELECT hashkey FROM json_each(?) CROSS JOIN db_object ON hashkey = value"
 
@@ -149,7 +149,7 @@ class Index:
         return self._all(_ROWS, json.dumps(sorted(keys)))
 
     def scan(self, keys: set[str]) -> list[RawRow]:
-        """Return the same, ordered by pack, from a scan of the whole table: faster for a large part of it."""
+        """Return the same, in any order, from a scan of the whole table: faster for a large part of it."""
         with _sqlite_errors(self._path):
             return [row for row in self._execute(_SCAN) if row[0] in keys]
 

@@ -275,8 +275,11 @@ class SyncRepository(AbstractRepositoryBackend):
             while True:
                 small, large, error = runner.call(next_objects, objects, WHOLE_BYTES)
                 for key, _, content, _ in small:
-                    with whole_reader(key, content) as reader:
+                    reader = whole_reader(key, content)
+                    try:
                         yield key, reader
+                    finally:
+                        reader.close()  # `with` takes a tenth of the time of a step
                 if error is not None:
                     raise error
                 if large is not None:
