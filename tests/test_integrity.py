@@ -15,6 +15,7 @@ import fsspec
 import httpx
 import pytest
 from disk_objectstore import Container
+from h2.exceptions import InvalidBodyLengthError
 
 import objrepo.aiofiles
 from helpers import (
@@ -286,6 +287,21 @@ class TestHTTP:
             assert (head.status_code, head.headers.get("cache-control")) == (200, None)
             assert f"GET /{key}: object '{key}' is damaged" in caplog.text
         assert cut_off > 3, "large objects are compared while they are sent"
+
+    def test_a_damaged_object_is_an_error_at_once_on_http_2(self, folder, damaged):
+        with (
+            under_hypercorn(ObjectApp(DiskRepository(folder))) as url,
+            httpx.Client(http1=False, http2=True, timeout=60) as client,
+        ):
+            cut_off = 0
+            for key in damaged:
+                try:
+                    answer = client.get(f"{url}/{key}")
+                except InvalidBodyLengthError:  # httpx does not translate it
+                    cut_off += 1
+                else:
+                    assert (answer.status_code, answer.http_version) == (500, "HTTP/2")
+            assert cut_off > 3, "large objects are compared while they are sent"
 
     def test_no_header_of_a_cut_off_body_permits_caching(self, url, damaged):
         for key in damaged:

@@ -46,6 +46,7 @@ class Download:
         self._key = request.path_params["key"]
         self._request_headers = request.headers
         self._tag = entity_tag(self._key)
+        self._has_begun = False
         self._headers = {
             "etag": self._tag,
             "accept-ranges": "bytes",
@@ -73,10 +74,18 @@ class Download:
                 self._headers["objrepo-error"] = CorruptObjectError.__name__
             await self._send_head(send, 200, size, True)
             await send({"type": "http.response.body"})
-        elif "range" in self._request_headers:
-            await self._send_ranges(receive, send, intact)
         else:
-            await self._send_whole(200, receive, send, intact)
+            try:
+                if "range" in self._request_headers:
+                    await self._send_ranges(receive, send, intact)
+                else:
+                    await self._send_whole(200, receive, send, intact)
+            except Exception:
+                if self._has_begun and scope.get("http_version") == "2":
+                    # A body shorter than announced is an error for the client at once. Without an end it would wait:
+                    # Hypercorn does not reset the stream of an application that fails.
+                    await send({"type": "http.response.body"})
+                raise
 
     async def _send_whole(self, status: int, receive: Receive, send: Send, intact: bool) -> None:
         """Send the object; if it is not known to be intact, raise :class:`CorruptObjectError` instead of its end."""
@@ -153,6 +162,7 @@ class Download:
             self._headers["cache-control"] = ", ".join((*restrictions, "no-cache"))
         headers = self._headers | {"content-length": str(length)}
         encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self._has_begun = True
         await send({"type": "http.response.start", "status": status, "headers": encoded})
 
 
