@@ -1,15 +1,19 @@
-"""Write the list of all error messages in `docs/errors.md`: python docs/messages.py."""
+"""Write all error messages, with causes and remedies, to `errors.md`: python docs/messages.py."""
 
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "objrepo"
 PAGE = ROOT / "docs" / "errors.md"
-HEADING = "## Every message\n"
+REMEDIES = ROOT / "docs" / "remedies.toml"
+HEADING = "## Find a message\n"
+INTRODUCTION = "Search this page for a part of the message. `…` stands for a path, a key, a URL or a number.\n"
 # Errors that never reach users of the API, or whose message a protocol prescribes.
 HIDDEN_ERRORS = {"HTTPException", "NotImplementedError", "AttributeError", "DatabaseError"}
 HIDDEN_PACKAGES = {"aiida", "cli", "testing"}
@@ -42,12 +46,48 @@ def messages() -> dict[str, set[str]]:
     return found
 
 
+Rows = list[tuple[str, str]]
+"""Messages, each with its error."""
+Group = dict[str, Any]
+
+
+def place(groups: list[tuple[Group, Rows]], error: str, text: str) -> Rows | None:
+    """Return the rows of the group that a message belongs to, None if there is no such group."""
+    for group, rows in groups:
+        if any(part in text for part in group.get("messages", ())):
+            return rows
+    return next((rows for group, rows in groups if error in group.get("errors", ())), None)
+
+
+def grouped() -> list[tuple[Group, Rows]]:
+    """Return each group of `remedies.toml` with its messages, each with its error.
+
+    :raises SystemExit: if a message is in no group.
+    """
+    groups: list[tuple[Group, Rows]] = [(group, []) for group in tomllib.loads(REMEDIES.read_text())["group"]]
+    for group, rows in groups:
+        rows += [(text, error) for error, texts in group.get("also", {}).items() for text in texts]
+    without: Rows = []
+    for error, texts in sorted(messages().items()):
+        for text in sorted(texts):
+            rows = place(groups, error, text)
+            (without if rows is None else rows).append((text, error))
+    if without:
+        raise SystemExit(f"add the cause and the remedy of these messages to {REMEDIES}: {without}")
+    return [(group, rows) for group, rows in groups if rows]
+
+
 def section() -> str:
     """Return the list, as Markdown."""
-    lines = [HEADING]
-    for name, texts in sorted(messages().items()):
-        lines += [f"\n**`{name}`**\n", *(f"- {text.replace('*', chr(92) + '*')}" for text in sorted(texts))]
-    return "\n".join(lines) + "\n"
+    lines = [HEADING, INTRODUCTION]
+    for group, rows in grouped():
+        lines.append(f"### {group['title']}\n")
+        for text, error in rows:
+            ticks = "``" if "`" in text else "`"
+            space = " " if ticks == "``" else ""
+            lines.append(f"- {ticks}{space}{text}{space}{ticks} · {error}")
+        lines += [f"\n**Cause.** {group['cause']}\n", f"**Remedy.** {group['remedy']}\n"]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def _refuse(self: Any, *_: object) -> NoReturn:
-    raise TypeError(f"use `{self._statement} {self._usage}`")
+    raise TypeError(f"this is a context manager: use `{self._statement} {self._usage}`")
 
 
 class _Only:

@@ -49,15 +49,15 @@ class Config:
         """
         for name, value in vars(self).items():
             if type(value) is not (int if name in {"loose_prefix_len", "pack_size_target"} else str):
-                raise ValueError(f"{name} is {value!r}")
+                raise ValueError(f"{name} has the invalid value {value!r}")
         if self.hash_type not in {"sha1", "sha256"}:
             raise ValueError(f"unknown hash_type {self.hash_type!r}")
         if not re.fullmatch(r"zlib\+[1-9]", self.compression_algorithm):
             raise ValueError(f"unknown compression_algorithm {self.compression_algorithm!r}")
         if not 0 <= self.loose_prefix_len <= _LONGEST_PREFIX:
-            raise ValueError(f"loose_prefix_len is {self.loose_prefix_len}")
+            raise ValueError(f"loose_prefix_len has the invalid value {self.loose_prefix_len}")
         if self.pack_size_target < 1:
-            raise ValueError(f"pack_size_target is {self.pack_size_target}")
+            raise ValueError(f"pack_size_target has the invalid value {self.pack_size_target}")
 
 
 class Layout:
