@@ -18,7 +18,7 @@ from benchmarks.harness import Results, compare_async
 
 if TYPE_CHECKING:
     from benchmarks.remote import CephBucket
-    from engines.proxy import Proxy
+    from s3_proxy import Proxy
     from objrepo import S3Repository
 
 SMALL = 1024

@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from engines.conftest import BUCKET
-from engines.proxy import Fault
+from s3_proxy import Fault
 from objrepo import (
     AccessDeniedError,
     CorruptObjectError,
