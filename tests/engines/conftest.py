@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 
 from engines import ceph, postgres
-from s3_proxy import proxy_to
 from objrepo import S3Repository
 from objrepo.testing.fixtures import LOOPS
+from s3_proxy import proxy_to
 
 BUCKET = "objects"
 _numbers = itertools.count()

@@ -37,7 +37,7 @@ class MissingError(Exception):
 
 
 class ShortAnswerError(Exception):
-    """A body was shorter than its headers say."""
+    """A body was shorter than its headers say: how many bytes, and how many it should have."""
 
 
 class Listed(NamedTuple):
@@ -93,7 +93,10 @@ class Client:
                 answered = status is not None or not _UNANSWERED.search(str(error))
                 raise translate_error(self._location, code, status, _first_line(error), answered) from None
             except ShortAnswerError as error:
-                raise RepositoryUnavailableError(f"{self._location} is unavailable: {error}") from None
+                received, size = error.args
+                raise RepositoryUnavailableError(
+                    f"{self._location} is unavailable: it sent {received} bytes instead of {size}"
+                ) from None
 
         return retry(send_once, self._retry_timeout)
 
@@ -364,7 +367,7 @@ def _content(result: Any) -> Any:
     content = result.bytes()
     start, end = result.range
     if len(content) != end - start:
-        raise ShortAnswerError(f"{len(content)} bytes of an object were received instead of {end - start}")
+        raise ShortAnswerError(len(content), end - start)
     return content
 
 
