@@ -200,6 +200,10 @@ def code_blocks(paths):
             yield pytest.param(*match.groups(), id=f"{path.relative_to(ROOT)}:{line}")
 
 
+def is_part_of_an_example(code):
+    return any(f"\n{code}" in example.read_text() for example in (ROOT / "docs" / "examples").glob("*.py"))
+
+
 def run_code_block(language, code, folder):
     """Run a block of code in a folder."""
     if language.startswith("{"):  # a directive of the pages, which building them runs
@@ -207,6 +211,8 @@ def run_code_block(language, code, folder):
     assert language in {"python", "sh", "text"}, "a block names its language"
     if language == "text" or code.strip() in (TEST_COMMAND, SETUP_COMMAND):
         return  # the first would run this test again, the second has a test of its own
+    if is_part_of_an_example(code):
+        return  # which has a test of its own
     if language == "sh":
         run(["bash", "-eu", "-c", code], folder)  # without pipefail: `| head` ends a program that still writes
     elif "RepositoryContract" in code:

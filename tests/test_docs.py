@@ -9,34 +9,82 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
 
 import objrepo
-from helpers import PAGES_THAT_NEED_AN_OBJECT_STORE, ROOT, SETUP_COMMAND, TEST_COMMAND, code_blocks, run, run_code_block
+from helpers import (
+    PAGES_THAT_NEED_AN_OBJECT_STORE,
+    ROOT,
+    SETUP_COMMAND,
+    TEST_COMMAND,
+    code_blocks,
+    is_part_of_an_example,
+    run,
+    run_code_block,
+)
 from objrepo.testing import RepositoryContract
 
 EXAMPLES = ROOT / "docs" / "examples"
-FIRST_PAGES = {ROOT / "README.md", ROOT / "docs" / "start.md"}
 
 
 def blocks():
     """Find the blocks of code that run anywhere, and name each by its file and line."""
-    return code_blocks({*(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE - FIRST_PAGES)
+    return code_blocks({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE)
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_reader(tmp_path_factory):
+    """A folder in which all blocks of code run, as a reader tries one page after the other."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copy(ROOT / "README.md", folder)
+    (folder / "docs").symlink_to(ROOT / "docs")
+    return folder
 
 
 @pytest.mark.parametrize(("language", "code"), list(blocks()))
-def test_every_block_of_code(language, code, project):
-    run_code_block(language, code, project)
-
-
-def test_the_first_pages_in_one_folder_in_any_order_and_twice(tmp_path, monkeypatch):
+def test_every_block_of_code_runs_twice_in_one_folder(language, code, folder_of_a_reader, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    first = [block.values for block in code_blocks(FIRST_PAGES)]
-    for language, code in [*first, *reversed(first)]:
-        run_code_block(language, code, tmp_path)
+    for _ in range(2):
+        run_code_block(language, code, folder_of_a_reader)
+
+
+def test_the_tutorial_shows_the_programs_in_examples():
+    parts = [
+        code
+        for page in code_blocks([ROOT / "docs" / "tutorial.md"])
+        for kind, code in [page.values]
+        if kind == "python"
+    ]
+    assert len(parts) > 5
+    for code in parts:
+        assert is_part_of_an_example(code), code
+
+
+def test_each_extra_has_a_row_in_the_table_of_extras():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "install.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(extras)
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    report = json.loads((ROOT / "docs" / "benchmarks" / "results.json").read_text())
+    medians = {(figure["work"], figure["implementation"]): figure["median"] for figure in report["figures"]}
+    readme = (ROOT / "README.md").read_text()
+    gets, puts, get = "1000 \u00d7 get 1 KiB at once, asyncio", "put 10,000 \u00d7 1 KiB", "get 1 KiB, packed"
+    for text in (
+        f"take {medians[gets, 'objrepo'] * 1e6:.0f} µs each",
+        f"they take {medians[gets, 'Container per thread'] * 1e6:.0f} µs",
+        f"take {medians[puts, 'objrepo put_many'] * 1e6:.0f} µs each",
+        f"in one transaction, {medians[puts, 'SQLite blobs, one transaction'] * 1e6:.0f} µs",
+        f"takes {medians[get, 'objrepo facade'] * 1e6:.0f} µs",
+        f"takes {medians[get, 'aiida-core'] * 1e3:.2f} ms",
+        f"({report['machine']}, Python {report['python']})",
+    ):
+        assert text in " ".join(readme.split()), text
 
 
 NOTEBOOK = """
@@ -98,7 +146,7 @@ def test_each_guarantee_names_existing_tests():
 
 def test_targets_of_links_exist():
     for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
             assert target.startswith("https://") or (path.parent / target).exists(), (path, target)
 
 
@@ -112,11 +160,12 @@ class TestExamples:
         assert "100 objects" in run(["objrepo", "verify", "--repo", "repository"], project)
 
     def test_stream_through_pipes(self, project):
-        """A gibibyte, in less memory than 64 MiB."""
+        """256 MiB, in less memory than 64 MiB."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         command = [sys.executable, ROOT / "tests" / "processes.py", EXAMPLES / "stream_through_pipes.py", "repository"]
+        command.append(str(256 * 1024**2))
         out, peak = run(command, project, env=environment).splitlines()
-        assert out.startswith(f"{1024**3} bytes through two pipes: ")
+        assert out.startswith(f"{256 * 1024**2} bytes through two pipes: ")
         assert int(peak) < 64 * 1024**2
 
     @pytest.mark.parametrize("loop", ["asyncio", "trio"])
