@@ -18,8 +18,8 @@ from benchmarks.harness import Results, compare_async
 
 if TYPE_CHECKING:
     from benchmarks.remote import CephBucket
-    from engines.proxy import Proxy
     from objrepo import S3Repository
+    from s3_proxy import Proxy
 
 SMALL = 1024
 PACKS, EACH, BOTO3 = "objrepo, in packs", "objrepo, an object each", "boto3 on 32 threads"

@@ -29,7 +29,7 @@ from objrepo import CachedRepository, DiskRepository, S3Repository, copy
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from engines import ceph
-from engines.proxy import Proxy, proxy_to
+from s3_proxy import Proxy, proxy_to
 
 TASKS = 1000
 SMALL = 1024
@@ -45,7 +45,7 @@ def run(results: Results, folder: Path) -> None:
         anyio.run(large_objects, results, bucket)
         anyio.run(requests, results, bucket)
         anyio.run(growth, results, bucket)
-        with proxy_to(bucket.gateway.host, bucket.gateway.port) as proxy:
+        with proxy_to(bucket.gateway.url) as proxy:
             anyio.run(compare_packs, results, bucket, proxy)
     for loop, options in LOOPS.items():
         anyio.run(functools.partial(cached_reads, results, folder / f"cached-{loop}", loop), **options)
@@ -164,7 +164,7 @@ async def large_objects(results: Results, bucket: CephBucket) -> None:
 
 async def requests(results: Results, bucket: CephBucket) -> None:
     """Count the requests of each operation through a proxy, and measure its time without the proxy."""
-    with proxy_to(bucket.gateway.host, bucket.gateway.port) as proxy:
+    with proxy_to(bucket.gateway.url) as proxy:
         async with bucket.repository("counted") as repo, bucket.repository("counted", proxy.url) as counted:
             await repo.initialise()
             await counted.key_format()

@@ -71,7 +71,7 @@ class FakeObstore:
             raise obstore.exceptions.GenericError("StartTooLarge")
         part = content[start:end]
         meta = {"size": len(content), "last_modified": modified}
-        return SimpleNamespace(meta=meta, bytes=lambda: SimpleBytes(part))
+        return SimpleNamespace(meta=meta, range=(start, start + len(part)), bytes=lambda: SimpleBytes(part))
 
     @staticmethod
     def head(bucket, name):

@@ -163,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             state.uploads[number] = name
             answer = f"<InitiateMultipartUploadResult><UploadId>{number}</UploadId></InitiateMultipartUploadResult>"
             return self.reply(200, answer.encode())
+        if query["uploadId"] not in state.uploads:
+            return self.error(404, "NoSuchUpload")
         parts = sorted(part for part in list(state.objects) if part.startswith(f"{query['uploadId']}/"))
         state.objects[name] = b"".join(state.objects.pop(part) for part in parts)
         del state.uploads[query["uploadId"]]

@@ -11,9 +11,9 @@ import pytest
 from filelock import FileLock
 
 from engines import ceph, postgres
-from engines.proxy import proxy_to
 from objrepo import S3Repository
 from objrepo.testing.fixtures import LOOPS
+from s3_proxy import proxy_to
 
 BUCKET = "objects"
 _numbers = itertools.count()
@@ -84,7 +84,7 @@ def bucket(s3, gateway, credentials, prefix):
 
 @pytest.fixture
 def proxy(gateway):
-    with proxy_to(gateway.host, gateway.port) as proxy:
+    with proxy_to(gateway.url) as proxy:
         yield proxy
 
 

@@ -14,7 +14,6 @@ import anyio
 import pytest
 
 from engines.conftest import BUCKET
-from engines.proxy import Fault
 from objrepo import (
     AccessDeniedError,
     CorruptObjectError,
@@ -24,6 +23,7 @@ from objrepo import (
     RepositoryUnavailableError,
     copy,
 )
+from s3_proxy import Fault
 
 LARGE = os.urandom(20 * 1024 * 1024)
 TIMEOUT = 1.0

@@ -24,6 +24,7 @@ PAGE_NAMES: Final = 1000
 """How many names one request lists or deletes at the most, by the S3 protocol."""
 
 _log: Final = logging.getLogger("objrepo")
+_ALL_BYTES: Final = 2**40
 _MAX_PARTS: Final = 9000
 _PART_RETRIES: Final = 1  # by obstore; when they fail too, the whole upload is repeated
 
@@ -33,6 +34,10 @@ _first_process: list[int] = []
 
 class MissingError(Exception):
     """There is no object of that name."""
+
+
+class ShortAnswerError(Exception):
+    """A body was shorter than its headers say: how many bytes, and how many it should have."""
 
 
 class Listed(NamedTuple):
@@ -85,8 +90,13 @@ class Client:
                 if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
                     raise MissingError from None
                 status = _status(error)
-                answered = status is not None or "HTTP error" not in str(error)
+                answered = status is not None or not _UNANSWERED.search(str(error))
                 raise translate_error(self._location, code, status, _first_line(error), answered) from None
+            except ShortAnswerError as error:
+                received, size = error.args
+                raise RepositoryUnavailableError(
+                    f"{self._location} is unavailable: it sent {received} bytes instead of {size}"
+                ) from None
 
         return retry(send_once, self._retry_timeout)
 
@@ -171,9 +181,20 @@ class BucketClient:
         :param chunks: returns the content; called again when the upload is repeated.
         """
         part = max(PART_BYTES, -(-size // _MAX_PARTS))
-        self._uploading.send(
-            lambda obstore, store: obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part)
-        )
+
+        def upload(obstore: Any, store: Any) -> None:
+            try:
+                obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part)
+            except FileNotFoundError as error:
+                # There is no such upload: it was completed and the answer to that lost, or another process aborted it.
+                if _code(error) == "NoSuchBucket":
+                    raise
+                try:
+                    obstore.head(store, name)  # the name depends on the content
+                except FileNotFoundError:
+                    raise RepositoryUnavailableError(f"{self._location} is unavailable: the upload was lost") from None
+
+        self._uploading.send(upload)
 
     def get(self, name: str) -> tuple[Body, Callable[[], Buffer] | None]:
         """Return a whole object with one request, unless it is larger than ``PART_BYTES``.
@@ -199,7 +220,7 @@ class BucketClient:
     def size(self, name: str) -> int | None:
         """Return the size of an object, None if it does not exist."""
         try:
-            return int(self._send(lambda obstore, store: obstore.head(store, name))["size"])
+            return int(self._send(lambda obstore, store: _head(obstore, store, name))["size"])
         except MissingError:
             return None
 
@@ -248,7 +269,7 @@ class BucketClient:
         if isinstance(result, Body):
             return result
         size = result.meta["size"]
-        return Body(result.bytes().to_bytes(), size) if size <= PART_BYTES else result
+        return Body(_content(result).to_bytes(), size) if size <= PART_BYTES else result
 
 
 class Listing:
@@ -321,7 +342,7 @@ def _connect(options: S3Options, retries: int = 0) -> Any:
 def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body:
     """Return the bytes of an object or a file from ``start`` to ``end``, or to its own end."""
     result = _open_range(obstore, store, name, start, end)
-    return result if isinstance(result, Body) else Body(result.bytes(), result.meta["size"])
+    return result if isinstance(result, Body) else Body(_content(result), result.meta["size"])
 
 
 def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Any:
@@ -329,9 +350,35 @@ def _open_range(obstore: Any, store: Any, name: str, start: int, end: int) -> An
     try:
         return obstore.get(store, name, options={"range": (start, end)})
     except obstore.exceptions.GenericError as error:
-        if _status(error) != 416 and "StartTooLarge" not in str(error):
+        if not _is_beyond_end(error):
             raise
-    return Body(b"", int(obstore.head(store, name)["size"]))
+    return Body(b"", int(_head(obstore, store, name)["size"]))
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    return _status(error) == 416 or "StartTooLarge" in str(error)  # the latter is said by obstore's store in memory
+
+
+def _content(result: Any) -> Any:
+    """Receive the body of an answer.
+
+    :raises ShortAnswerError: if it is not what its headers say.
+    """
+    content = result.bytes()
+    start, end = result.range
+    if len(content) != end - start:
+        raise ShortAnswerError(len(content), end - start)
+    return content
+
+
+def _head(obstore: Any, store: Any, name: str) -> Any:
+    """Return the size of an object, and when it was stored."""
+    try:
+        return obstore.head(store, name)
+    except obstore.exceptions.BaseError as error:
+        if _code(error) or _status(error) not in (301, 400, 403):
+            raise
+    return obstore.get(store, name).meta  # the answer to HEAD has no body, which says why it is an error
 
 
 def _put_new(obstore: Any, store: Any, name: str, content: bytes) -> bool:
@@ -348,13 +395,19 @@ def _put_new(obstore: Any, store: Any, name: str, content: bytes) -> bool:
 
 
 def _read(obstore: Any, store: Any, name: str) -> tuple[bytes, datetime]:
-    result = obstore.get(store, name)
-    return result.bytes().to_bytes(), result.meta["last_modified"]
+    try:
+        result = obstore.get(store, name, options={"range": (0, _ALL_BYTES)})  # whose headers say its size
+    except obstore.exceptions.GenericError as error:
+        if not _is_beyond_end(error):
+            raise
+        result = obstore.get(store, name)  # it is empty
+    return _content(result).to_bytes(), result.meta["last_modified"]
 
 
 def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buffer:
     """Return the first part of an object, from the request in ``received`` or, if that has failed, from a new one."""
-    return received.pop().bytes() if received else get_range(obstore, store, name, 0, PART_BYTES).content
+    result = received.pop() if received else _open_range(obstore, store, name, 0, PART_BYTES)
+    return result.content if isinstance(result, Body) else _content(result)
 
 
 _DENIED: Final = {
@@ -378,7 +431,9 @@ def translate_error(
     :param answered: whether the store answered at all.
     """
     said = code or detail if status is None else f"HTTP {status} {code}".rstrip()
-    temporary = code in _TEMPORARY or status in (409, 429) or (status is not None and status >= 500 and status != 501)
+    temporary = (
+        code in _TEMPORARY or status in (408, 409, 429) or (status is not None and status >= 500 and status != 501)
+    )
     if code == "NoSuchBucket":
         return NotInitialisedError(f"there is no bucket for {location}: create it, then call initialise()")
     if code in _DENIED or status in (401, 403):
@@ -387,6 +442,10 @@ def translate_error(
     if temporary or not answered:
         return RepositoryUnavailableError(f"{location} is unavailable: {said}")
     return RepositoryError(f"{location} does not support this request: {said}")
+
+
+_UNANSWERED: Final = re.compile(r"HTTP error|Got invalid [A-Za-z ]+ response")
+"""What obstore says where the server did not answer, or the body of its answer was cut short."""
 
 
 def _code(error: Exception) -> str:
@@ -404,4 +463,5 @@ def _first_line(error: Exception) -> str:
     text = str(error)
     causes = re.findall(r'(?:message|error): "([^"]+)"', text)
     cause = "timed out" if "TimedOut" in text or "kind: Timeout" in text else causes[-1] if causes else ""
-    return text.partition("\n")[0].rpartition(" - ")[2] + (f" ({cause})" if cause else "")
+    line = text.partition("\n")[0].rpartition(" - ")[2]
+    return re.sub(r"^Generic \w+ error: ", "", line) + (f" ({cause})" if cause else "")

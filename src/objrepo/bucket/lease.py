@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from objrepo.bucket.client import BucketClient, MissingError
 from objrepo.errors import RepositoryBusyError, RepositoryError
@@ -33,7 +33,7 @@ class Lease:
         content = self._content()
         if not bucket.create_first(LEASE, content):
             try:
-                until = json.loads(bucket.read(LEASE)[0]).get("until", 0)
+                until = _parse(bucket.read(LEASE)[0]).get("until", 0)
             except MissingError:
                 until = 0
             if until > time.time():
@@ -60,13 +60,22 @@ class Lease:
 
     def _modified(self) -> datetime:
         content, modified = self._bucket.read(LEASE)
-        if json.loads(content).get("holder") != self._holder:
+        if _parse(content).get("holder") != self._holder:
             raise RepositoryBusyError(f"another process has begun to maintain {self._location}")
         return modified
 
     def _content(self) -> bytes:
         self._until = time.time() + _SECONDS
         return json.dumps({"holder": self._holder, "until": self._until}).encode()
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    """Return what a lease says: nothing, if it is damaged."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextmanager
