@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -42,13 +43,31 @@ def lint(session: nox.Session) -> None:
     session.run("codespell", "README.md", "CHANGELOG.md", "docs", "src", "tests", "benchmarks", "noxfile.py")
 
 
+# fsspec has no type hints, so those of classes that are derived from its classes cannot be complete.
+SUBCLASSES_OF_FSSPEC = {
+    "objrepo.fsspec.ObjectFileSystem",
+    "objrepo.fsspec.files.ObjectFile",
+    "objrepo.fsspec.filesystem.ObjectFileSystem",
+    "objrepo.fsspec.filesystem.ObjectFileSystem.transaction_type",
+    "objrepo.fsspec.filesystem._Transaction",
+}
+
+
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the types of the package and of a file of user code."""
+    """Check the types of the package and of a file of user code, and that every public name has one."""
     install(session, "test", "types")
     session.install("nox")
     session.run("mypy")
     session.run("pyright")
+    verify = ("pyright", "--verifytypes", "objrepo", "--ignoreexternal", "--outputjson")
+    output = session.run(*verify, silent=True, success_codes=(0, 1))
+    assert isinstance(output, str)
+    symbols = json.loads(output[output.index("{") :])["typeCompleteness"]["symbols"]
+    incomplete = {each["name"] for each in symbols if each["isTypeAmbiguous"] or not each["isTypeKnown"]}
+    if not symbols or incomplete - SUBCLASSES_OF_FSSPEC:
+        session.error(f"type hints are missing: {', '.join(sorted(incomplete - SUBCLASSES_OF_FSSPEC))}")
+    session.log(f"{len(symbols) - len(incomplete)} of {len(symbols)} names have complete types")
 
 
 @nox.session

@@ -72,7 +72,7 @@ class ArchiveBackend(Backend):
         self._remote: RemoteFile | None = None
         if isinstance(path, str) and is_remote(path):
             self._url = path
-            self.pool = BlockingPool(_CONCURRENT_REQUESTS)
+            self.pool: BlockingPool | None = BlockingPool(_CONCURRENT_REQUESTS)
             self._remote = RemoteFile(path, self.pool)
         else:
             self.path = Path(path).absolute()

@@ -36,7 +36,7 @@ class AtomicFile:
         self._path = path
         self._replace = replace
         self._keep = resumable is not None
-        self.temporary = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
+        self.temporary: Path = resumable or path.with_name(f".objrepo-{os.urandom(8).hex()}")
 
     def __enter__(self) -> Self:
         mode = 0o666
@@ -45,7 +45,7 @@ class AtomicFile:
         create = os.O_CREAT if self._keep else os.O_CREAT | os.O_EXCL
         try:
             opened = open(self.temporary, "r+b", opener=lambda path, flags: os.open(path, flags | create, mode))
-            self.file = cast("BinaryIO", opened)
+            self.file: BinaryIO = cast("BinaryIO", opened)
         except OSError as error:  # it names the temporary file
             raise OSError(error.errno, error.strerror, str(self._path)) from None
         except BaseException:  # an interrupt

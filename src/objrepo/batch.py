@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from objrepo.backend import Backend
 from objrepo.errors import RepositoryClosedError
+from objrepo.offload import BlockingPool
 from objrepo.protocol import BinaryReader, Source
 from objrepo.reports import Leftover, MaintenanceReport, RepositoryInfo
 from objrepo.sources import ChainedReader, read_up_to
@@ -36,7 +37,7 @@ class BatchBackend(Backend):
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._hash_type = backend.key_format()
-        self.pool = backend.pool
+        self.pool: BlockingPool | None = backend.pool
         self._lock = threading.RLock()
         self._storing = threading.Lock()
         self._pending: dict[str, bytes] = {}

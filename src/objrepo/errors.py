@@ -41,10 +41,10 @@ class ObjectNotFoundError(RepositoryError, FileNotFoundError):
     """
 
     def __init__(self, keys: Iterable[str], repository: object = None) -> None:
-        self.keys = tuple(keys)
-        self.repository = None if repository is None else str(repository)
+        self.keys: tuple[str, ...] = tuple(keys)
+        self.repository: str | None = None if repository is None else str(repository)
         super().__init__(_missing(self.keys, self.repository))
-        self.errno = errno.ENOENT
+        self.errno: int | None = errno.ENOENT
 
     def __reduce__(self) -> tuple[type[ObjectNotFoundError], tuple[tuple[str, ...], str | None]]:
         return type(self), (self.keys, self.repository)
@@ -63,7 +63,7 @@ class CorruptObjectError(RepositoryError, OSError):
         self.key = key
         self.reason = reason
         super().__init__(f"object {key!r} is damaged: {reason}")
-        self.errno = errno.EIO
+        self.errno: int | None = errno.EIO
 
     def __reduce__(self) -> tuple[type[CorruptObjectError], tuple[str, str]]:
         return type(self), (self.key, self.reason)

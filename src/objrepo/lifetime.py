@@ -19,7 +19,7 @@ class Lifetime:
     """
 
     def __init__(self) -> None:
-        self.users = 0
+        self.users: int = 0
         self._lock = threading.Lock()
         self._closing: threading.Event | None = None
 

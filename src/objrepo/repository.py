@@ -70,7 +70,8 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
     def __init__(self, backend: BackendT, offload: Offload | None = None, *, check: bool = False) -> None:
         self.backend = backend
         self.check = check
-        self.offload = offload = Threads() if offload is None else offload
+        offload = Threads() if offload is None else offload
+        self.offload: Offload = offload
         self._lifetime = Lifetime()
         self._streams = OpenStreams()
         self._put_in_batch = offload.batched(backend.put_batch, partial(read_source, function=backend.put))

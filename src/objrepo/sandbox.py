@@ -54,7 +54,7 @@ class SandboxBackend(FileBackend):
     """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
-        self.parent = None if path is None else Path(path).absolute()
+        self.parent: Path | None = None if path is None else Path(path).absolute()
         self.folder: Path | None = None
         self._removal: weakref.finalize[[Path, int], SandboxBackend] | None = None
         self._lock = threading.Lock()

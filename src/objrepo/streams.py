@@ -73,7 +73,7 @@ class RangeHandle:
         self._start = start
         self._size = size
         self._reading = threading.Lock()
-        self.closed = False
+        self.closed: bool = False
 
     def read_at(self, position: int, size: int) -> bytes:
         """Return exactly ``size`` bytes from a position in the range; blocking.

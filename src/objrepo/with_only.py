@@ -31,21 +31,26 @@ class _Only:
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"use `{self._statement} {self._usage}`: this has no {name!r} by itself")
 
-    __await__ = __aiter__ = __iter__ = _refuse
+    if not TYPE_CHECKING:  # type checkers report these uses by themselves
+        __await__ = __aiter__ = __iter__ = _refuse
 
 
 class WithOnly(_Only):
     """The base of what is used by ``with`` only."""
 
     _statement = "with"
-    __aenter__ = __aexit__ = _refuse
+
+    if not TYPE_CHECKING:
+        __aenter__ = __aexit__ = _refuse
 
 
 class AsyncWithOnly(_Only):
     """The base of what is used by ``async with`` only."""
 
     _statement = "async with"
-    __enter__ = __exit__ = _refuse
+
+    if not TYPE_CHECKING:
+        __enter__ = __exit__ = _refuse
 
 
 class NoSyncWith:

@@ -24,10 +24,11 @@ class Transaction:
     """
 
     def __init__(self, repository: AsyncRepository) -> None:
-        self._repository = self.reader = repository
+        self._repository = repository
+        self.reader: AsyncRepository = repository
         self._batch = ExitStack()
         self._failed = False
-        self.ended = False
+        self.ended: bool = False
 
     def writer(self) -> AsyncRepository:
         """Return the batch."""

@@ -203,7 +203,8 @@ class S3Backend(Backend):
     def __init__(self, options: S3Options) -> None:
         self._options = options
         self._bucket = BucketClient(options)
-        self.pool = self._threads = BlockingPool(options.concurrency)
+        self.pool: BlockingPool | None = BlockingPool(options.concurrency)
+        self._threads = self.pool
         self._loose = LooseObjects(self._bucket, self._threads)
         self._packs = Packs(self._bucket)
         self._opening = threading.Lock()

@@ -286,7 +286,7 @@ class Listing:
         self._page_size = page_size
         self._folder = folder
         self._stream: Iterator[Any] | None = None
-        self.ended = False
+        self.ended: bool = False
 
     def next_page(self) -> list[Listed]:
         """Return the next objects."""

@@ -68,7 +68,7 @@ class LocalIndex:
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self.generation = 0
+        self.generation: int = 0
 
     def close(self) -> None:
         """Close the file, which stays; the next use opens it again."""
@@ -261,7 +261,7 @@ class Scan:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
-        self.number = _number(db)
+        self.number: int = _number(db)
         self.packs: dict[int, bytes] = dict(db.execute("SELECT id, name FROM pack"))
 
     def rows(self, after: bytes = b"", end: bytes = b"\xff" * (HASH_BYTES + 1)) -> Iterator[tuple[bytes, bytes]]:

@@ -89,7 +89,7 @@ class Log:
         self._location = location
         # A copy of a bucket has the same UUID, and soon another log.
         name = f"{uuid}-{hashlib.sha256(location.encode()).hexdigest()[:8]}.index"
-        self.index = LocalIndex(folder / name)
+        self.index: LocalIndex = LocalIndex(folder / name)
         self._updating = Shared(self._update)
         self._seen = float("-inf"), 0  # when the end of the log was seen, and its number
 

@@ -34,6 +34,7 @@ class RemoteFile:
     def __init__(self, url: str, pool: BlockingPool) -> None:
         self._pool = pool
         self._size: int | None = None
+        self.name: str
         self.name, self._get_range, self._close = (_in_bucket if url[:3].lower() == "s3:" else _on_server)(url)
 
     def open(self) -> RangeRequestFile:

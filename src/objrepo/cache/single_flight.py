@@ -22,7 +22,7 @@ class Download:
     def __init__(self, recheck: bool, content: bytes | None = None) -> None:
         self.recheck = recheck
         self.content = content
-        self.ended = anyio.Event()
+        self.ended: anyio.Event = anyio.Event()
 
 
 class SingleFlight:
@@ -32,7 +32,7 @@ class SingleFlight:
     """
 
     def __init__(self) -> None:
-        self.completed = 0
+        self.completed: int = 0
         self._running: dict[Any, Download] = {}
 
     @asynccontextmanager

@@ -46,7 +46,7 @@ class CacheStore:
     def __init__(self, repository: AsyncRepository, origin: AsyncRepository, index: LRUIndex, offload: Offload) -> None:
         self.repository = repository
         self.index = index
-        self.same_keys = False
+        self.same_keys: bool = False
         self._origin = origin
         self._offload = offload
         self._key_format: str | None = None

@@ -50,10 +50,14 @@ def command(context: click.Context, repo: str | None) -> None:
         raise click.UsageError(f"`objrepo {chosen.name}` takes no --repo: see `objrepo {chosen.name} --help`")
 
 
-for module in iter_modules(__path__):
-    for each in vars(import_module(f"{__name__}.{module.name}")).values():
-        if isinstance(each, click.Command):
-            command.add_command(quiet_option(each))
+def _add_commands() -> None:
+    for module in iter_modules(__path__):
+        for each in vars(import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(each, click.Command):
+                command.add_command(quiet_option(each))
+
+
+_add_commands()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, BinaryIO, Concatenate, ParamSpec
+from typing import Any, BinaryIO, Concatenate, ParamSpec, Protocol, TypeVar
 
 import anyio
 import click
@@ -22,6 +22,7 @@ from objrepo.sync.runner import InPlace
 from objrepo.url import open_repository
 
 P = ParamSpec("P")
+CommandT = TypeVar("CommandT", bound=Callable[..., Any] | click.Command)
 CommandBody = Callable[Concatenate[AsyncRepository, P], Awaitable[int | None]]
 
 
@@ -66,23 +67,31 @@ def _search(context: click.Context) -> str:
     return ".objrepo"
 
 
-repo_option = click.option(
+class OptionDecorator(Protocol):
+    """Adds an option to a command, or to the function that becomes one."""
+
+    def __call__(self, command: CommandT, /) -> CommandT: ...
+
+
+repo_option: OptionDecorator = click.option(
     "--repo",
     callback=_repository,
     show_default="$OBJREPO, else .objrepo here or above",
     help="The repository: a directory or a URL, such as zip:PATH.",
 )
-json_option = click.option(
+json_option: OptionDecorator = click.option(
     "--json", "json", is_flag=True, expose_value=False, callback=_remember, help="Print JSON, for scripts."
 )
-quiet_option = click.option(
+quiet_option: OptionDecorator = click.option(
     "-q", "--quiet", is_flag=True, is_eager=True, expose_value=False, callback=_remember, help="Print no progress."
 )
-dry_run_option = click.option("--dry-run", is_flag=True, help="Change nothing, and print what would be done.")
-no_check_option = click.option(
+dry_run_option: OptionDecorator = click.option(
+    "--dry-run", is_flag=True, help="Change nothing, and print what would be done."
+)
+no_check_option: OptionDecorator = click.option(
     "--no-check", is_flag=True, help="Do not compare what is read with the key, which takes time."
 )
-timeout_option = click.option(
+timeout_option: OptionDecorator = click.option(
     "--timeout", type=click.FloatRange(0), default=0, help="Seconds to wait for a lock of another process."
 )
 
@@ -172,7 +181,7 @@ class Failures:
     """
 
     def __init__(self, silent: bool = False) -> None:
-        self.status = 0
+        self.status: int = 0
         self._silent = silent
 
     def __call__(self, error: Exception | str) -> None:

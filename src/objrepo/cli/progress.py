@@ -36,7 +36,7 @@ class Reporter:
     """
 
     def __init__(self) -> None:
-        self.has_shown = False
+        self.has_shown: bool = False
         self._begin = math.inf if is_quiet() else time.monotonic() + _SILENT_SECONDS
         self._next_line = self._begin + _SECONDS_BETWEEN_LINES
         self._lock = threading.Lock()

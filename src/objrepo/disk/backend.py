@@ -54,7 +54,7 @@ class DiskBackend(Backend):
     def __init__(self, path: str | os.PathLike[str], durable: bool | None = True) -> None:
         self._layout = Layout(Path(path).absolute())
         self.durable = durable
-        self.sessions = SessionPool(self._layout)
+        self.sessions: SessionPool = SessionPool(self._layout)
 
     def __reduce__(self) -> tuple[type[DiskBackend], tuple[Path, bool | None]]:
         return type(self), (self.path, self.durable)

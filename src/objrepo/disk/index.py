@@ -95,7 +95,7 @@ class Index:
     def __init__(self, layout: Layout) -> None:
         self._path = layout.index_file
         self._copy: _PrivateCopy | None = None
-        self.reusable = True
+        self.reusable: bool = True
         try:
             self._connection = self._connect(self._path, "mode=rw")
         except RepositoryError as error:

@@ -68,16 +68,16 @@ class Layout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.config_file = folder / "config.json"
-        self.index_file = folder / "packs.idx"
+        self.config_file: Path = folder / "config.json"
+        self.index_file: Path = folder / "packs.idx"
         self._index = str(self.index_file)
-        self.packs = folder / "packs"
-        self.loose = folder / "loose"
+        self.packs: Path = folder / "packs"
+        self.loose: Path = folder / "loose"
         self._loose = str(self.loose)
-        self.sandbox = folder / "sandbox"
-        self.duplicates = folder / "duplicates"
-        self.quarantine = folder / "quarantine"
-        self.maintenance_lock = folder / "maintain.lock"
+        self.sandbox: Path = folder / "sandbox"
+        self.duplicates: Path = folder / "duplicates"
+        self.quarantine: Path = folder / "quarantine"
+        self.maintenance_lock: Path = folder / "maintain.lock"
 
     def is_initialised(self) -> bool:
         """Return whether the folder holds a container."""

@@ -47,10 +47,10 @@ class Plan:
             raise ValueError(
                 f"not safe while other processes may use the repository: {unsafe}; pass live=False if none does"
             )
-        self.pack_loose = pack_loose is not False
-        self.do_repack = not live and do_repack is not False
-        self.clean_storage = clean_storage is not False
-        self.do_vacuum = not live and do_vacuum is not False
+        self.pack_loose: bool = pack_loose is not False
+        self.do_repack: bool = not live and do_repack is not False
+        self.clean_storage: bool = clean_storage is not False
+        self.do_vacuum: bool = not live and do_vacuum is not False
         self.compress = compress
         self.incremental_cleanup = incremental_cleanup
 

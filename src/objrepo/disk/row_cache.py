@@ -115,7 +115,7 @@ class RowCache:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.rows = Rows()
+        self.rows: Rows = Rows()
         self._layout = layout
         self._watch: Callable[[], _Watch | None] = lambda: None
         self._idle: deque[_Watch] = deque()

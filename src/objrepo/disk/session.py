@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
+from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from objrepo.disk.index import Index, RawRow
-from objrepo.disk.layout import Layout
+from objrepo.disk.layout import Config, Layout
 from objrepo.disk.one_commit import orders_metadata
 from objrepo.disk.pack_files import PackFiles
-from objrepo.disk.row_cache import RowCache
+from objrepo.disk.row_cache import RowCache, Rows
 from objrepo.disk.safe_open import signature
 from objrepo.errors import RepositoryError
 from objrepo.keys import key_pattern
@@ -34,15 +36,15 @@ class ContainerSession:
 
     def __init__(self, pool: SessionPool) -> None:
         self._pool = pool
-        self.layout = pool.layout
+        self.layout: Layout = pool.layout
         # Read before the configuration: if the container is replaced in between, the next check notices it.
         self._index_id = pool.layout.identity()
         self._config_signature = signature(pool.layout.config_file)
         self._index_is_pinned = False
-        self.config = pool.layout.config()
-        self.matches = key_pattern(self.config.hash_type)
-        self.process = os.getpid()
-        self.rows = pool.row_cache.rows
+        self.config: Config = pool.layout.config()
+        self.matches: Callable[[str], re.Match[str] | None] = key_pattern(self.config.hash_type)
+        self.process: int = os.getpid()
+        self.rows: Rows = pool.row_cache.rows
         """Where the rows go that are read until the session is checked in."""
         self.flushed_folders: set[str] = set()
         """Folders of loose objects whose entries in the folder ``loose`` are durable. No program removes one."""
@@ -137,7 +139,7 @@ class SessionPool:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self.row_cache = RowCache(layout)
+        self.row_cache: RowCache = RowCache(layout)
         self._idle: deque[ContainerSession] = deque()
 
     @property

@@ -39,7 +39,7 @@ class ZipWriter:
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED)
         self._archive.infolist().extend(members)
         names = (member.filename for member in members)
-        self.keys = {name.removeprefix(FOLDER) for name in names if name.startswith(FOLDER)}
+        self.keys: set[str] = {name.removeprefix(FOLDER) for name in names if name.startswith(FOLDER)}
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
         """Add an object of ``size`` bytes."""
@@ -65,7 +65,7 @@ class TarWriter:
 
     def __init__(self, file: BinaryIO, mode: str) -> None:
         self._archive = tarfile.open(fileobj=file, mode=mode, copybufsize=_CHUNK_BYTES)  # type: ignore[call-overload]  # noqa: SIM115
-        self.keys = set[str]()
+        self.keys: set[str] = set[str]()
 
     def add(self, key: str, size: int, reader: BinaryReader) -> None:
         """Add an object of ``size`` bytes."""

@@ -14,7 +14,7 @@ from objrepo.fsspec.session import NEW, Session, leave
 from objrepo.integrity import VerifyingHandle
 from objrepo.streams import RangeHandle
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]

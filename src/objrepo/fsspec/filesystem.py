@@ -61,7 +61,7 @@ class ObjectFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def __init__(self, repository: str | None = None, *, _process_id: str | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.session = Session(repository or os.environ.get("OBJREPO") or ".objrepo", _process_id)
+        self.session: Session = Session(repository or os.environ.get("OBJREPO") or ".objrepo", _process_id)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, (

@@ -28,8 +28,8 @@ class Session:
 
     def __init__(self, url: str, process_id: str | None = None) -> None:
         url = url if ":" in url else os.path.abspath(url)  # noqa: PTH100  (which resolves no links)
-        self.process_id = process_id or _process.id
-        self.is_checked = url.startswith("checked:")
+        self.process_id: str = process_id or _process.id
+        self.is_checked: bool = url.startswith("checked:")
         with _process.lock:
             if url not in _process.opened:
                 _process.opened[url] = _Opened(url)

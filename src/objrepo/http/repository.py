@@ -109,7 +109,8 @@ class HTTPBackend(Backend):
     def __init__(self, options: HTTPOptions) -> None:
         self._options = options
         self._client = Client(options)
-        self.pool = self._threads = BlockingPool(options.concurrency)
+        self.pool: BlockingPool | None = BlockingPool(options.concurrency)
+        self._threads = self.pool
         self._described: dict[str, Any] | None = None
 
     def __reduce__(self) -> tuple[type[HTTPBackend], tuple[HTTPOptions]]:

@@ -53,7 +53,8 @@ class Batcher:
         self._max_active = max_active
         self._max_items = max_items
         self._reset()
-        self.batches = self.calls = 0
+        self.batches: int = 0
+        self.calls: int = 0
 
     def _reset(self) -> None:
         self._process = os.getpid()

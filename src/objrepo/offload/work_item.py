@@ -41,7 +41,7 @@ class PendingResult(Generic[T]):
         self._result: T | None = None
         self._error: BaseException | None = None
         self._listeners: list[Callable[[], object]] = []
-        self.cancel_requested = False
+        self.cancel_requested: bool = False
 
     def begin(self) -> bool:
         """Note that a thread begins to produce it; return False if that is not to be done, or done already."""

@@ -48,7 +48,7 @@ class ObjectFile(io.RawIOBase):
         self._call = call
         self._stream = stream
         self._position = 0
-        self.name = stream.key
+        self.name: str = stream.key
 
     def readable(self) -> bool:
         """Return True.

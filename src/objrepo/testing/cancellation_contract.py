@@ -19,8 +19,8 @@ class Gate:
     """A file whose second ``read``, on a worker thread, blocks until it is released."""
 
     def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.released = threading.Event()
+        self.reached: threading.Event = threading.Event()
+        self.released: threading.Event = threading.Event()
         self._reads = 0
 
     def read(self, size: int = -1) -> bytes:
