@@ -18,7 +18,7 @@ import pytest
 from objrepo.bucket import backend as backend_module
 from objrepo.bucket import lease, local_index, log, maintenance
 from objrepo.bucket.client import MissingError
-from objrepo.bucket.options import S3Options
+from objrepo.bucket.s3 import S3Options
 from objrepo.errors import ObjectNotFoundError, RepositoryBusyError, RepositoryUnavailableError
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -232,7 +232,7 @@ def have_few_be_many(monkeypatch):
     """Have snapshots, repacks and uploads happen with few objects."""
     monkeypatch.setattr(backend_module, "_MAX_SINGLE_REQUEST_BYTES", 50)
     monkeypatch.setattr(backend_module, "MAX_BATCHED_OBJECT_BYTES", 40)
-    monkeypatch.setattr(backend_module, "list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr(S3Options, "list_uploads", lambda options, older_than: [])
     monkeypatch.setattr(maintenance, "MAX_BATCHED_OBJECT_BYTES", 40)
     monkeypatch.setattr(maintenance, "_MANY_SMALL_PACKS", 2)
     monkeypatch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 2)
@@ -265,7 +265,7 @@ class Machines:
         :param name: that of its index, which those of a machine share.
         :param send: sends its requests; each is answered at once unless given.
         """
-        backend = backend_module.S3Backend(S3Options(bucket="bucket", index=str(Path(self.folder) / name)))
+        backend = backend_module.BucketBackend(S3Options(bucket="bucket", index=str(Path(self.folder) / name)))
         backend._bucket._send = send or (lambda request: answer(request, self.bucket))
         backend._bucket._uploading.send = backend._bucket._send
         backend.pool = backend._threads = backend._loose._pool = Pool()

@@ -102,6 +102,6 @@ def memory_bucket(monkeypatch):
     from obstore.store import MemoryStore
 
     store = MemoryStore()
-    monkeypatch.setattr("objrepo.bucket.client._connect", lambda options, retries=0: store)
-    monkeypatch.setattr("objrepo.bucket.backend.list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr("objrepo.bucket.s3.S3Options.connect", lambda options, retries=0: store)
+    monkeypatch.setattr("objrepo.bucket.s3.S3Options.list_uploads", lambda options, older_than: [])
     return store

@@ -113,7 +113,7 @@ def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
 
 def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
     from objrepo.bucket import S3Repository
-    from objrepo.bucket.options import S3Options
+    from objrepo.bucket.s3 import S3Options
 
     if not rest.startswith("//"):
         raise ValueError(f"invalid bucket {_redacted(rest)!r}: write s3://BUCKET/PREFIX")

@@ -1,4 +1,4 @@
-"""`S3Repository`: objects in a bucket."""
+"""The blocking methods of repositories in a bucket."""
 
 from __future__ import annotations
 
@@ -26,26 +26,23 @@ from objrepo.bucket.local_index import cache_folder
 from objrepo.bucket.log import MAX_AGE, Found, Log, begin_log, now
 from objrepo.bucket.loose import LooseObjects, key_of, name_of
 from objrepo.bucket.maintenance import Maintenance
-from objrepo.bucket.multipart import Upload, abort_uploads, list_uploads
-from objrepo.bucket.options import S3Options
+from objrepo.bucket.options import BucketOptions, Upload
 from objrepo.bucket.packs import Packs, Planned, full_packs, in_order, runs_of
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.hashed_source import hash_source, unchanged_chunks
 from objrepo.integrity import check_digest, combined, verify
 from objrepo.keys import is_key, valid_keys
-from objrepo.offload import BlockingPool, Offload, Threads
+from objrepo.offload import BlockingPool
 from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, Buffer, RangeRequestFile
 from objrepo.reports import (
     Leftover,
     MaintenanceReport,
     MaintenanceStep,
-    RepairReport,
     RepairStep,
     RepositoryInfo,
     VerifyReport,
 )
-from objrepo.repository import Repository
 from objrepo.sources import read_up_to
 from objrepo.streams import (
     BATCH_BYTES,
@@ -67,140 +64,10 @@ _MAX_SINGLE_REQUEST_BYTES: Final = PART_BYTES // 2
 _DAY: Final = 24 * 60 * 60.0
 
 
-class S3Repository(Repository["S3Backend"]):
-    """Keeps objects in a bucket of Amazon S3 or of another service with its protocol, such as Ceph, Garage or R2.
+class BucketBackend(Backend):
+    """See :class:`~objrepo.bucket.repository.BucketRepository`."""
 
-    The name of an object is the SHA-256 of its content, which is computed before the object is sent; an existing object
-    is not sent again. ``get`` compares the content with the key; ``open`` and ``stream`` fetch ranges, and read ahead
-    while they are read sequentially. Several machines may write, delete and maintain at the same time.
-
-    Small objects that are stored together go into packs, each of which is one object of the bucket. Each machine keeps
-    a copy of their index, by which ``get`` and ``open`` may for a while return an object that another machine deleted.
-
-    It needs the extra ``s3``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
-    raises :class:`~objrepo.RepositoryUnavailableError`; a request that the credentials do not permit raises
-    :class:`~objrepo.AccessDeniedError`. A cancelled operation ends with the request that it is waiting for. No error
-    and no ``repr`` contains a secret. It can be pickled unless a secret was given. A process that was forked from one
-    that used it cannot use it.
-
-    :param bucket: the name of an existing bucket.
-    :param prefix: the folder in it, unless the repository is the whole bucket.
-    :param endpoint: the URL of the service; unless given, that of ``AWS_ENDPOINT_URL``, or else Amazon's.
-    :param region: the region, which Amazon requires.
-    :param access_key_id: the access key; unless given, botocore finds one in the environment, the shared configuration
-        files, or the role of the machine.
-    :param secret_access_key: the secret of the access key.
-    :param session_token: the token of temporary credentials.
-    :param profile: a profile of the shared configuration files.
-    :param anonymous: whether to send unsigned requests, for a public bucket.
-    :param virtual_hosted_style: whether the bucket is part of the host name, and not of the path.
-    :param timeout: how many seconds one request may take, which carries at most 8 MiB.
-    :param retry_timeout: how many seconds a request is repeated. An operation of one request takes at most
-        ``retry_timeout + 2 * timeout`` seconds.
-    :param concurrency: how many requests run at the same time for one call, and how many calls do.
-    :param index: the folder of the local copy of the index of packs, ``UUID.index``, which processes share and which
-        can be deleted at any time; the user's cache folder unless given.
-    :param offload: where the blocking methods run; ``concurrency`` worker threads of its own unless given.
-    :param check: whether ``open``, ``stream`` and ``send_object`` compare whole objects with the key, unless called
-        with ``check=False``; ``get`` always does.
-    """
-
-    def __init__(
-        self,
-        bucket: str,
-        prefix: str = "",
-        *,
-        endpoint: str | None = None,
-        region: str | None = None,
-        access_key_id: str | None = None,
-        secret_access_key: str | None = None,
-        session_token: str | None = None,
-        profile: str | None = None,
-        anonymous: bool = False,
-        virtual_hosted_style: bool = False,
-        timeout: float = 30.0,
-        retry_timeout: float = 60.0,
-        concurrency: int = 32,
-        index: str | None = None,
-        offload: Offload | None = None,
-        check: bool = False,
-    ) -> None:
-        options = S3Options(
-            bucket=bucket,
-            prefix=prefix,
-            endpoint=endpoint,
-            region=region,
-            access_key_id=access_key_id,
-            secret_access_key=secret_access_key,
-            session_token=session_token,
-            profile=profile,
-            anonymous=anonymous,
-            virtual_hosted_style=virtual_hosted_style,
-            timeout=timeout,
-            retry_timeout=retry_timeout,
-            concurrency=concurrency,
-            index=index,
-        )
-        super().__init__(S3Backend(options), Threads(concurrency) if offload is None else offload, check=check)
-
-    def __str__(self) -> str:
-        return f"S3Repository {self.backend.location}"
-
-    async def maintain(
-        self,
-        dry_run: bool = False,
-        live: bool = True,
-        *,
-        uploads_older_than: float = _DAY,
-        upgrade: bool = False,
-    ) -> MaintenanceReport:
-        """Pack small objects, rewrite packs that are mostly unused, and remove what is not needed any longer.
-
-        Also removed are the parts of uploads that were never completed, which use space but appear in no listing. One
-        process maintains a repository at a time; others may read and write meanwhile. Killed at any moment, or
-        cancelled, which ends it between two requests, it leaves a repository in which every object can be read.
-
-        :param dry_run: whether to count only what would be done.
-        :param live: whether others may be writing; if not, everything that is not needed is removed, else only what has
-            not been needed for a day.
-        :param uploads_older_than: the age in seconds from which an upload is removed if others may be writing.
-        :param upgrade: whether to have a repository of format 1 use packs from now on. Programs that have it open must
-            be restarted, and releases that do not know format 2 cannot use it any longer.
-        :return: the steps that were taken.
-        :raises NotInitialisedError: if the repository does not exist.
-        :raises RepositoryBusyError: if another process is maintaining it.
-        :raises AccessDeniedError: if the credentials do not permit listing, writing or aborting uploads.
-        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
-        """
-        return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
-
-    async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
-        """Make the index in the bucket anew from the packs. Others must not use the repository meanwhile.
-
-        It is needed only if an entry of the log or a snapshot is damaged or missing, which is an error of every
-        operation that says so. Objects that were deleted are there again if their pack was not removed yet. Shielded
-        from cancellation.
-
-        :param dry_run: whether to read the packs only.
-        :param live: whether others may be using the repository, which only a dry run permits.
-        :return: a step ``'recovered'`` for the log, and ``'skipped'`` for each pack that cannot be read.
-        :raises NotInitialisedError: if the repository does not exist.
-        :raises RepositoryBusyError: if another process is maintaining it.
-        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
-        :raises ValueError: if others may be using it.
-        """
-        if live and not dry_run:
-            raise ValueError(
-                f"the index of {self} cannot be made anew while others use it: end them, and say so by live=False"
-            )
-        steps = await self._open().run(self.backend.rebuild, dry_run)
-        return RepairReport(dry_run, tuple(steps))
-
-
-class S3Backend(Backend):
-    """See :class:`S3Repository`."""
-
-    def __init__(self, options: S3Options) -> None:
+    def __init__(self, options: BucketOptions) -> None:
         self._options = options
         self._bucket = BucketClient(options)
         self.pool: BlockingPool | None = BlockingPool(options.concurrency)
@@ -212,7 +79,7 @@ class S3Backend(Backend):
         self._opened_log: Log | None = None
         self._temporary: TemporaryDirectory[str] | None = None
 
-    def __reduce__(self) -> tuple[type[S3Backend], tuple[S3Options]]:
+    def __reduce__(self) -> tuple[type[BucketBackend], tuple[BucketOptions]]:
         return type(self), (self._options,)
 
     @property
@@ -227,7 +94,7 @@ class S3Backend(Backend):
 
     def initialise(self, **options: Any) -> None:
         if options:
-            raise TypeError(f"an S3 repository has no options, got {', '.join(options)}")
+            raise TypeError(f"a repository in a bucket has no options, got {', '.join(options)}")
         if self._read_marker() is not None:
             return
         other = next((each.name for each in self._bucket.list().next_page() if not _is_ours(each.name)), None)
@@ -278,7 +145,7 @@ class S3Backend(Backend):
                 self._upgrade(marker)
         uploads = self._unfinished_uploads(uploads_older_than if live else 0.0)
         if uploads and not dry_run:
-            abort_uploads(self._options, uploads)
+            self._options.abort_uploads(uploads)
         steps.append(MaintenanceStep("abort_uploads", len(uploads), 0))
         log = self._log()
         if log is not None:
@@ -318,7 +185,7 @@ class S3Backend(Backend):
         listing = self._bucket.list()
         while not listing.ended:
             self._bucket.delete([each.name for each in listing.next_page() if _is_ours(each.name)])
-        abort_uploads(self._options, uploads)
+        self._options.abort_uploads(uploads)
         self._bucket.delete([_MARKER])
         if log is not None:
             log.index.remove()
@@ -331,7 +198,7 @@ class S3Backend(Backend):
 
     def _unfinished_uploads(self, older_than: float) -> list[Upload]:
         """Return the uploads of this repository's objects, but not those of other programs in the same bucket."""
-        return [upload for upload in list_uploads(self._options, older_than) if _is_ours(upload.name)]
+        return [upload for upload in self._options.list_uploads(older_than) if _is_ours(upload.name)]
 
     def _require_marker(self) -> dict[str, Any]:
         marker = self._read_marker()

@@ -1,4 +1,4 @@
-"""Requests to a bucket or a web server: retries, and errors of one line that contain no secret."""
+"""Requests to a bucket or a web server by obstore: retries, and errors of one line that contain no secret."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
-from objrepo.bucket.credentials import credential_options, import_extra
-from objrepo.bucket.options import S3Options
+from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
-from objrepo.retry import FIRST_PAUSE, MAX_PAUSE, retry
+from objrepo.retry import retry
 
 T = TypeVar("T")
 
@@ -61,12 +60,18 @@ class Client:
     :param location: the name of the location in errors.
     :param connect: makes the store, on first use.
     :param retry_timeout: how many seconds a failed request is repeated.
+    :param codes: the codes in the answers of the store.
+    :param extra: installs obstore.
     """
 
-    def __init__(self, location: str, connect: Callable[[], Any], retry_timeout: float) -> None:
+    def __init__(
+        self, location: str, connect: Callable[[], Any], retry_timeout: float, codes: ErrorCodes, extra: str
+    ) -> None:
         self._location = location
         self._connect = connect
         self._retry_timeout = retry_timeout
+        self._codes = codes
+        self._extra = extra
         self._connecting = threading.Lock()
         self._connected: Any = None
 
@@ -87,11 +92,11 @@ class Client:
                 return request(obstore, store)
             except (FileNotFoundError, obstore.exceptions.BaseError) as error:  # obstore's messages have many lines
                 code = _code(error)
-                if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
+                if isinstance(error, FileNotFoundError) and code not in self._codes.no_bucket:
                     raise MissingError from None
                 status = _status(error)
                 answered = status is not None or not _UNANSWERED.search(str(error))
-                raise translate_error(self._location, code, status, _first_line(error), answered) from None
+                raise translate_error(self._location, self._codes, code, status, _first_line(error), answered) from None
             except ShortAnswerError as error:
                 received, size = error.args
                 raise RepositoryUnavailableError(
@@ -106,7 +111,7 @@ class Client:
             self._connected = None
 
     def _store(self) -> tuple[Any, Any]:
-        obstore = import_extra("obstore")
+        obstore = import_extra("obstore", self._extra)
         with self._connecting:
             _first_process.append(os.getpid())
             del _first_process[1:]
@@ -125,10 +130,13 @@ class BucketClient:
     :raises RepositoryError: (each method) one of its subclasses, within the time that the options set.
     """
 
-    def __init__(self, options: S3Options) -> None:
+    def __init__(self, options: BucketOptions) -> None:
         self._location = options.url
-        self._client = Client(options.url, lambda: _connect(options), options.retry_timeout)
-        self._uploading = Client(options.url, lambda: _connect(options, _PART_RETRIES), options.retry_timeout)
+        self._codes = options.codes
+        self.lists_after = options.lists_after
+        shared = (options.retry_timeout, options.codes, options.extra)
+        self._client = Client(options.url, options.connect, *shared)
+        self._uploading = Client(options.url, partial(options.connect, _PART_RETRIES), *shared)
         self._send = self._client.send
         self._conditional_writes = True
 
@@ -145,7 +153,7 @@ class BucketClient:
         :param content: unlike that of any other call, so that a repeated request recognises what it has stored.
         :raises RepositoryError: if the store has no conditional writes.
         """
-        if self._send(lambda obstore, store: _put_new(obstore, store, name, content)):
+        if self._send(lambda obstore, store: self._put_new(obstore, store, name, content)):
             return True
         try:
             return self.read(name)[0] == content  # the answer to an earlier attempt may have been lost
@@ -156,7 +164,7 @@ class BucketClient:
         """Return whether the store heeds conditions, by storing an object twice unless it exists."""
         try:
             for _ in range(2):
-                if not self._send(lambda obstore, store: _put_new(obstore, store, name, content)):
+                if not self._send(lambda obstore, store: self._put_new(obstore, store, name, content)):
                     return True
         except (RepositoryUnavailableError, AccessDeniedError, NotInitialisedError):
             raise
@@ -255,13 +263,25 @@ class BucketClient:
     def _create(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
         if self._conditional_writes:
             try:
-                return _put_new(obstore, store, name, content)
+                return self._put_new(obstore, store, name, content)
             except obstore.exceptions.BaseError as error:
                 if _status(error) != 501:
                     raise
                 self._conditional_writes = False
                 _log.info("%s has no conditional writes: objects that exist are written again", self._location)
         obstore.put(store, name, content, mode="overwrite", use_multipart=False)
+        return True
+
+    def _put_new(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
+        """Store an object unless it exists; return whether the store says that it was stored."""
+        try:
+            obstore.put(store, name, content, mode="create", use_multipart=False)
+        except obstore.exceptions.AlreadyExistsError as error:
+            # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object, which
+            # then does not exist. obstore's store in memory has no status.
+            if _status(error) in (412, None) or _code(error) in self._codes.exists:
+                return False
+            raise
         return True
 
     def _get(self, obstore: Any, store: Any, name: str) -> Any:
@@ -309,36 +329,6 @@ class Listing:
             raise
 
 
-def client_options(timeout: float, insecure: bool, retries: int = 0) -> dict[str, Any]:
-    """Return the options of an obstore store that set its timeouts and retries.
-
-    :param timeout: for one request, in seconds.
-    :param insecure: whether to use HTTP without TLS.
-    :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
-    """
-    # Where a load balancer has lost the server, each idle connection fails once: they are closed before the last retry.
-    return {
-        "client_options": {
-            "allow_http": insecure,
-            "timeout": timedelta(seconds=timeout),
-            "connect_timeout": timedelta(seconds=timeout),
-            "pool_idle_timeout": timedelta(seconds=MAX_PAUSE),
-        },
-        "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=FIRST_PAUSE)}},
-    }
-
-
-def _connect(options: S3Options, retries: int = 0) -> Any:
-    return import_extra("obstore.store").S3Store(
-        options.bucket,
-        prefix=options.prefix or None,
-        virtual_hosted_style_request=options.virtual_hosted_style,
-        **({} if options.endpoint is None else {"endpoint": options.bucket_endpoint}),
-        **credential_options(options),
-        **client_options(options.timeout, (options.endpoint or "").startswith("http:"), retries),
-    )
-
-
 def get_range(obstore: Any, store: Any, name: str, start: int, end: int) -> Body:
     """Return the bytes of an object or a file from ``start`` to ``end``, or to its own end."""
     result = _open_range(obstore, store, name, start, end)
@@ -381,19 +371,6 @@ def _head(obstore: Any, store: Any, name: str) -> Any:
     return obstore.get(store, name).meta  # the answer to HEAD has no body, which says why it is an error
 
 
-def _put_new(obstore: Any, store: Any, name: str, content: bytes) -> bool:
-    """Store an object unless it exists; return whether the store says that it was stored."""
-    try:
-        obstore.put(store, name, content, mode="create", use_multipart=False)
-    except obstore.exceptions.AlreadyExistsError as error:
-        # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object, which then
-        # does not exist.
-        if _status(error) in (412, None):  # obstore's store in memory has no status
-            return False
-        raise
-    return True
-
-
 def _read(obstore: Any, store: Any, name: str) -> tuple[bytes, datetime]:
     try:
         result = obstore.get(store, name, options={"range": (0, _ALL_BYTES)})  # whose headers say its size
@@ -410,34 +387,25 @@ def _first_part(obstore: Any, store: Any, name: str, received: list[Any]) -> Buf
     return result.content if isinstance(result, Body) else _content(result)
 
 
-_DENIED: Final = {
-    "SignatureDoesNotMatch": "the secret key is wrong",
-    "InvalidAccessKeyId": "the access key does not exist",
-    "ExpiredToken": "the credentials have expired",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong",
-    "AccessDenied": "the credentials do not permit this request",
-}
-_TEMPORARY: Final = frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"})
-
-
 def translate_error(
-    location: str, code: str, status: int | None, detail: str, answered: bool = True
+    location: str, codes: ErrorCodes, code: str, status: int | None, detail: str, answered: bool = True
 ) -> RepositoryError:
     """Return the error of this package for an error that a store answered, or for no answer.
 
-    :param code: of the S3 protocol, empty if unknown.
+    :param codes: those of the store.
+    :param code: the one in the answer, empty if there is none.
     :param status: of HTTP, None if unknown.
     :param detail: what the client says, for an error without a code.
     :param answered: whether the store answered at all.
     """
     said = code or detail if status is None else f"HTTP {status} {code}".rstrip()
     temporary = (
-        code in _TEMPORARY or status in (408, 409, 429) or (status is not None and status >= 500 and status != 501)
+        code in codes.temporary or status in (408, 409, 429) or (status is not None and status >= 500 and status != 501)
     )
-    if code == "NoSuchBucket":
+    if code in codes.no_bucket:
         return NotInitialisedError(f"there is no bucket for {location}: create it, then call initialise()")
-    if code in _DENIED or status in (401, 403):
-        reason = _DENIED.get(code, _DENIED["AccessDenied"])
+    if code in codes.denied or status in (401, 403):
+        reason = codes.denied.get(code, "the credentials do not permit this request")
         return AccessDeniedError(f"access to {location} is denied: {reason} ({code or status})")
     if temporary or not answered:
         return RepositoryUnavailableError(f"{location} is unavailable: {said}")

@@ -62,7 +62,7 @@ class _Pack(NamedTuple):
 
 
 class Maintenance:
-    """The maintenance of one repository; see :meth:`S3Repository.maintain`."""
+    """The maintenance of one repository; see :meth:`BucketRepository.maintain`."""
 
     def __init__(
         self, bucket: BucketClient, log: Log, packs: Packs, loose: LooseObjects, pool: BlockingPool, location: str
@@ -337,7 +337,7 @@ class Maintenance:
             self._bucket.delete(batch)
 
     def rebuild(self, dry_run: bool) -> list[RepairStep]:
-        """Make the log and the index anew from the footers of the packs; see :meth:`S3Repository.repair`."""
+        """Make the log and the index anew from the footers of the packs; see :meth:`BucketRepository.repair`."""
         steps: list[RepairStep] = []
         with nullcontext() if dry_run else leased(self._bucket, self._location):
             index = self._log.index

@@ -1,90 +1,116 @@
-"""The options of an S3 repository, validated before any request is sent."""
+"""The options of a repository in a bucket, which are validated before any request, and how stores differ."""
 
 from __future__ import annotations
 
-import os
+import importlib
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from datetime import timedelta
+from typing import Any, ClassVar, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+from objrepo.errors import RepositoryError
+from objrepo.retry import FIRST_PAUSE, MAX_PAUSE
+
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
 
-_ENDPOINTS: Final = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-_SECRETS: Final = ("access_key_id", "secret_access_key", "session_token")
+
+class Upload(NamedTuple):
+    """An upload in parts that has begun and not ended.
+
+    :ivar name: the name of its object, below the prefix.
+    :ivar upload_id: its identifier.
+    """
+
+    name: str
+    upload_id: str
 
 
-def _parse_bool(value: str) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class ErrorCodes:
+    """The codes in the answers of a store.
+
+    :ivar no_bucket: the bucket does not exist.
+    :ivar exists: the object was not stored, as there is one of that name. Other codes of HTTP 409 leave that open.
+    :ivar denied: the request is not permitted, each with the reason.
+    :ivar temporary: the request is repeated, whatever the HTTP status is.
+    """
+
+    no_bucket: frozenset[str] = frozenset()
+    exists: frozenset[str] = frozenset()
+    denied: Mapping[str, str] = field(default_factory=dict)
+    temporary: frozenset[str] = frozenset()
+
+
+def parse_bool(value: str) -> bool:
+    """Return the meaning of ``0`` or ``1`` in a URL.
+
+    :raises ValueError: if it is another text.
+    """
     if value not in ("0", "1"):
         raise ValueError(value)
     return value == "1"
 
 
-_FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
-    "endpoint": str,
-    "region": str,
-    "profile": str,
-    "anonymous": _parse_bool,
-    "virtual_hosted_style": _parse_bool,
-    "timeout": float,
-    "retry_timeout": float,
-    "concurrency": int,
-    "index": str,
-}
+FromText = Mapping[str, Callable[[str], Any]]
+"""The options that a URL may have, and how they are parsed."""
+
+COMMON_OPTIONS: Final[FromText] = {"timeout": float, "retry_timeout": float, "concurrency": int, "index": str}
 
 
 @dataclass(frozen=True, kw_only=True)
-class S3Options:
-    """The parameters of :class:`~objrepo.S3Repository`."""
+class BucketOptions(ABC):
+    """The parameters that the repositories in all stores have, and what a store has its own way of.
+
+    :cvar scheme: of its URLs.
+    :cvar extra: installs the packages that it needs.
+    :cvar bucket_word: what the store calls a bucket.
+    :cvar bucket_name: the names of buckets; ``bucket_rule`` says it in words.
+    :cvar from_text: the options that a URL may have.
+    :cvar secrets: the options that are secret; ``secret_hint`` says what to do instead of giving them.
+    :cvar codes: in the answers of the store.
+    :cvar lists_after: whether the store can begin a listing after a name, else obstore omits the names before it.
+    """
+
+    scheme: ClassVar[str]
+    extra: ClassVar[str]
+    bucket_word: ClassVar[str] = "bucket"
+    bucket_name: ClassVar[re.Pattern[str]]
+    bucket_rule: ClassVar[str]
+    from_text: ClassVar[FromText]
+    secrets: ClassVar[Sequence[str]]
+    secret_hint: ClassVar[str]
+    codes: ClassVar[ErrorCodes]
+    lists_after: ClassVar[bool] = True
 
     bucket: str
     prefix: str = ""
-    endpoint: str | None = None
-    region: str | None = None
-    access_key_id: str | None = field(default=None, repr=False)
-    secret_access_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
-    profile: str | None = None
-    anonymous: bool = False
-    virtual_hosted_style: bool = False
     timeout: float = 30.0
     retry_timeout: float = 60.0
     concurrency: int = 32
     index: str | None = None
 
     def __post_init__(self) -> None:
-        if _BUCKET.fullmatch(self.bucket) is None:
-            raise ValueError(f"invalid bucket name {self.bucket!r}: use 3 or more letters, digits, dots and hyphens")
+        if self.bucket_name.fullmatch(self.bucket) is None:
+            raise ValueError(f"invalid {self.bucket_word} name {self.bucket!r}: use {self.bucket_rule}")
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         for part in self.prefix.split("/") if self.prefix else ():
             if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):
                 raise ValueError(
                     f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}"
                 )
-        if self.endpoint is None:
-            object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
-        if self.endpoint is not None:
-            url = urlsplit(self.endpoint)
-            if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-                raise ValueError(
-                    "invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it"
-                )
-        if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ValueError("pass both access_key_id and secret_access_key, or neither")
-        if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
-            raise ValueError("pass only one of access_key_id, profile and anonymous")
         if self.timeout <= 0 or self.retry_timeout < 0:
             raise ValueError(f"timeout and retry_timeout must be seconds, not {self.timeout} and {self.retry_timeout}")
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
 
     def __getstate__(self) -> dict[str, Any]:
-        if any(getattr(self, name) is not None for name in _SECRETS):
+        if any(getattr(self, name) is not None for name in self.secrets):
             raise TypeError(
-                f"cannot pickle {self.url}: it was given a secret, and other programs may store and read a pickle; set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for the workers instead, or name a profile"
+                f"cannot pickle {self.url}: it was given a secret, and other programs may store and read a pickle; "
+                f"{self.secret_hint}"
             )
         return vars(self)
 
@@ -93,34 +119,88 @@ class S3Options:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Parse a URL ``s3://BUCKET/PREFIX?OPTION=VALUE&…``.
+        """Parse a URL ``SCHEME://BUCKET/PREFIX?OPTION=VALUE&…``.
 
         :raises ValueError: if it has an unknown option, an invalid value, or a secret.
         """
         parts = urlsplit(url)
         given: dict[str, Any] = {}
         for name, value in parse_qsl(parts.query, keep_blank_values=True):
-            if name in _SECRETS:
-                raise ValueError(
-                    f"{name} is not allowed in a URL: set the variables AWS_ACCESS_KEY_ID and so on, or name a profile"
-                )
-            if name not in _FROM_TEXT:
-                raise ValueError(f"unknown option {name!r} of s3: use one of {', '.join(_FROM_TEXT)}")
+            if name in cls.secrets:
+                raise ValueError(f"{name} is not allowed in a URL: {cls.secret_hint}")
+            if name not in cls.from_text:
+                raise ValueError(f"unknown option {name!r} of {cls.scheme}: use one of {', '.join(cls.from_text)}")
             try:
-                given[name] = _FROM_TEXT[name](value)
+                given[name] = cls.from_text[name](value)
             except ValueError:
                 raise ValueError(f"invalid value {value!r} of the option {name}") from None
         return cls(bucket=parts.netloc, prefix=unquote(parts.path), **given)
 
     @property
+    @abstractmethod
     def url(self) -> str:
         """The location, for messages."""
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
 
-    @property
-    def bucket_endpoint(self) -> str | None:
-        """The endpoint of requests to the bucket: its host name starts with the bucket's if that is the style."""
-        if self.endpoint is None or not self.virtual_hosted_style:
-            return self.endpoint
-        scheme, _, host = self.endpoint.partition("://")
-        return f"{scheme}://{self.bucket}.{host}"
+    @abstractmethod
+    def connect(self, retries: int = 0) -> Any:
+        """Return an obstore store for the part of the bucket under the prefix.
+
+        :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
+        :raises AccessDeniedError: if no credentials are found.
+        """
+
+    def list_uploads(self, older_than: float) -> list[Upload]:
+        """Return the uploads under the prefix, also those of other programs, that began ``older_than`` seconds ago.
+
+        :raises RepositoryError: one of its subclasses.
+        """
+        return []  # of a store that deletes them by itself
+
+    def abort_uploads(self, uploads: Sequence[Upload]) -> None:
+        """Have the store delete uploads with their parts; those that have ended are ignored.
+
+        :raises RepositoryError: one of its subclasses.
+        """
+        assert not uploads, "only a store that lists uploads has any"
+
+
+def check_endpoint(endpoint: str) -> None:
+    """Check the URL of a service.
+
+    :raises ValueError: if it is invalid.
+    """
+    url = urlsplit(endpoint)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+        raise ValueError(
+            "invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it"
+        )
+
+
+def client_options(timeout: float, url: str | None, retries: int = 0) -> dict[str, Any]:
+    """Return the options of an obstore store that set its timeouts and retries.
+
+    :param timeout: for one request, in seconds.
+    :param url: of the service; where it has no TLS, HTTP without TLS is permitted.
+    :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
+    """
+    # Where a load balancer has lost the server, each idle connection fails once: they are closed before the last retry.
+    return {
+        "client_options": {
+            "allow_http": (url or "")[:5].lower() == "http:",
+            "timeout": timedelta(seconds=timeout),
+            "connect_timeout": timedelta(seconds=timeout),
+            "pool_idle_timeout": timedelta(seconds=MAX_PAUSE),
+        },
+        "retry_config": {"max_retries": retries, "backoff": {"init_backoff": timedelta(seconds=FIRST_PAUSE)}},
+    }
+
+
+def import_extra(name: str, extra: str) -> Any:
+    """Import a module of a package that an extra installs.
+
+    :raises RepositoryError: if the package is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise RepositoryError(f"the package {error.name} is missing: pip install 'objrepo[{extra}]'") from error

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from objrepo.bucket.client import Body, BucketClient, Client, MissingError, client_options, get_range
-from objrepo.bucket.credentials import import_extra
-from objrepo.bucket.options import S3Options
+from objrepo.bucket.client import Body, BucketClient, Client, MissingError, get_range
+from objrepo.bucket.options import ErrorCodes, client_options, import_extra
+from objrepo.bucket.s3 import S3Options
 from objrepo.offload import BlockingPool
 from objrepo.range_reader import RangeRequestFile
 
@@ -75,7 +75,7 @@ def _on_server(url: str) -> _Opened:
     if not parts.hostname:
         raise ValueError(f"{url!r} has no host")
     name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # user and query may contain secrets
-    client = Client(name, lambda: _connect(url), _RETRY_TIMEOUT)
+    client = Client(name, lambda: _connect(url), _RETRY_TIMEOUT, ErrorCodes(), "s3")
 
     def get(start: int, end: int) -> Body:
         return client.send(lambda obstore, store: get_range(obstore, store, "", start, end))
@@ -84,4 +84,4 @@ def _on_server(url: str) -> _Opened:
 
 
 def _connect(url: str) -> Any:
-    return import_extra("obstore.store").HTTPStore.from_url(url, **client_options(_TIMEOUT, url[:5].lower() == "http:"))
+    return import_extra("obstore.store", "s3").HTTPStore.from_url(url, **client_options(_TIMEOUT, url))

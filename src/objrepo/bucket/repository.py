@@ -1,0 +1,79 @@
+"""`BucketRepository`: objects in a bucket, whichever store it is in."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from objrepo.bucket.backend import BucketBackend
+from objrepo.bucket.options import BucketOptions
+from objrepo.offload import Offload, Threads
+from objrepo.reports import MaintenanceReport, RepairReport
+from objrepo.repository import Repository
+
+_DAY: Final = 24 * 60 * 60.0
+
+
+class BucketRepository(Repository[BucketBackend]):
+    """Keeps objects in a bucket. The classes for the stores differ in their parameters only.
+
+    :param options: where the bucket is, and how it is used.
+    :param offload: where the blocking methods run; ``options.concurrency`` worker threads of its own unless given.
+    :param check: whether reads of whole objects compare the content with the key, unless called with ``check=False``.
+    """
+
+    def __init__(self, options: BucketOptions, offload: Offload | None = None, *, check: bool = False) -> None:
+        offload = Threads(options.concurrency) if offload is None else offload
+        super().__init__(BucketBackend(options), offload, check=check)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__} {self.backend.location}"
+
+    async def maintain(
+        self,
+        dry_run: bool = False,
+        live: bool = True,
+        *,
+        uploads_older_than: float = _DAY,
+        upgrade: bool = False,
+    ) -> MaintenanceReport:
+        """Pack small objects, rewrite packs that are mostly unused, and remove what is not needed any longer.
+
+        Also removed are the parts of uploads that were never completed, which use space but appear in no listing. One
+        process maintains a repository at a time; others may read and write meanwhile. Killed at any moment, or
+        cancelled, which ends it between two requests, it leaves a repository in which every object can be read.
+
+        :param dry_run: whether to count only what would be done.
+        :param live: whether others may be writing; if not, everything that is not needed is removed, else only what has
+            not been needed for a day.
+        :param uploads_older_than: the age in seconds from which an upload is removed if others may be writing.
+        :param upgrade: whether to have a repository of format 1 use packs from now on. Programs that have it open must
+            be restarted, and releases that do not know format 2 cannot use it any longer.
+        :return: the steps that were taken.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises RepositoryBusyError: if another process is maintaining it.
+        :raises AccessDeniedError: if the credentials do not permit listing, writing or aborting uploads.
+        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
+        """
+        return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
+
+    async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
+        """Make the index in the bucket anew from the packs. Others must not use the repository meanwhile.
+
+        It is needed only if an entry of the log or a snapshot is damaged or missing, which is an error of every
+        operation that says so. Objects that were deleted are there again if their pack was not removed yet. Shielded
+        from cancellation.
+
+        :param dry_run: whether to read the packs only.
+        :param live: whether others may be using the repository, which only a dry run permits.
+        :return: a step ``'recovered'`` for the log, and ``'skipped'`` for each pack that cannot be read.
+        :raises NotInitialisedError: if the repository does not exist.
+        :raises RepositoryBusyError: if another process is maintaining it.
+        :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
+        :raises ValueError: if others may be using it.
+        """
+        if live and not dry_run:
+            raise ValueError(
+                f"the index of {self} cannot be made anew while others use it: end them, and say so by live=False"
+            )
+        steps = await self._open().run(self.backend.rebuild, dry_run)
+        return RepairReport(dry_run, tuple(steps))
