@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import re
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,15 @@ from benchmarks.targets import check
 DEFAULT = ("single", "concurrency", "bulk", "large", "growth", "imports")
 NAMED_ONLY = ("remote", "profiles", "web", "maintenance")
 """Benchmarks that need more than Python packages. They run only if named, and have their own JSON files."""
+
+
+def machine() -> str:
+    """Return a description of the machine: processors, file system of temporary files, system and Python."""
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    inside = [each for each in mounts if Path(tempfile.gettempdir()).is_relative_to(each[0])]
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} × {found[1] if found else platform.machine()}, {max(inside)[1]}, {system}"
 
 
 def main() -> None:
@@ -31,7 +42,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="objrepo-bench-", dir=options.on) as folder:
             import_module(f"benchmarks.{benchmark}").run(results, Path(folder, benchmark))
     options.to.mkdir(parents=True, exist_ok=True)
-    report = {"python": platform.python_version(), "machine": platform.machine(), **results.as_json()}
+    report = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": machine(),
+        **results.as_json(),
+    }
     if not options.names:
         rows = check(results)
         report["targets"] = [{"what": w, "measured": m, "target": t, "met": ok} for w, m, t, ok in rows]
@@ -39,7 +55,7 @@ def main() -> None:
             print(f"{'met' if met else 'NOT':<6}{what:<70}{measured:>9.2f}   {target}")
     name = "-".join(options.names) if set(options.names) & set(NAMED_ONLY) else "results"
     (options.to / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    draw(results, options.to)
+    draw(results, report["system"], options.to)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import show
+from benchmarks.plots import ratio
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = DOCS / "comparison.md"
@@ -45,21 +46,22 @@ WORKS_ON = tuple(f"1000 × {what} 1 KiB at once, asyncio" for what in ("get", "h
 
 
 def table(figures: list[dict[str, Any]], works: tuple[str, ...], peers: dict[str, tuple[str, ...]]) -> str:
-    """Return a table with a row for each kind of work; the fastest is bold, and † marks writes without fsync."""
+    """Return a table of ratios with a row for each kind of work; the fastest is bold, † marks writes without fsync."""
     lines = ["| | " + " | ".join(peers) + " |", "|---" * (len(peers) + 1) + "|"]
     for work in works:
         found = {each["implementation"]: each for each in figures if each["work"] == work}
         row = [next((found[name] for name in names if name in found), None) for names in peers.values()]
+        ours, *others = row
         best = min(each["median"] for each in row if each is not None)
-        lines.append(f"| {work} | " + " | ".join(cell(each, best) for each in row) + " |")
+        cells = [cell(ours, show(ours["median"]), best)]
+        cells += [cell(each, ratio(each["median"] / ours["median"]), best) if each else "" for each in others]
+        lines.append(f"| {work} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def cell(figure: dict[str, Any] | None, best: float) -> str:
+def cell(figure: dict[str, Any], shown: str, best: float) -> str:
     """Return a cell of the table."""
-    if figure is None:
-        return ""
-    shown = show(figure["median"]) + ("†" if "not fsynced" in figure["note"] else "")
+    shown += "†" if "not fsynced" in figure["note"] else ""
     return f"**{shown}**" if figure["median"] == best else shown
 
 
@@ -67,8 +69,9 @@ def section(report: dict[str, Any]) -> str:
     """Return the figures, as Markdown."""
     figures = report["figures"]
     return (
-        f"{BEGIN}\nWithout a loop, the time of an operation:\n\n{table(figures, WORKS_WITHOUT, WITHOUT_A_LOOP)}\n\n"
-        f"A thousand tasks at once on asyncio, the time of each:\n\n{table(figures, WORKS_ON, ON_ASYNCIO)}\n\n{END}"
+        f"{BEGIN}\nMeasured on {report['system']}.\n\n"
+        f"Without an event loop:\n\n{table(figures, WORKS_WITHOUT, WITHOUT_A_LOOP)}\n\n"
+        f"A thousand concurrent tasks on asyncio:\n\n{table(figures, WORKS_ON, ON_ASYNCIO)}\n\n{END}"
     )
 
 

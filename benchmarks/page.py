@@ -12,77 +12,93 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 PAGE = """# Performance
 
-All figures are from one run of
+All figures are from one run of `nox -s bench` on {system}. Implementations alternate in one process, and their results are compared.
+`nox -s bench -- --quick` takes less than two minutes.
 
-```text
-nox -s bench
-```
+Read the figures as ratios, because absolute times depend on the machine. They are medians; the quartiles are in
+[results.json](benchmarks/results.json), from which this page is generated.
 
-on a machine with two processors, Python {python}; `nox -s bench -- --quick` takes less than two minutes. Implementations alternate
-in one process, and their results are compared. Read the figures as ratios: absolute times depend on the machine. They are medians; the
-quartiles are in [results.json](benchmarks/results.json). This page is generated from that file.
+## Reading
 
-![reading](benchmarks/reading.png)
-![writing](benchmarks/writing.png)
-![concurrency](benchmarks/concurrency.png)
-![bulk](benchmarks/bulk.png)
-![growth](benchmarks/growth.png)
-![starting](benchmarks/starting.png)
+A packed object that was read before takes one `pread`; see [reads without a worker thread](concurrency.md).
+
+![Time of reads, relative to objrepo](benchmarks/reading.svg)
+
+## Writing
+
+A durable `put` waits for the disk. Many objects at once share the wait.
+
+![Time of writes, relative to objrepo](benchmarks/writing.svg)
+
+## Concurrent calls
+
+![Time of a thousand concurrent calls, relative to objrepo](benchmarks/concurrency.svg)
+
+## Many objects in one call
+
+![Time of operations on many objects, relative to objrepo](benchmarks/bulk.svg)
+
+## Growing repositories
+
+![Time in repositories of ten thousand to ten million objects](benchmarks/growth.svg)
+
+## Starting
+
+![Time of imports and of the first byte in a new process](benchmarks/starting.svg)
 
 ## Targets
 
+Each target is a ratio of two figures, or a limit. Figures near a limit may be on either side of it in another run.
+
 {targets}
 
-## Targets that are missed, or nearly so
+### Why some are missed
 
-- **get and has of one key, packed.** The objects were read before by every implementation. A look-up alone takes {has_bound} here: SQLite acquires
-  a lock, reads, and releases it. objrepo has the row already, but has SQLite say whether the index has changed, which takes 2.5 µs of the
-  same; a `stat`, which detects that the repository was replaced, takes 1.5 µs, and the coroutine and the facade as much. aiida-core's `has`
-  takes {has_times} times the look-up, which leaves little margin. On the machine for which the limits were set, aiida-core and the `Container` took twice as long.
-- **iterate.** A scan of the index in the order of the packs, one read for many adjacent objects, and an `io.BufferedReader` for each
-  object take 1.0, 0.6 and 0.7 µs. The documented interface requires the last one; the async `stream` does not need it.
-- **A single get.** The first read of an object is a thread call: a row and a `pread` in one take {single_bound} empty thread calls, so little
-  is left for everything else. A read of an object that was read before needs none, and is limited by SQLite, which acquires a lock to say
-  whether the index has changed, by a `stat` of the index, and by the event loop.
-- **1,000 concurrent puts.** Besides the group commit ([a quarter of the time](profile.md)) the tasks themselves take time: they are
-  created, woken and ended. Implementations without fsync also leave writing to the disk to a later fsync.
-- **put, flushed.** On ext4 and XFS a `put` waits for one commit of the file system's journal, elsewhere, and on ext4 without a journal, for two.
-  SQLite overwrites its log in place, which flushes data and commits nothing, so a row takes less. aiida-core flushes the file and then the
-  directory above that of the object, which has not changed: it waits for one commit, and does not make the name durable.
-- **put, not flushed.** fsspec writes the file under its final name, where readers see a part of it, and all files to one
-  directory. An object that appears as a whole, in one of 256 directories, takes one more system call.
-- **put_many.** Half of its time is spent in SQLite, a sixth in SHA-256. The rest is what it does beside these: it finds out the kind of each
-  source, gathers a batch, and returns the keys. In a large index each row changes a page of its own, so batches of 4,096 objects take 0.4 of
-  the time of batches of 1,024 there.
-- **get with 1,000,000 objects** (each read for the first time). The time is that of the processor's caches: each step of the search in the
-  index, and the bytes, are somewhere else in memory. A larger page cache of SQLite was measured, of 8 to 256 MiB: it saves the reads, 2.7
-  for each look-up, but is 1 to 8 % slower, as its pages are further away than the one buffer that a read fills. A memory map takes 0.85 of
-  the time, but the process would be killed by SIGBUS if the disk failed, or if another program truncated the file. So the page cache stays
-  as SQLite has it, and reading 10,000 objects takes 5 MiB of memory, of a repository of any size.
-- Figures near their limit may be on either side of it in another run: the machine is shared.
+- **`get` and `has` of one packed key.** The look-up alone takes {has_bound}: SQLite acquires a lock, reads, and releases it. objrepo has the row
+  already, but asks SQLite whether the index has changed (2.5 µs), and the file system whether the repository was replaced (1.5 µs); the
+  coroutine and the facade take as much. aiida-core's `has` takes only {has_times} times the look-up. The targets were set on a machine on
+  which aiida-core and the `Container` took twice as long.
+- **Iterating.** A scan of the index in the order of the packs, one read for many adjacent objects, and an `io.BufferedReader` for each
+  object take 1.0, 0.6 and 0.7 µs. AiiDA's interface requires the last one; the async `stream` does not need it.
+- **A single `get`.** The first read of an object is a call to a worker thread, in which a row and a `pread` take {single_bound} of an empty
+  call. A repeated read needs no thread. It is limited by SQLite's lock, a `stat` of the index, and the event loop.
+- **1,000 concurrent puts.** The group commit takes [a quarter of the time](profile.md). Creating, waking and ending the tasks takes most
+  of the rest. Implementations without fsync leave writing to the disk to a later fsync.
+- **A durable `put`.** On ext4 and XFS it waits for one commit of the file system's journal; elsewhere, and on ext4 without a journal, for two.
+  SQLite overwrites its log in place, which commits nothing, so a row takes less. aiida-core fsyncs the file and then the wrong
+  directory, which has not changed: it waits for one commit, and the name is not durable.
+- **A `put` without fsync.** fsspec writes the file under its final name, where readers see a part of it, and all files into one
+  directory. An object that appears complete, in one of 256 directories, takes one more system call.
+- **`put_many`.** SQLite takes half of its time, SHA-256 a sixth. The rest determines the kind of each source, collects a batch, and
+  returns the keys. In a large index each row changes a page of its own, so batches of 4,096 objects take 0.4 of the time of batches of
+  1,024 there.
+- **`get` in a large repository**, each object read for the first time. Each step of the search in the index, and the bytes, are elsewhere in
+  memory, so the processor's caches miss. A page cache of SQLite of 8 to 256 MiB was measured: it saves the 2.7 reads of a look-up, but is 1 to
+  8 % slower, as its pages are further away than the one buffer that a read fills. A memory map takes 0.85 of the time, but SIGBUS would
+  kill the process if the disk failed or another program truncated the file. Reading 10,000 objects takes 5 MiB of memory, of a
+  repository of any size.
 
-## Design for speed
+## Design decisions
 
-- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is
-  compared with the file of its name, as a repack replaces it; see [on the disk](on-disk.md).
-- **What was read before is read again without a thread call**, from the page cache, as long as the index has not changed.
-- **Concurrent calls are batched**, up to 256 reads or 1,024 writes in one thread call. A single call is dispatched immediately. A cancelled
-  call leaves its batch, which continues for the others.
-- **`verify` and `copy`** read adjacent objects at once, as `stream` does. `verify` looks at the copies of an object one by one only where
-  the hash is not the key, or where the object has a file of its own too.
-- **`maintain`** packs 8,192 loose objects at a time, in 16 MiB of memory however many there are (`python -m benchmarks maintenance`).
-- **Concurrent small puts are committed as a group**: appended to a pack of the writer, fsynced once, in one transaction of the index. A
-  file for each and one `syncfs` for all takes about as long, but writes back all dirty data of the file system, and leaves as many files to
-  be packed later.
-- **Large puts** start writing to the disk while the rest is still being hashed.
-- The cost of a range depends on its length only, loose or packed. In a **compressed** object everything before the range is decompressed,
-  too: disk-objectstore compresses an object as one stream.
+- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is compared
+  with the file of its name; see [on the disk](on-disk.md).
+- **Repeated reads need no worker thread** while the index has not changed.
+- **Concurrent calls are batched**, up to 256 reads or 1,024 writes in one call to a worker thread. A single call is dispatched immediately. A
+  cancelled call leaves its batch, which continues for the others.
+- **`verify`, `copy` and `stream`** read adjacent objects together. `verify` reads the copies of an object separately only if the hash
+  is not the key, or if the object also has a loose file.
+- **`maintain`** packs 8,192 loose objects at a time, in 16 MiB of memory for any number of objects (`python -m benchmarks maintenance`).
+- **Group commit**: small concurrent puts are appended to a pack, with one fsync and one transaction. A file for each and one `syncfs`
+  takes about as long, but writes back all dirty data of the file system, and leaves the packing for later.
+- **Large puts** start writing to the disk while the rest is hashed.
+- **Ranges** take the time of their length only, loose or packed. In a compressed object everything before the range is decompressed
+  too, because disk-objectstore compresses an object as one stream.
 
 ## All figures
 
 {figures}
 
-[The time of each step of a get and of a put](profile.md).
+[Where the time goes](profile.md) has each step of a `get` and of a `put`.
 """
 
 
@@ -102,7 +118,7 @@ def page(report: dict[str, Any]) -> str:
     single = "a single get 1 KiB, asyncio"
     bound = medians[single, "row + pread in a thread call"] / medians[single, "an empty thread call"]
     return PAGE.format(
-        python=report["python"],
+        system=report["system"],
         targets="\n".join(["| | measured | target | |", "|---|---|---|---|", *targets]),
         figures="\n".join(["| work | implementation | time per operation | |", "|---|---|---|---|", *rows]),
         has_bound=show(medians["has 1 KiB, packed", "row + pread"]),

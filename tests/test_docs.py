@@ -228,10 +228,10 @@ class TestFolderRepository(RepositoryContract):
         assert len((EXAMPLES / "folder_repository.py").read_text().splitlines()) < 70
 
 
-def test_pages_with_figures_match_the_results():
+def test_pages_and_plots_match_the_results(tmp_path):
     sys.path.insert(0, str(ROOT))
     try:
-        from benchmarks import comparison
+        from benchmarks import comparison, plots
         from benchmarks.page import page
     finally:
         sys.path.remove(str(ROOT))
@@ -240,6 +240,12 @@ def test_pages_with_figures_match_the_results():
     text = comparison.PAGE.read_text()
     assert text == comparison.page(report, text), "run: python -m benchmarks.comparison"
     assert not report["quick"], "figures are those of a whole run"
+    for stored in plots.FOLDER.glob("*.json"):
+        plots.draw(*plots.load(json.loads(stored.read_text())), tmp_path)
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert drawn == {path.name: path.read_text() for path in plots.FOLDER.glob("*.svg")}, (
+        "run: python -m benchmarks.plots"
+    )
 
 
 def test_the_page_of_errors_lists_every_message():
