@@ -1,18 +1,18 @@
 """Store files without an event loop, and print their keys: python backup_script.py REPOSITORY FILE..."""
 
 import sys
+from pathlib import Path
 
-from objrepo import DiskRepository
-from objrepo.offload import Inline
-from objrepo.sync import SyncRepository
+from objrepo.sync import open_repository
 
 path, *files = sys.argv[1:]
-with SyncRepository(DiskRepository(path, Inline())) as repo:
+with open_repository(path) as repo:
     repo.initialise()
-    keys = {file: repo.put_object_from_file(file) for file in files}
+    keys = dict(zip(files, repo.put_many(map(Path, files)), strict=True))
     repo.maintain()
     for file, key in keys.items():
         with repo.open(key) as stored, open(file, "rb") as original:
             assert stored.read() == original.read()
         print(f"{key}  {file}")
-    print(repo.get_info(detailed=True)["size"], "bytes in", len(list(repo.list_objects())), "objects")
+    info = repo.info(detailed=True)
+    print(f"{info.size} bytes in {info.objects} objects")
