@@ -17,7 +17,7 @@ release = version = objrepo.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 html_theme = "furo"
 html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+html_css_files = ["pages.css"]
 html_title = f"objrepo {release}"
 exclude_patterns = ["examples", "benchmarks"]
 
@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!objrepo\.).*"),
     (
         r"py:.*",
-        r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|OffloadStatistics|RangeHandle|Submitted|SandboxFolder|CoroutineRunner)",
+        r"objrepo\.[\w.]*\.(T|BackendT|BinaryReader|BlockingPool|RangeHandle|Submitted|CoroutineRunner)",
     ),
 ]
 
@@ -43,6 +43,14 @@ def link_the_protocol(app, what, name, obj, options, lines):
     """Link `AsyncRepository` in docstrings to its public name."""
     for number, line in enumerate(lines):
         lines[number] = line.replace("`AsyncRepository", "`~objrepo.AsyncRepository")
+
+
+def shorten_signatures(app, what, name, obj, options, signature, returns):
+    """Show the names of type aliases, and no constructor of a protocol."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        return "", returns
+    alias = re.compile(r"TypeAliasForwardRef\('(\w+)'\)")
+    return tuple(alias.sub(r"\1", part) if part else part for part in (signature, returns))
 
 
 def keep_hyphens(app, ctx, lines):
@@ -69,3 +77,4 @@ def setup(app):
     app.connect("doctree-read", show_dark_pictures, priority=100)  # before Sphinx collects the images
     app.connect("sphinx-click-process-description", keep_hyphens)
     app.connect("autodoc-process-docstring", link_the_protocol)
+    app.connect("autodoc-process-signature", shorten_signatures)
