@@ -53,11 +53,17 @@ def shorten_signatures(app, what, name, obj, options, signature, returns):
     return tuple(alias.sub(r"\1", part) if part else part for part in (signature, returns))
 
 
-def keep_hyphens(app, ctx, lines):
-    """Format command line options as code, as typography turns two hyphens into a dash."""
-    for number, line in enumerate(lines):
-        if "`" not in line:
-            lines[number] = re.sub(r"(?<!\S)--[\w-]+", r"``\g<0>``", line)
+def format_help(app, ctx, lines):
+    """Format examples of a command as a block and options as code, as typography changes hyphens and quotes."""
+    formatted = []
+    for line in lines:
+        if line.startswith("| "):
+            if not (formatted and formatted[-1].startswith("   ")):
+                formatted += [".. code-block:: sh", ""]
+            formatted.append("   " + line[2:].replace("\\", ""))
+        else:
+            formatted.append(line if "`" in line else re.sub(r"(?<!\S)--[\w-]+", r"``\g<0>``", line))
+    lines[:] = formatted
 
 
 def show_dark_pictures(app, doctree):
@@ -75,6 +81,6 @@ def show_dark_pictures(app, doctree):
 def setup(app):
     """Connect the functions to the events of Sphinx."""
     app.connect("doctree-read", show_dark_pictures, priority=100)  # before Sphinx collects the images
-    app.connect("sphinx-click-process-description", keep_hyphens)
+    app.connect("sphinx-click-process-description", format_help)
     app.connect("autodoc-process-docstring", link_the_protocol)
     app.connect("autodoc-process-signature", shorten_signatures)
