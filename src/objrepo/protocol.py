@@ -260,7 +260,7 @@ class AsyncRepository(Protocol):
         """Return a batch: ``async with repo.batch() as batch: key = await batch.put(source)``.
 
         A batch is a repository whose small objects are stored together when its block is left: then all of them are
-        durable and visible to everybody. Until then only the batch has them. If the block raises or is cancelled, or
+        durable and visible to all readers. Until then only the batch has them. If the block raises or is cancelled, or
         the process is killed, they are not stored, and nothing is half-written. Large objects, and those of a
         repository that gains nothing by waiting (memory, sandbox, archive), are stored at once and stay.
 

@@ -64,7 +64,7 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
 
     :param backend: stores the objects.
     :param offload: where the backend's blocking methods run; worker threads of its own unless given.
-    :param check: whether reads compare the content with the key unless they are told otherwise.
+    :param check: whether reads compare the content with the key by default.
     """
 
     def __init__(self, backend: BackendT, offload: Offload | None = None, *, check: bool = False) -> None:

@@ -144,7 +144,7 @@ class DiskRepository(Repository[DiskBackend]):
         :param incremental_cleanup: whether loose files go as soon as their pack is written, which needs less space,
             or only with ``clean_storage``.
         :param timeout: how many seconds to wait for another packer to end; 0 does not wait.
-        :param progress: told of each object that was packed and each pack that was rewritten.
+        :param progress: called for each object that was packed and each pack that was rewritten.
         :return: what each step did, or with ``dry_run`` would do.
         :raises ValueError: if ``do_repack``, ``clean_storage`` or ``do_vacuum`` is asked for with ``live``.
         :raises RepositoryBusyError: if another packer is at work, at once or after ``timeout``.
@@ -184,7 +184,7 @@ class DiskRepository(Repository[DiskBackend]):
             are removed and an interrupted repack is finished, too.
         :param source: another repository with the same kind of keys, which damaged objects are taken from.
         :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
-        :param progress: told of each stretch of objects that was verified.
+        :param progress: called for each group of objects that was verified.
         :return: the changes in their order, or with ``dry_run`` those that would be made.
         :raises ValueError: if the source has other keys.
         :raises RepositoryBusyError: if a packer is at work.
