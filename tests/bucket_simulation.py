@@ -232,7 +232,7 @@ def have_few_be_many(monkeypatch):
     """Have snapshots, repacks and uploads happen with few objects."""
     monkeypatch.setattr(backend_module, "_MAX_SINGLE_REQUEST_BYTES", 50)
     monkeypatch.setattr(backend_module, "MAX_BATCHED_OBJECT_BYTES", 40)
-    monkeypatch.setattr(S3Options, "list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr(S3Options, "list_uploads", lambda *_: [])
     monkeypatch.setattr(maintenance, "MAX_BATCHED_OBJECT_BYTES", 40)
     monkeypatch.setattr(maintenance, "_MANY_SMALL_PACKS", 2)
     monkeypatch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 2)

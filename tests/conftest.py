@@ -103,5 +103,5 @@ def memory_bucket(monkeypatch):
 
     store = MemoryStore()
     monkeypatch.setattr("objrepo.bucket.s3.S3Options.connect", lambda options, retries=0: store)
-    monkeypatch.setattr("objrepo.bucket.s3.S3Options.list_uploads", lambda options, older_than: [])
+    monkeypatch.setattr("objrepo.bucket.s3.S3Options.list_uploads", lambda *_: [])
     return store

@@ -23,6 +23,7 @@ class Fault:
     :ivar body: more elements of that answer, in XML.
     :ivar performed: whether the request is forwarded nevertheless, so that only its answer is lost.
     :ivar hang: how many seconds the proxy waits before it does anything.
+    :ivar silence: the same, unless `Proxy.resume` ends it.
     :ivar late: how many seconds the proxy waits before it passes on the answer.
     :ivar hold: an event that the proxy waits for before it passes on the answer.
     :ivar drop: whether the connection is closed without an answer.
@@ -41,6 +42,7 @@ class Fault:
     body: str = ""
     performed: bool = False
     hang: float = 0
+    silence: float = 0
     late: float = 0
     hold: threading.Event | None = None
     drop: bool = False
@@ -76,6 +78,7 @@ class Proxy:
     :ivar faults: called with the method and the target of each request; returns its fault.
     :ivar copies: the requests of which a copy is kept.
     :ivar running: how many requests have not been answered.
+    :ivar reached: set when a request is met with silence.
     """
 
     url: str
@@ -84,6 +87,14 @@ class Proxy:
     faults: Callable[[str, str], Fault | None] = lambda method, target: None
     copies: list[_Request] = field(default_factory=list)
     running: int = 0
+    reached: threading.Event = field(default_factory=threading.Event)
+    resumed: threading.Event = field(default_factory=threading.Event)
+
+    def resume(self) -> None:
+        """Go on with all requests that are met with silence."""
+        self.faults = lambda method, target: None
+        self.resumed.set()
+        self.resumed = threading.Event()
 
     def taken(self) -> list[str]:
         """Return the requests since the last call, each as its method and its query."""
@@ -164,6 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         request = _Request(self.command, self.path, dict(self.headers), body)
         time.sleep(fault.hang)
+        if fault.silence:
+            resumed = proxy.resumed
+            proxy.reached.set()
+            resumed.wait(fault.silence)
         if fault.copy:
             proxy.copies.append(request)
         answer = self.own_answer(fault)

@@ -37,7 +37,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("objrepo.retry.FIRST_PAUSE", 0.002)
     monkeypatch.setattr(backend, "_MAX_SINGLE_REQUEST_BYTES", 1000)
     monkeypatch.setattr(backend, "MAX_BATCHED_OBJECT_BYTES", 100)
-    monkeypatch.setattr(S3Options, "list_uploads", lambda options, older_than: [])  # by botocore, which starts slowly
+    monkeypatch.setattr(S3Options, "list_uploads", lambda *_: [])  # by botocore, which starts slowly
     for module in (backend, client, log, loose):
         monkeypatch.setattr(module, "PART_BYTES", 2000)
 

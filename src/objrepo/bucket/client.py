@@ -7,13 +7,15 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from objrepo.bucket.cancellable import CancellableObstore, time_limit
 from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
-from objrepo.offload import WorkCancelled, cancel_requested
+from objrepo.offload import WorkCancelled, cancel_requested, is_cancellable
 from objrepo.range_reader import PART_BYTES, Buffer
 from objrepo.retry import retry
 
@@ -25,6 +27,10 @@ PAGE_NAMES: Final = 1000
 _log: Final = logging.getLogger("objrepo")
 _ALL_BYTES: Final = 2**40
 _MAX_PARTS: Final = 9000
+_ABORT_SECONDS: Final = 0.8
+"""For how long a cancelled operation tries to remove the parts of an upload. `maintain` removes those that are left."""
+
+_DAY: Final = 24 * 60 * 60.0  # more than the clocks of this machine and of the store differ by
 _PART_RETRIES: Final = 1  # by obstore; when they fail too, the whole upload is repeated
 
 _first_process: list[int] = []
@@ -121,7 +127,7 @@ class Client:
                 )
             if self._connected is None:
                 self._connected = self._connect()
-            return obstore, self._connected
+            return CancellableObstore(obstore) if is_cancellable() else obstore, self._connected
 
 
 class BucketClient:
@@ -131,6 +137,7 @@ class BucketClient:
     """
 
     def __init__(self, options: BucketOptions) -> None:
+        self._options = options
         self._location = options.url
         self._codes = options.codes
         self.lists_after = options.lists_after
@@ -184,7 +191,7 @@ class BucketClient:
         self._send(lambda obstore, store: obstore.put(store, name, content, mode="overwrite", use_multipart=False))
 
     def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
-        """Store a large object in parts; an existing one is replaced. A failed upload is aborted.
+        """Store a large object in parts; an existing one is replaced. A failed or cancelled upload is aborted.
 
         :param chunks: returns the content; called again when the upload is repeated.
         """
@@ -202,7 +209,13 @@ class BucketClient:
                 except FileNotFoundError:
                     raise RepositoryUnavailableError(f"{self._location} is unavailable: the upload was lost") from None
 
-        self._uploading.send(upload)
+        try:
+            self._uploading.send(upload)
+        except WorkCancelled:
+            # Another process that sends the same object notices, and repeats it.
+            with suppress(WorkCancelled, RepositoryError), time_limit(_ABORT_SECONDS):
+                self._options.abort_uploads(self._options.list_uploads(-_DAY, name))
+            raise
 
     def get(self, name: str) -> tuple[Body, Callable[[], Buffer] | None]:
         """Return a whole object with one request, unless it is larger than ``PART_BYTES``.

@@ -149,9 +149,10 @@ class BucketOptions(ABC):
         :raises AccessDeniedError: if no credentials are found.
         """
 
-    def list_uploads(self, older_than: float) -> list[Upload]:
+    def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
         """Return the uploads under the prefix, also those of other programs, that began ``older_than`` seconds ago.
 
+        :param name: returns only those of objects whose names begin so.
         :raises RepositoryError: one of its subclasses.
         """
         return []  # of a store that deletes them by itself

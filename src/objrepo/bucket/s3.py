@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
+from objrepo.bucket.cancellable import call_abandonable
 from objrepo.bucket.client import translate_error
 from objrepo.bucket.options import (
     COMMON_OPTIONS,
@@ -185,14 +186,14 @@ class S3Options(BucketOptions):
             **client_options(self.timeout, self.endpoint, retries),
         )
 
-    def list_uploads(self, older_than: float) -> list[Upload]:
+    def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
         before = datetime.now(UTC) - timedelta(seconds=older_than)
         prefix = f"{self.prefix}/" if self.prefix else ""
         uploads: list[Upload] = []
         markers: dict[str, str] = {}
         with _requests(self) as send:
             while True:
-                page = send("list_multipart_uploads", Prefix=prefix, **markers)
+                page = send("list_multipart_uploads", Prefix=f"{prefix}{name}", **markers)
                 uploads += (
                     Upload(item["Key"].removeprefix(prefix), item["UploadId"])
                     for item in page.get("Uploads", ())
@@ -294,7 +295,7 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
         return answer
 
     def send(operation: str, **parameters: Any) -> Any:
-        return retry(lambda: send_once(operation, parameters), options.retry_timeout)
+        return retry(lambda: call_abandonable(lambda: send_once(operation, parameters)), options.retry_timeout)
 
     try:
         yield send

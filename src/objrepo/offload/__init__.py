@@ -10,7 +10,14 @@ from objrepo.offload.base import UNBATCHED, Inline, Offload, OffloadStatistics, 
 from objrepo.offload.interrupts import interruptible
 from objrepo.offload.pool import BlockingPool
 from objrepo.offload.threads import PROCESSORS, Threads
-from objrepo.offload.work_item import WorkCancelled, WorkItem, call_soon, cancel_requested
+from objrepo.offload.work_item import (
+    WorkCancelled,
+    WorkItem,
+    call_soon,
+    cancel_requested,
+    is_cancellable,
+    set_cancellable,
+)
 
 __all__ = (
     "PROCESSORS",
@@ -26,5 +33,7 @@ __all__ = (
     "call_soon",
     "cancel_requested",
     "interruptible",
+    "is_cancellable",
     "runs_in_place",
+    "set_cancellable",
 )

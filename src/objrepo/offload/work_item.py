@@ -178,6 +178,11 @@ def cancel_requested() -> bool:
     return item is not None and item.cancel_requested
 
 
+def is_cancellable() -> bool:
+    """Say, inside a blocking function, whether its caller can be cancelled while it runs."""
+    return _current.get() is not None
+
+
 def call_soon(token: anyio.lowlevel.EventLoopToken, function: Callable[[], object]) -> None:
     """Have an event loop call a function, from any thread and without waiting for it.
 

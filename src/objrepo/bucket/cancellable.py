@@ -1,0 +1,170 @@
+"""The functions of obstore, each of which ends as soon as its caller is cancelled or interrupted.
+
+obstore's blocking functions cannot be interrupted while they wait for a server. Its async ones can, but need an event
+loop in their thread, which worker threads do not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+
+from objrepo.offload import WorkCancelled, WorkItem, cancel_requested, is_cancellable, set_cancellable
+
+T = TypeVar("T")
+
+_CANCEL_CHECK_INTERVAL: Final = 0.05
+
+
+class CancellableObstore:
+    """Those functions of the module obstore that are used here.
+
+    :param obstore: the module.
+    """
+
+    def __init__(self, obstore: Any) -> None:
+        self._obstore = obstore
+        self.exceptions = obstore.exceptions
+
+    def put(self, store: Any, name: str, content: Any, **options: Any) -> Any:
+        """Store an object; the parts of one whose upload is cancelled stay in the store."""
+        return _wait(lambda: self._obstore.put_async(store, name, content, **options))
+
+    def get(self, store: Any, name: str, **options: Any) -> CancellableResult:
+        """Request an object."""
+        return CancellableResult(_wait(lambda: self._obstore.get_async(store, name, **options)))
+
+    def head(self, store: Any, name: str) -> Any:
+        """Return the size of an object, and when it was stored."""
+        return _wait(lambda: self._obstore.head_async(store, name))
+
+    def delete(self, store: Any, names: Any) -> None:
+        """Delete objects."""
+        _wait(lambda: self._obstore.delete_async(store, names))
+
+    def list(self, store: Any, folder: str | None = None, **options: Any) -> Iterator[Any]:
+        """Yield the objects in a folder, page by page."""
+        stream = self._obstore.list(store, folder, **options)
+        with suppress(StopAsyncIteration):
+            while True:
+                yield _wait(stream.__anext__)
+
+
+class CancellableResult:
+    """The answer to a request for an object, whose body may not have been received yet.
+
+    :ivar meta: the size of the object, and when it was stored.
+    :ivar range: where its first and last byte are in the object.
+    """
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+        self.meta = result.meta
+        self.range = result.range
+
+    def bytes(self) -> Any:
+        """Receive the body."""
+        return _wait(self._result.bytes_async)
+
+
+def call_abandonable(function: Callable[[], T]) -> T:
+    """Call a function that cannot be cancelled; if its caller is, its thread goes on and its result is dropped.
+
+    :raises WorkCancelled: if the caller is cancelled.
+    """
+    if not is_cancellable():
+        return function()
+    item = WorkItem(function, ())
+    ended = threading.Event()
+    item.when_ended(ended.set)
+    threading.Thread(
+        target=lambda: [listener() for listener in item.run()], name="objrepo request", daemon=True
+    ).start()
+    while not ended.wait(_CANCEL_CHECK_INTERVAL):
+        if cancel_requested():
+            item.abandon()
+            raise WorkCancelled
+    return item.take()
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Have what is called count as cancelled after some seconds, and not before, although its caller is."""
+    with set_cancellable(_TimeLimit(time.monotonic() + seconds)):
+        yield
+
+
+class _TimeLimit:
+    def __init__(self, end: float) -> None:
+        self._end = end
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self._end
+
+
+def _wait(start: Callable[[], Any]) -> Any:
+    """Return the result of a future of obstore.
+
+    :param start: starts the request, and returns its future.
+    :raises WorkCancelled: if the caller is cancelled; the connection is closed.
+    """
+    loop = _Loop()
+    future = loop.start(start)
+    try:
+        while not future.done():
+            if not loop.run_next(_CANCEL_CHECK_INTERVAL) and cancel_requested():
+                raise WorkCancelled
+    finally:
+        future.cancel()  # unless it has ended
+        while loop.run_next(0):
+            pass
+    return future.result()
+
+
+class _Loop:
+    """An event loop with only what obstore's futures need.
+
+    It needs no files and no thread, and works where another event loop is running. asyncio's takes twice as long.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
+
+    def start(self, start: Callable[[], asyncio.Future[Any]]) -> asyncio.Future[Any]:
+        """Call a function that returns a future of the running loop."""
+        running = asyncio._get_running_loop()  # noqa: SLF001  (for event loops)
+        asyncio._set_running_loop(self)  # type: ignore[arg-type]  # noqa: SLF001
+        try:
+            return start()
+        finally:
+            asyncio._set_running_loop(running)  # noqa: SLF001
+
+    def run_next(self, timeout: float) -> bool:
+        """Make the next call; return False if there was none in time."""
+        try:
+            function, arguments = self._calls.get(timeout > 0, timeout)
+        except Empty:
+            return False
+        function(*arguments)
+        return True
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See :meth:`asyncio.loop.create_future`."""
+        return asyncio.Future(loop=self)  # type: ignore[arg-type]
+
+    def call_soon(self, function: Callable[..., object], *arguments: Any, context: object = None) -> None:
+        """See :meth:`asyncio.loop.call_soon`."""
+        self._calls.put((function, arguments))
+
+    call_soon_threadsafe = call_soon
+
+    def get_debug(self) -> bool:
+        """See :meth:`asyncio.loop.get_debug`."""
+        return False
