@@ -6,15 +6,17 @@ loop in their thread, which worker threads do not have.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from objrepo.offload import WorkCancelled, WorkItem, cancel_requested, is_cancellable, set_cancellable
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -139,6 +141,8 @@ class _Loop:
 
     def start(self, start: Callable[[], asyncio.Future[Any]]) -> asyncio.Future[Any]:
         """Call a function that returns a future of the running loop."""
+        import asyncio  # not before it is used: it takes as long as all of this package
+
         running = asyncio._get_running_loop()  # noqa: SLF001  (for event loops)
         asyncio._set_running_loop(self)  # type: ignore[arg-type]  # noqa: SLF001
         try:
@@ -157,6 +161,8 @@ class _Loop:
 
     def create_future(self) -> asyncio.Future[Any]:
         """See :meth:`asyncio.loop.create_future`."""
+        import asyncio
+
         return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
     def call_soon(self, function: Callable[..., object], *arguments: Any, context: object = None) -> None:
