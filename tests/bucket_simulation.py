@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import obstore.exceptions
 import pytest
 
+from objrepo.bucket import age, lease, local_index, log, maintenance
 from objrepo.bucket import backend as backend_module
-from objrepo.bucket import lease, local_index, log, maintenance
 from objrepo.bucket.client import MissingError
 from objrepo.bucket.s3 import S3Options
 from objrepo.errors import ObjectNotFoundError, RepositoryBusyError, RepositoryUnavailableError
@@ -255,8 +255,7 @@ class Machines:
         self.history = {key: [] for key in KEYS}
         self.trace = []
         self.errors = []
-        for module in (log, backend_module, maintenance):
-            monkeypatch.setattr(module, "now", lambda: self.bucket.clock)
+        monkeypatch.setattr(age, "clocks", lambda: (self.bucket.clock,))
         monkeypatch.setattr(lease.time, "time", lambda: self.bucket.clock)
 
     def backend(self, name, send=None):
@@ -399,10 +398,11 @@ class Machines:
         """Return a number below another one."""
         return 0
 
-    def check(self, *backends):
+    def check(self, *backends, lives=(True, False, False)):
         """What a new process finds is what the history allows, and stays through maintenance.
 
         :param backends: readers with the indexes that they had, which find the same.
+        :param lives: the parameter of each maintenance.
         """
         everything = list(range(len(CONTENTS)))
         fresh = self.backend("fresh")
@@ -413,7 +413,7 @@ class Machines:
             self.record("present" if is_present else "absent", key, self.events)
         for key, number in zip(KEYS, everything, strict=True):
             assert is_linearizable(self.history[key]), (CONTENTS[number], self.history[key])
-        for live in (True, False, False):
+        for live in lives:
             self.bucket.clock += 26 * HOUR
             fresh.maintain(dry_run=False, live=live)
             self.compare(fresh, present)
@@ -429,6 +429,6 @@ class Machines:
             else:
                 with pytest.raises(ObjectNotFoundError):
                     backend.get(key)
-        listed = sorted(item.key for items in backend._windows() for item in items)
+        listed = sorted(item.key for items in backend._pages() for item in items)
         assert listed == sorted(key for key, is_present in zip(KEYS, present, strict=True) if is_present)
         assert backend.has(KEYS) == present

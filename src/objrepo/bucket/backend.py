@@ -18,12 +18,13 @@ from objrepo.backend import LIST_PAGE_SIZE, Backend
 from objrepo.batch import BatchBackend
 from objrepo.bucket import log as log_module
 from objrepo.bucket import packs as packs_module
+from objrepo.bucket.age import Moment
 from objrepo.bucket.client import BucketClient, MissingError
 from objrepo.bucket.encoding import Entry, Place, Span
 from objrepo.bucket.lease import LEASE, RELEASED
-from objrepo.bucket.listing import Item, windows
+from objrepo.bucket.listing import Item, pages
 from objrepo.bucket.local_index import cache_folder
-from objrepo.bucket.log import MAX_AGE, Found, Log, begin_log, now
+from objrepo.bucket.log import Found, Log, begin_log
 from objrepo.bucket.loose import LooseObjects, key_of, name_of
 from objrepo.bucket.maintenance import Maintenance
 from objrepo.bucket.options import BucketOptions, Upload
@@ -123,7 +124,7 @@ class BucketBackend(Backend):
     def info(self, detailed: bool) -> RepositoryInfo:
         marker = self._require_marker()
         objects = total = 0
-        for items in self._windows():
+        for items in self._pages():
             objects += len(items)
             total += sum(item.size for item in items)
         return RepositoryInfo(
@@ -342,7 +343,7 @@ class BucketBackend(Backend):
             return key
         digest = bytes.fromhex(key)
         while True:
-            began = now()
+            began = Moment()
             log.update()
             places, tombstones = log.look([digest])
             if digest in places:
@@ -352,7 +353,7 @@ class BucketBackend(Backend):
                 return key
             create()
             # After a longer time, maintenance may have forgotten that it has removed a loose object of this key.
-            if now() - began < MAX_AGE:
+            if began.is_recent():
                 return key
 
     def _put_together(self, log: Log, contents: dict[bytes, bytes]) -> None:
@@ -372,17 +373,17 @@ class BucketBackend(Backend):
         :param write: stores some of the objects in packs; returns these and where the objects are in them.
         """
         written: dict[bytes, list[Span]] = {}
-        written_at = float("-inf")
+        oldest = Moment()  # of the packs in `written`
 
         def build() -> Entry:
-            nonlocal written_at
+            nonlocal oldest
             present = log.index.places(keys)
             # Maintenance has removed packs that were named by no entry for a day.
-            if now() - written_at >= MAX_AGE or log.index.retired(written):
+            if not oldest.is_recent() or log.index.retired(written):
                 written.clear()
             missing = set(keys) - present.keys() - {span.key for spans in written.values() for span in spans}
             if missing:
-                written_at = min(written_at, now()) if written else now()
+                oldest = oldest if written else Moment()
                 written.update(write(missing))
             rows = {pack: [span for span in spans if span.key not in present] for pack, spans in written.items()}
             return Entry(rows={pack: spans for pack, spans in rows.items() if spans})
@@ -409,10 +410,10 @@ class BucketBackend(Backend):
             return Entry(deleted=frozenset(digests))
 
         if digests:
-            began = now()
+            began = Moment()
             log.transact(build)
-            if now() - began < MAX_AGE:  # else maintenance removes them: they may have been stored again
-                self._bucket.delete([name_of(key) for key in sorted(loose)])
+            # Later, they may have been stored again: maintenance removes those that do not count.
+            self._bucket.delete([name_of(key) for key in sorted(loose)], began)
 
     # -- looking up and listing -----------------------------------------------------------------------------------
 
@@ -437,8 +438,11 @@ class BucketBackend(Backend):
         loose: set[bytes] = set()
         looked_for: set[bytes] = set()
         up_to_date = False
+        began = Moment()
         while True:
             places, tombstones = log.look(digests)
+            if looked_for and not began.is_recent():  # what was found then may have been deleted, and that forgotten
+                began, loose, looked_for = Moment(), set(), set()
             others = {digest for digest in digests if digest not in places and digest not in tombstones}
             if others - looked_for:
                 keys = sorted(digest.hex() for digest in others - looked_for)
@@ -492,19 +496,19 @@ class BucketBackend(Backend):
         return self._where(key, lambda place: place.length, size_of_loose)
 
     def list_keys(self, cursor: Any) -> tuple[list[str], Any]:
-        """Return some keys, within a range of keys in the order of the packs; see :meth:`Backend.list_keys`."""
+        """Return some keys, those in packs in the order of the packs; see :meth:`Backend.list_keys`."""
         self._require_marker()
-        pages, items = (self._windows(), []) if cursor is None else cursor
+        listing, items = (self._pages(), []) if cursor is None else cursor
         while not items:
-            items = next(pages, None)
+            items = next(listing, None)
             if items is None:
                 return [], None
-        return [item.key for item in items[:LIST_PAGE_SIZE]], (pages, items[LIST_PAGE_SIZE:])
+        return [item.key for item in items[:LIST_PAGE_SIZE]], (listing, items[LIST_PAGE_SIZE:])
 
-    def _windows(self) -> Iterator[list[Item]]:
+    def _pages(self) -> Iterator[list[Item]]:
         log = self._log()
         if log is not None:
-            return windows(log, self._loose)
+            return pages(log, self._loose)
         return ([Item(key, each.size, None) for key, each in objects] for objects, _ in self._loose.pages())
 
     # -- reading ------------------------------------------------------------------------------------------------

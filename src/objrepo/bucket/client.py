@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
+from objrepo.bucket.age import Moment
 from objrepo.bucket.cancellable import CancellableObstore, time_limit
 from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
@@ -263,10 +264,20 @@ class BucketClient:
                 raise WorkCancelled
             yield from listing.next_page()
 
-    def delete(self, names: Sequence[str]) -> None:
-        """Delete objects, ``PAGE_NAMES`` with each request; those that do not exist are ignored."""
+    def delete(self, names: Sequence[str], since: Moment | None = None) -> None:
+        """Delete objects, ``PAGE_NAMES`` with each request; those that do not exist are ignored.
+
+        :param since: when it was known that they may be deleted: no request is sent, and none is repeated, when that is
+            not recent any longer.
+        """
+
+        def delete_page(obstore: Any, store: Any) -> None:
+            if since is None or since.is_recent():
+                obstore.delete(store, page)
+
         for start in range(0, len(names), PAGE_NAMES):
-            self._send(lambda obstore, store, page=names[start : start + PAGE_NAMES]: obstore.delete(store, page))  # type: ignore[misc]
+            page = names[start : start + PAGE_NAMES]
+            self._send(delete_page)
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""

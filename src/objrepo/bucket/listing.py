@@ -1,17 +1,18 @@
-"""All objects of a repository with packs, in parts that fit into memory."""
+"""All objects of a repository with packs, in the order in which reading them is fastest, and in bounded memory."""
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import closing
 from typing import Final, NamedTuple
 
-from objrepo.bucket.encoding import HASH_BYTES, Place, decode_location
+from objrepo.bucket.age import Moment
+from objrepo.bucket.encoding import Place, decode_location
 from objrepo.bucket.log import Log
 from objrepo.bucket.loose import LooseObjects
 
-_WINDOW_ROWS: Final = 65_536
-_LAST: Final = b"\xff" * (HASH_BYTES + 1)
+_PAGE_ROWS: Final = 8192
 
 
 class Item(NamedTuple):
@@ -25,32 +26,48 @@ class Item(NamedTuple):
     place: Place | None
 
 
-def windows(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
-    """Yield all objects in ranges of keys, each once; within a range in the order of the packs, in which they are read.
+def pages(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
+    """Yield all objects, each once: the loose ones, and then those in packs in the order of the packs.
 
-    An object that is packed meanwhile is found nevertheless: in each range, loose objects are listed first, and the
-    index is then brought up to date before it is read.
+    An object that is packed meanwhile is found nevertheless: loose objects are listed first, and the index that is read
+    after that is more recent than each of these listings.
     """
-    after = b""
-    for objects, end in loose.pages():
-        log.update()
-        listed = {bytes.fromhex(key): each.size for key, each in objects}
-        last = bytes.fromhex(end) if end < "g" else _LAST
-        while after < last:
-            with log.index.scan() as scan:
-                rows = list(islice(scan.rows(after, last), _WINDOW_ROWS))
-                bound = rows[-1][0] if len(rows) == _WINDOW_ROWS else last
-                hidden = {key for key, _ in rows} | {key for key, _ in scan.tombstones(after, bound)}
-                packed = [(decode_location(location), key) for key, location in rows]
-                names = scan.packs
-            items = [
-                Item(key.hex(), length, Place(names[pack], offset, length))
-                for (pack, offset, length), key in sorted(packed)
-            ]
-            items += (
-                Item(key.hex(), size, None)
-                for key, size in listed.items()
-                if after < key <= bound and key not in hidden
-            )
+    # A database without a name is a temporary file, which SQLite writes only if it is large, and sorts in little memory.
+    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
+        db.execute("CREATE TABLE loose (key BLOB PRIMARY KEY) WITHOUT ROWID")
+        db.execute("CREATE TABLE packed (location BLOB, key BLOB)")
+        for items in _loose(log, loose):
+            db.executemany("INSERT INTO loose VALUES (?)", ((bytes.fromhex(item.key),) for item in items))
             yield items
-            after = bound
+        with log.index.scan() as scan:
+            names = scan.packs
+            db.execute("BEGIN")
+            db.executemany("INSERT INTO packed VALUES (?, ?)", ((location, key) for key, location in scan.rows()))
+            db.execute("COMMIT")
+        packed = db.execute(
+            "SELECT key, location FROM packed WHERE key NOT IN (SELECT key FROM loose) ORDER BY location"
+        )
+        while rows := packed.fetchmany(_PAGE_ROWS):
+            yield [_item(key, location, names) for key, location in rows]
+
+
+def _loose(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
+    """Yield the loose objects that count, a page at a time."""
+    after = ""
+    listing = loose.pages()
+    while after < "g":
+        began = Moment()
+        listed, end = next(listing)
+        log.update()
+        places, tombstones = log.look(bytes.fromhex(key) for key, _ in listed)
+        if began.is_recent():
+            hidden = places.keys() | tombstones.keys()
+            yield [Item(key, each.size, None) for key, each in listed if bytes.fromhex(key) not in hidden]
+            after = end
+        else:  # a tombstone may have been forgotten since
+            listing = loose.pages(after)
+
+
+def _item(key: bytes, location: bytes, names: dict[int, bytes]) -> Item:
+    pack, offset, length = decode_location(location)
+    return Item(key.hex(), length, Place(names[pack], offset, length))

@@ -7,13 +7,15 @@ state before it, so that everything that a writer has concluded from that state 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
-from objrepo.bucket.client import BucketClient, MissingError
+from objrepo.bucket.age import MAX_AGE, Moment
+from objrepo.bucket.client import BucketClient, Listed, MissingError
 from objrepo.bucket.encoding import (
     HASH_BYTES,
     ROW_BYTES,
@@ -36,17 +38,10 @@ T = TypeVar("T")
 FOLDER: Final = "log"
 SNAPSHOTS: Final = "snapshots"
 
-MAX_AGE: Final = 60 * 60.0
-"""How many seconds a writer relies on having seen the end of the log. Maintenance removes no entry for a day."""
-
+_NUMBERED: Final = re.compile(rf"(?:{FOLDER}|{SNAPSHOTS})/[0-9]{{16}}")
 _ATTEMPTS: Final = 10
 _MANY_ENTRIES: Final = 64
 _WAIT_SECONDS: Final = 0.05
-
-
-def now() -> float:
-    """Return seconds of a clock that goes on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
 def name_of(number: int, folder: str = FOLDER) -> str:
@@ -57,6 +52,11 @@ def name_of(number: int, folder: str = FOLDER) -> str:
 def number_of(name: str) -> int:
     """Return the number in such a name."""
     return int(name.rpartition("/")[2])
+
+
+def numbered(bucket: BucketClient, folder: str, after: str = "") -> Iterator[Listed]:
+    """Yield the log entries or snapshots with names after another one, in order, but no files of other programs."""
+    return (each for each in bucket.list_all(folder, after) if _NUMBERED.fullmatch(each.name))
 
 
 def begin_log(bucket: BucketClient) -> None:
@@ -91,17 +91,15 @@ class Log:
         name = f"{uuid}-{hashlib.sha256(location.encode()).hexdigest()[:8]}.index"
         self.index: LocalIndex = LocalIndex(folder / name)
         self._updating = Shared(self._update)
-        self._seen = float("-inf"), 0  # when the end of the log was seen, and its number
+        self._seen: tuple[Moment, int] | None = None  # when the end of the log was seen, and its number
 
-    @property
-    def seen_recently(self) -> bool:
-        """Whether this process has seen the end of the log in the last hour, and the index includes it."""
-        at, number = self._seen
-        return now() - at < MAX_AGE and self.index.number >= number
+    def seen_recently(self, seconds: float = MAX_AGE) -> bool:
+        """Return whether this process has seen the end of the log in the last seconds, and the index includes it."""
+        return self._seen is not None and self._seen[0].is_recent(seconds) and self.index.number >= self._seen[1]
 
     def look(self, keys: Iterable[bytes]) -> Found:
         """Return what the local index says; it is brought up to date first if that was not done for an hour."""
-        if not self.seen_recently:
+        if not self.seen_recently():
             self.update()
         keys = list(keys)
         try:
@@ -125,7 +123,7 @@ class Log:
         :return: the entry.
         """
         confirmed = -1
-        if not self.seen_recently:
+        if not self.seen_recently(MAX_AGE / 2):  # half an hour is left for building the entry
             confirmed = self.update()
         while True:
             number = self.index.number  # before the state is read: if that is newer, the number is taken
@@ -148,17 +146,20 @@ class Log:
     def append(self, number: int, entry: Entry) -> bool:
         """Append an entry after the one with this number, unless another writer has done so; say which it was.
 
-        :raises RepositoryUnavailableError: if it is not known, because the answer took an hour.
+        :raises RepositoryUnavailableError: if it is not known, because the answer took too long.
         """
-        began, (seen_at, seen) = now(), self._seen
-        if number < seen or not self._bucket.create_first(name_of(number + 1), encode_entry(entry)):
+        began, seen = Moment(), self._seen
+        if seen is None or number < seen[1] or not seen[0].is_recent():
+            return False
+        if not self._bucket.create_first(name_of(number + 1), encode_entry(entry)):
             return False
         # Maintenance may have removed other entries with this number and higher ones, if that was a day ago.
-        if now() - seen_at >= MAX_AGE:
+        if not seen[0].is_recent():
             raise RepositoryUnavailableError(
-                f"{self._location} took an hour to answer: the change may not have been made"
+                f"{self._location} took too long to answer: it is not known whether the change was made: try again"
             )
-        self.index.apply(number + 1, entry)
+        with suppress(IndexLostError):
+            self.index.apply(number + 1, entry)
         self._seen = began, number + 1
         return True
 
@@ -170,7 +171,7 @@ class Log:
 
     def _update(self) -> int:
         for attempt in range(_ATTEMPTS):
-            began = now()
+            began = Moment()
             try:
                 number = self.index.number
                 last = self._follow(number, is_first=attempt == 0)
@@ -193,7 +194,7 @@ class Log:
 
         :param is_first: whether a snapshot is better if there are many entries; else there is none.
         """
-        found = list(self._bucket.list_all(FOLDER, name_of(max(number - 1, 0))))
+        found = list(numbered(self._bucket, FOLDER, name_of(max(number - 1, 0))))
         listed = [number_of(each.name) for each in found]
         first = max(number, 1)
         if not listed or listed != list(range(first, first + len(listed))):
@@ -223,7 +224,7 @@ class Log:
 
         :param number: that of the index that is replaced, unless another process has done so.
         """
-        last = max((number_of(each.name) for each in self._bucket.list_all(SNAPSHOTS)), default=None)
+        last = max((number_of(each.name) for each in numbered(self._bucket, SNAPSHOTS)), default=None)
         if last is None:
             return self.index.load(0, number)
         name = name_of(last, SNAPSHOTS)

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 
 from objrepo.bucket import log as log_module
+from objrepo.bucket.age import Moment
 from objrepo.bucket.client import BucketClient, Listed, MissingError
 from objrepo.bucket.encoding import (
     HASH_BYTES,
@@ -30,7 +31,7 @@ from objrepo.bucket.encoding import (
 )
 from objrepo.bucket.lease import Lease, leased
 from objrepo.bucket.local_index import CHUNK_ROWS, Scan
-from objrepo.bucket.log import MAX_AGE, SNAPSHOTS, Log, now, number_of
+from objrepo.bucket.log import SNAPSHOTS, Log, number_of, numbered
 from objrepo.bucket.loose import LooseObjects
 from objrepo.bucket.loose import name_of as name_of_loose
 from objrepo.bucket.packs import PACK_BYTES, Packs, full_packs, in_order, runs_of
@@ -134,14 +135,16 @@ class Maintenance:
     def _pack(self, small: dict[bytes, int], hidden: list[bytes], forgotten: dict[bytes, int]) -> None:
         if self._dry_run or not (small or hidden or forgotten):
             return
+        began = Moment()
         contents = {key: content for key, content in self._pool.map(self._read_loose, small) if content is not None}
         written = [self._packs.write(part) for part in full_packs(contents)]
         candidates = [*contents, *hidden]
         removed: set[bytes] = set()
-        began = now()
 
         def build() -> Entry:
             nonlocal removed
+            if not began.is_recent():  # what was read may have been deleted, and the new packs been removed
+                return Entry()
             places, tombstones = self._log.look(candidates)
             rows = {
                 pack: [span for span in spans if span.key not in places and span.key not in tombstones]
@@ -157,8 +160,8 @@ class Maintenance:
             )
 
         self._log.transact(build)
-        if now() - began < MAX_AGE:  # else a tombstone may be forgotten, and the object stored again
-            self._bucket.delete([name_of_loose(key.hex()) for key in sorted(removed)])
+        # Later, a tombstone may be forgotten, and the object stored again.
+        self._bucket.delete([name_of_loose(key.hex()) for key in sorted(removed)], began)
 
     def _read_loose(self, key: bytes) -> tuple[bytes, bytes | None]:
         """Return the content of a loose object, None if it is damaged or gone."""
@@ -224,9 +227,12 @@ class Maintenance:
         self._move(contents, places)
 
     def _move(self, contents: dict[bytes, bytes], places: dict[bytes, Place]) -> None:
+        began = Moment()
         written = [self._packs.write(part) for part in full_packs(contents)]
 
         def build() -> Entry:
+            if not began.is_recent() or self._log.index.retired(pack for pack, _ in written):
+                return Entry()  # maintenance may have removed packs that no entry has named for a day
             present = self._log.index.places(contents)
             rows = {
                 pack: [span for span in spans if present.get(span.key) == places[span.key]] for pack, spans in written
@@ -269,11 +275,12 @@ class Maintenance:
 
     def _old_snapshot(self) -> int:
         """Return the number of the latest snapshot that is old, 0 if there is none."""
-        return max((number_of(each.name) for each in self._bucket.list_all(SNAPSHOTS) if self._is_old(each)), default=0)
+        snapshots = numbered(self._bucket, SNAPSHOTS)
+        return max((number_of(each.name) for each in snapshots if self._is_old(each)), default=0)
 
     def _write_snapshot(self, live: bool) -> None:
         """Write a snapshot, if there are many entries after the last one."""
-        last = max((number_of(each.name) for each in self._bucket.list_all(SNAPSHOTS)), default=0)
+        last = max((number_of(each.name) for each in numbered(self._bucket, SNAPSHOTS)), default=0)
         self._go_on()
         with self._log.index.scan() as scan:
             if scan.number - last >= (_ENTRIES_PER_SNAPSHOT if live else 1):
@@ -321,13 +328,12 @@ class Maintenance:
 
     def _truncate(self, live: bool) -> None:
         """Remove log entries and snapshots that an old snapshot replaces. The entry of that snapshot stays."""
-        snapshots = list(self._bucket.list_all(SNAPSHOTS))
+        snapshots = list(numbered(self._bucket, SNAPSHOTS))
         numbers = [number_of(each.name) for each in snapshots if not live or self._is_old(each)]
         if numbers:
             first = max(numbers)
-            self._remove_before(
-                first, log_module.FOLDER, (each.name for each in self._bucket.list_all(log_module.FOLDER))
-            )
+            entries = numbered(self._bucket, log_module.FOLDER)
+            self._remove_before(first, log_module.FOLDER, (each.name for each in entries))
             self._remove_before(first, SNAPSHOTS, (each.name for each in snapshots))
 
     def _remove_before(self, first: int, folder: str, names: Iterable[str]) -> None:
@@ -350,7 +356,7 @@ class Maintenance:
                 elif not dry_run:
                     number += 1
                     index.apply(number, Entry(rows={bytes.fromhex(path.rpartition("/")[2]): spans}))
-            names = [each.name for folder in (log_module.FOLDER, SNAPSHOTS) for each in self._bucket.list_all(folder)]
+            names = [each.name for folder in (log_module.FOLDER, SNAPSHOTS) for each in numbered(self._bucket, folder)]
             # One number is left out, so that no reader takes the new state for the continuation of the old one.
             new = max(map(number_of, names), default=0) + 2
             steps.insert(0, RepairStep("recovered", log_module.name_of(new), "it is made anew from the packs"))

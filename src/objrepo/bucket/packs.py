@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Final
@@ -16,6 +17,7 @@ PACK_BYTES: Final = 8 * 1024 * 1024
 _MAX_GAP: Final = 64 * 1024
 """Bytes between two objects that are read along with them: they take less time than another request."""
 
+_NAME: Final = re.compile(rf"{FOLDER}/([0-9a-f]{{64}})")
 _MAX_READ: Final = 4 * 1024 * 1024
 _MAX_RUNS: Final = 64
 
@@ -85,9 +87,8 @@ class Packs:
     def list(self) -> Iterator[tuple[bytes, Listed]]:
         """Yield all packs in the bucket, also those that the index does not name, by name."""
         for listed in self._bucket.list_all(FOLDER):
-            name = listed.name.rpartition("/")[2]
-            if len(name) == 64:
-                yield bytes.fromhex(name), listed
+            if (found := _NAME.fullmatch(listed.name)) is not None:  # else it is a file of another program
+                yield bytes.fromhex(found[1]), listed
 
 
 def name_of(pack: bytes) -> str:
