@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 
 from objrepo import CorruptObjectError, ObjectNotFoundError, RepositoryBusyError, RepositoryError, S3Repository
 from objrepo.bucket import encoding
+from objrepo.bucket.age import Moment
 from objrepo.bucket.encoding import DamagedError, Entry, Place, SnapshotHead, Span
+from objrepo.bucket.listing import pages
 from objrepo.bucket.local_index import LocalIndex
 from s3_server import s3_server
 
@@ -211,6 +215,30 @@ class TestLocalIndex:
             assert await repo.get(key) == content
         assert all(await repo.has_many(keys))
 
+    def test_one_that_is_opened_while_another_process_removes_it(self, tmp_path, monkeypatch):
+        """The file and its log have different names: who opens it in between would write to a log that is removed."""
+        path = tmp_path / "index"
+        first, second = LocalIndex(path), LocalIndex(path)
+        first.apply(1, Entry(deleted=frozenset([b"k" * 32])))
+        threads = []
+        unlink = Path.unlink
+
+        def unlink_and_open(self, **options):
+            unlink(self, **options)
+            if self == path:
+                threads.append(threading.Thread(target=second.apply, args=(1, Entry(deleted=frozenset([b"l" * 32])))))
+                threads[-1].start()
+                threads[-1].join(0.3)
+
+        monkeypatch.setattr(Path, "unlink", unlink_and_open)
+        first.remove()
+        monkeypatch.undo()
+        threads[0].join()
+        assert first.number == second.number == 1
+        assert first.tombstones([b"l" * 32]) == {b"l" * 32: 1}
+        for index in (first, second):
+            index.close()
+
     async def test_a_folder_that_cannot_be_written(self, server, repo, tmp_path):
         (tmp_path / "file").write_bytes(b"")
         async with S3Repository(**server.options, index=str(tmp_path / "file")) as unwritable:
@@ -248,6 +276,110 @@ class TestLocalIndex:
         assert await repo.has_many(later) == [False] * 10
         assert await repo.put_many(small(10, 10)) == later
         assert [await repo.get(key) for key in later] == small(10, 10)
+
+
+class Clock:
+    """The time that the repository sees.
+
+    :ivar seconds: it is changed by tests.
+    """
+
+    seconds = 1000.0
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("objrepo.bucket.age.clocks", lambda: (clock.seconds, 0.0))
+    return clock
+
+
+class TestTime:
+    async def test_a_pack_that_is_stored_as_the_hour_ends(self, repo, server, clock):
+        await repo.put_many(small(2))
+        clock.seconds += 3590
+
+        def be_slow(method, name, *_):
+            clock.seconds += 20 if name.startswith("packs/") else 0
+
+        server.answer = be_slow
+        (key, _) = await repo.put_many(small(2, 2))
+        assert await repo.get(key) == b"content 2"
+
+    async def test_a_pack_that_takes_two_hours(self, repo, server, clock):
+        """The log may have been replaced by a snapshot meanwhile, so its end is looked for again."""
+        pauses = [7200]
+
+        def be_slow(method, name, *_):
+            clock.seconds += pauses.pop() if name.startswith("packs/") and pauses else 0
+
+        server.answer = be_slow
+        keys = await repo.put_many(small(2))
+        assert [await repo.get(key) for key in keys] == small(2)
+
+    async def test_a_removal_is_not_repeated_a_day_later(self, repo, other, server, clock):
+        """The machine slept while it waited for an answer; meanwhile, the object was forgotten and stored again."""
+        key = await repo.put(b"content")
+        removals = []
+
+        def sleep(method, name, query, headers):
+            if method == "POST" and query.startswith("delete"):
+                removals.append(name)
+                clock.seconds += 90_000
+                return 503, "SlowDown"
+            return None
+
+        server.answer = sleep
+        await repo.delete(key)
+        assert len(removals) == 1
+        assert not await other.has(key)
+
+    async def test_an_object_that_was_deleted_elsewhere_is_read_for_an_hour_at_most(self, repo, other, clock):
+        (key, _) = await repo.put_many(small(2))
+        assert await other.has(key)
+        await repo.delete(key)
+        assert await other.get(key) == b"content 0", "its index is not brought up to date by each get"
+        clock.seconds += 3600
+        with pytest.raises(ObjectNotFoundError):
+            await other.get(key)
+
+    def test_it_passes_by_every_clock(self, monkeypatch):
+        times = [0.0, 0.0]
+        monkeypatch.setattr("objrepo.bucket.age.clocks", lambda: tuple(times))
+        moment = Moment()
+        for passed, is_recent in (([3599, 3599], True), ([3600, 0], False), ([0, 3600], False), ([-9000, 3599], True)):
+            times[:] = passed
+            assert moment.is_recent() == is_recent
+
+
+async def test_files_of_other_programs_are_ignored_and_stay(repo, other, server):
+    theirs = ["log/0-notes", "log/notes.txt", "log/17", "snapshots/README", f"packs/{'z' * 64}", "packs/data.csv"]
+    server.objects.update(dict.fromkeys(theirs, b"theirs"))
+    keys = await repo.put_many(small(10))
+    assert all(await other.has_many(keys))
+    await repo.maintain(live=False)
+    await repo.maintain(live=False)
+    assert await other.get(keys[0]) == b"content 0"
+    assert (await repo.verify()).ok
+    for name in names(server, "snapshots")[:1]:
+        del server.objects[name]
+    await repo.repair(live=False)
+    assert all(await repo.has_many(keys))
+    assert {name for name in server.objects if server.objects[name] == b"theirs"} == set(theirs)
+
+
+def test_a_listing_follows_the_packs(tmp_path):
+    """Else each pack of a large repository is read many times by a copy, and by `verify`."""
+    index = LocalIndex(tmp_path / "index")
+    packs = [bytes([number]) * 32 for number in range(2)]
+    keys = [number.to_bytes(32) for number in range(70_000)]
+    index.load(1, 0, packs, chunks=[b"".join(key + encoding.encode_location(key[-1] % 2, 8, 1) for key in keys)])
+    log = SimpleNamespace(index=index, update=lambda: 1, look=lambda keys: ({}, {}))
+    loose = SimpleNamespace(pages=lambda after="": iter([([], "g")]))
+    found = [item.place.pack for items in pages(log, loose) for item in items]
+    assert found == sorted(found)
+    assert len(found) == len(keys)
+    index.close()
 
 
 class TestRequests:
@@ -410,6 +542,16 @@ class TestMaintenance:
         assert len(names(server, "packs")) == 1
         assert [await repo.get(key) for key in keys] == small(100)
 
+    async def test_packs_that_are_put_together_are_full(self, repo, server, monkeypatch):
+        monkeypatch.setattr("objrepo.bucket.packs.PACK_BYTES", 2000)
+        for module in ("maintenance.PACK_BYTES", "maintenance._SMALL_PACK"):
+            monkeypatch.setattr(f"objrepo.bucket.{module}", 2000)
+        contents = [os.urandom(300) for _ in range(60)]
+        for start in range(0, 60, 2):
+            await repo.put_many(contents[start : start + 2])
+        await repo.maintain(live=False)
+        assert len(names(server, "packs")) == 12, "5 objects of 344 bytes, with their rows, fit into each"
+
     async def test_a_damaged_object_stays_where_it_is(self, repo, server):
         keys = await repo.put_many(small(10))
         (pack,) = names(server, "packs")
@@ -526,6 +668,37 @@ class TestRepair:
             assert await each.get(keys[0]) == b"content 0"
         more = await repo.put_many(small(2, 5000))
         assert await other.has_many(more) == [True, True]
+
+    @pytest.mark.parametrize("damage", ["a bit", "its end"])
+    async def test_a_pack_with_a_damaged_list_is_found_and_written_anew(self, repo, other, server, damage):
+        keys = await repo.put_many(small(10))
+        await repo.delete(keys[9])
+        (pack,) = names(server, "packs")
+        content = server.objects[pack]
+        server.objects[pack] = with_flipped_bit(content, -70) if damage == "a bit" else content[:-1]
+        assert [await other.get(key) for key in keys[:9]] == small(9)
+        assert (await repo.verify(quick=True)).ok
+        report = await repo.verify()
+        assert (report.objects, report.size) == (9, sum(map(len, small(9))))
+        assert [each.key for each in report.damaged] == [pack]
+        assert [step.subject for step in (await repo.repair(dry_run=True)).steps] == [pack]
+        assert len(names(server, "packs")) == 1
+        (step,) = (await repo.repair(live=False)).steps
+        assert (step.action, step.subject) == ("recovered", pack)
+        await repo.maintain(live=False)
+        assert pack not in names(server, "packs")
+        assert (await repo.verify()).ok
+        assert [await other.get(key) for key in keys[:9]] == small(9)
+
+    async def test_an_intact_repository_is_not_changed(self, repo, other, server):
+        """Otherwise deleted objects would come back."""
+        keys = await repo.put_many(small(10))
+        loose = await repo.put(b"alone")
+        await repo.delete_many([*keys[:5], loose])
+        before = dict(server.objects)
+        assert (await other.repair(live=False)).steps == ()
+        assert {name for name in before if before[name] != server.objects.get(name)} <= {"lease"}
+        assert await other.has_many([*keys, loose]) == [False] * 5 + [True] * 5 + [False]
 
     async def test_a_damaged_pack_is_skipped(self, repo, server):
         keys = await repo.put_many(small(10))

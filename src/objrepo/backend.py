@@ -12,7 +12,7 @@ from objrepo.integrity import combined, digest, verify
 from objrepo.keys import is_key, valid_keys
 from objrepo.offload import UNBATCHED, BlockingPool, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
-from objrepo.reports import Leftover, MaintenanceReport, RepositoryInfo, VerifyReport
+from objrepo.reports import DamagedObject, Leftover, MaintenanceReport, RepositoryInfo, VerifyReport
 from objrepo.sources import read_source
 from objrepo.streams import OpenedObject, fill_batch, open_range
 
@@ -242,6 +242,10 @@ class Backend(ABC):
         if self.pool is None:
             return verify(keys, key_format, self.open, quick)
         return combined(self.pool.map(lambda key: verify([key], key_format, self.open, quick), keys))
+
+    def verify_rest(self) -> tuple[DamagedObject, ...]:
+        """Read what the repository needs besides the bytes of objects, and return what is damaged, by its name."""
+        return ()
 
     def leftovers(self) -> tuple[Leftover, ...]:
         """Return what interrupted operations have left behind."""

@@ -13,7 +13,7 @@ from objrepo.backend import Backend
 from objrepo.errors import RepositoryClosedError
 from objrepo.offload import BlockingPool
 from objrepo.protocol import BinaryReader, Source
-from objrepo.reports import Leftover, MaintenanceReport, RepositoryInfo
+from objrepo.reports import DamagedObject, Leftover, MaintenanceReport, RepositoryInfo
 from objrepo.sources import ChainedReader, read_up_to
 from objrepo.streams import BATCH_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject, open_range
 
@@ -194,6 +194,9 @@ class BatchBackend(Backend):
 
     def maintain(self, *, dry_run: bool, live: bool, **options: Any) -> MaintenanceReport:
         return self._backend.maintain(dry_run=dry_run, live=live, **options)
+
+    def verify_rest(self) -> tuple[DamagedObject, ...]:
+        return self._backend.verify_rest()
 
     def leftovers(self) -> tuple[Leftover, ...]:
         return self._backend.leftovers()

@@ -125,7 +125,7 @@ class MaintenanceReport(HTMLTableMixin):
 class DamagedObject(HTMLTableMixin):
     """A damaged object.
 
-    :ivar key: its key.
+    :ivar key: its key; of a file that lists objects, such as a pack in a bucket, its name.
     :ivar reason: how it is damaged.
     """
 

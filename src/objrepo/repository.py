@@ -156,6 +156,9 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
                     progress(Progress("verify", reports.objects, max(total, reports.objects), "objects"))
             if cursor is None:
                 break
+        if not quick:
+            damaged = await self._open().run(self.backend.verify_rest, abandon_on_cancel=True)
+            reports = combined([reports, VerifyReport(0, 0, damaged)])
         leftovers = await self._open().run(self.backend.leftovers, abandon_on_cancel=True)
         for each in reports.damaged:
             log.warning("%s in %s is damaged: %s", each.key, self, each.reason, extra=REPORTED)

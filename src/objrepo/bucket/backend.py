@@ -29,6 +29,7 @@ from objrepo.bucket.loose import LooseObjects, key_of, name_of
 from objrepo.bucket.maintenance import Maintenance
 from objrepo.bucket.options import BucketOptions, Upload
 from objrepo.bucket.packs import Packs, Planned, full_packs, in_order, runs_of
+from objrepo.bucket.repair import Repair
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, RepositoryError
 from objrepo.hashed_source import hash_source, unchanged_chunks
 from objrepo.integrity import check_digest, combined, verify
@@ -37,6 +38,7 @@ from objrepo.offload import BlockingPool
 from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, Buffer, RangeRequestFile
 from objrepo.reports import (
+    DamagedObject,
     Leftover,
     MaintenanceReport,
     MaintenanceStep,
@@ -163,11 +165,12 @@ class BucketBackend(Backend):
         self._forget_marker()
 
     def rebuild(self, dry_run: bool) -> list[RepairStep]:
-        """Make the log anew from the footers of all packs."""
+        """Make the log anew from the footers of all packs, if it is broken, or packs whose footers are damaged."""
         log = self._log()
         if log is None:
             return []
-        return Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location).rebuild(dry_run)
+        maintenance = Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location)
+        return Repair(self._bucket, log, self._packs, self._threads, self.location).run(dry_run, maintenance.rewrite)
 
     def leftovers(self) -> tuple[Leftover, ...]:
         try:
@@ -360,7 +363,7 @@ class BucketBackend(Backend):
         """Store small objects in packs, except those that are in packs already."""
 
         def write(missing: set[bytes]) -> list[tuple[bytes, list[Span]]]:
-            parts = full_packs({key: content for key, content in contents.items() if key in missing})
+            parts = full_packs((key, content) for key, content in contents.items() if key in missing)
             return list(self._threads.map(self._packs.write, parts))
 
         self._commit(log, list(contents), write)
@@ -609,6 +612,12 @@ class BucketBackend(Backend):
             return super().verify_batch(keys, quick)
         places, _ = log.look(map(bytes.fromhex, keys))
         return combined(self._threads.map(self._verify_run, runs_of(in_order(keys, places))))
+
+    def verify_rest(self) -> tuple[DamagedObject, ...]:
+        log = self._log()
+        if log is None:
+            return ()
+        return tuple(Repair(self._bucket, log, self._packs, self._threads, self.location).damaged_footers())
 
     def _verify_run(self, run: list[Planned]) -> VerifyReport:
         try:

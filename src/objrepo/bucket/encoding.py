@@ -74,7 +74,7 @@ def footer_size(end: bytes) -> int:
     :raises DamagedError: if they are no end of a pack.
     """
     if len(end) != FOOTER_END_BYTES or end[-8:] != _PACK_MAGIC:
-        raise DamagedError("it does not end as a pack does")
+        raise DamagedError("it does not end with a list of its objects")
     return int.from_bytes(end[_ID_BYTES : _ID_BYTES + 8]) * ROW_BYTES + FOOTER_END_BYTES
 
 
@@ -86,7 +86,7 @@ def decode_footer(pack: bytes, content: bytes) -> list[Span]:
     """
     hashed, name = content[: -HASH_BYTES - 8], content[-HASH_BYTES - 8 : -8]
     if footer_size(content[-FOOTER_END_BYTES:]) != len(content) or not hashlib.sha256(hashed).digest() == name == pack:
-        raise DamagedError("its footer is damaged")
+        raise DamagedError("the list of its objects is damaged")
     return list(_decode_spans(hashed[: -_ID_BYTES - 8]))
 
 

@@ -32,7 +32,7 @@ def pages(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
     An object that is packed meanwhile is found nevertheless: loose objects are listed first, and the index that is read
     after that is more recent than each of these listings.
     """
-    # A database without a name is a temporary file, which SQLite writes only if it is large, and sorts in little memory.
+    # A database without a name is a temporary file, which SQLite writes only if it is large.
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as db:
         db.execute("CREATE TABLE loose (key BLOB PRIMARY KEY) WITHOUT ROWID")
         db.execute("CREATE TABLE packed (location BLOB, key BLOB)")

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
+from filelock import FileLock
+
 from objrepo.bucket.encoding import HASH_BYTES, ROW_BYTES, Entry, Place, decode_location, encode_location
 from objrepo.errors import RepositoryBusyError, RepositoryUnavailableError
 
@@ -19,7 +21,7 @@ T = TypeVar("T")
 
 _VERSION: Final = 1
 _BUSY_SECONDS: Final = 300.0  # another process may be loading a snapshot of many million objects
-_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _FAILED: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 )
@@ -66,6 +68,8 @@ class LocalIndex:
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        # Held while the file is opened or removed: who opens it in between would write to files that are removed.
+        self._replacing = FileLock(f"{path}.lock", timeout=_BUSY_SECONDS)
         self._db: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self.generation: int = 0
@@ -81,6 +85,7 @@ class LocalIndex:
         """Remove the file; the next use makes a new one."""
         with self._lock:
             self._remove()
+            Path(self._replacing.lock_file).unlink(missing_ok=True)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -106,8 +111,7 @@ class LocalIndex:
         """Give a view of the whole state, which stays the same while others change the index."""
         self._run(_number)  # creates the file
         try:
-            with closing(self._connect()) as db:
-                db.execute("BEGIN")
+            with closing(self._connect_again()) as db:
                 scan = Scan(db)
                 if self._file_at_path() != self._file:
                     raise IndexLostError(f"the index {self.path} was replaced: try again")
@@ -159,7 +163,8 @@ class LocalIndex:
         """
         self._run(_number)
         try:
-            with closing(self._connect()) as db:  # of its own, so that other threads are not kept waiting
+            with closing(self._connect_again()) as db:  # of its own, so that other threads are not kept waiting
+                db.execute("COMMIT")
                 db.execute("BEGIN IMMEDIATE")
                 if _number(db) != replaced:
                     return
@@ -205,14 +210,14 @@ class LocalIndex:
         return found.st_dev, found.st_ino
 
     def _open(self) -> sqlite3.Connection:
-        for is_last in (False, True):
+        with self._replacing:
             try:
                 return self._create()
             except sqlite3.DatabaseError as error:
-                if is_last or _code(error) in _BUSY | _FAILED:
+                if _code(error) in _BUSY | _FAILED:
                     raise
-                self._remove()  # it is damaged: nothing of it was returned yet
-        raise AssertionError
+            self._remove()  # it is damaged: nothing of it was returned yet
+            return self._create()
 
     def _create(self) -> sqlite3.Connection:
         db = self._connect()
@@ -234,6 +239,18 @@ class LocalIndex:
         db.execute("PRAGMA synchronous = NORMAL")
         return db
 
+    def _connect_again(self) -> sqlite3.Connection:
+        """Return another connection, in a transaction that reads."""
+        with self._replacing:
+            db = self._connect()
+            try:
+                db.execute("BEGIN")
+                _number(db)
+            except BaseException:
+                db.close()
+                raise
+            return db
+
     def _raise(self, error: sqlite3.Error) -> NoReturn:
         """Raise an error of this package; if the file is damaged, remove it first. The caller holds the lock."""
         if _code(error) in _BUSY:
@@ -248,8 +265,9 @@ class LocalIndex:
             with suppress(sqlite3.Error):
                 self._db.close()
             self._db = None
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        with self._replacing:
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
 
 class Scan:

@@ -64,6 +64,10 @@ def begin_log(bucket: BucketClient) -> None:
     bucket.create_first(name_of(1), encode_entry(Entry()))
 
 
+class BrokenLogError(RepositoryError):
+    """The log lacks an entry, or an entry or a snapshot is damaged."""
+
+
 class Found(NamedTuple):
     """What the state says of some objects.
 
@@ -182,7 +186,7 @@ class Log:
                     return number
             except (MissingError, IndexLostError):
                 pass  # maintenance has removed it meanwhile, or another thread has found the index damaged
-        raise RepositoryError(
+        raise BrokenLogError(
             f"the log of {self._location} lacks an entry after {self.index.number}: repair(live=False) makes it anew"
         )
 
@@ -215,7 +219,7 @@ class Log:
         try:
             return decode_entry(content)
         except DamagedError as error:
-            raise RepositoryError(
+            raise BrokenLogError(
                 f"{name_of(number)} in {self._location} is damaged: {error}: repair(live=False) makes the log anew"
             ) from error
 
@@ -242,7 +246,7 @@ class Log:
                 content.chunks(),
             )
         except DamagedError as error:
-            raise RepositoryError(
+            raise BrokenLogError(
                 f"{name} in {self._location} is damaged: {error}: repair(live=False) makes it anew"
             ) from error
 

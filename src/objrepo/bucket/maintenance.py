@@ -6,10 +6,9 @@ removed, after the log has said so.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final, NamedTuple
@@ -20,25 +19,20 @@ from objrepo.bucket.client import BucketClient, Listed, MissingError
 from objrepo.bucket.encoding import (
     HASH_BYTES,
     ROW_BYTES,
-    DamagedError,
     Entry,
     Place,
-    SnapshotHead,
-    Span,
     decode_location,
-    encode_entry,
-    encode_location,
 )
 from objrepo.bucket.lease import Lease, leased
-from objrepo.bucket.local_index import CHUNK_ROWS, Scan
 from objrepo.bucket.log import SNAPSHOTS, Log, number_of, numbered
 from objrepo.bucket.loose import LooseObjects
 from objrepo.bucket.loose import name_of as name_of_loose
 from objrepo.bucket.packs import PACK_BYTES, Packs, full_packs, in_order, runs_of
+from objrepo.bucket.snapshots import write_snapshot
 from objrepo.errors import CorruptObjectError
 from objrepo.integrity import check_digest
 from objrepo.offload import BlockingPool, WorkCancelled, cancel_requested
-from objrepo.reports import MaintenanceStep, RepairStep
+from objrepo.reports import MaintenanceStep
 from objrepo.streams import MAX_BATCHED_OBJECT_BYTES
 
 _DAY: Final = timedelta(days=1)
@@ -137,7 +131,7 @@ class Maintenance:
             return
         began = Moment()
         contents = {key: content for key, content in self._pool.map(self._read_loose, small) if content is not None}
-        written = [self._packs.write(part) for part in full_packs(contents)]
+        written = [self._packs.write(part) for part in full_packs(contents.items())]
         candidates = [*contents, *hidden]
         removed: set[bytes] = set()
 
@@ -182,7 +176,7 @@ class Maintenance:
         if not self._dry_run:
             left = iter(chosen)
             while group := list(islice(left, _REPACKED_AT_ONCE // PACK_BYTES)):
-                self._rewrite({pack.name for pack in group})
+                self.rewrite({pack.name for pack in group})
         return MaintenanceStep("repack", sum(pack.objects for pack in chosen), sum(pack.used for pack in chosen))
 
     def _list_packs(self) -> list[_Pack]:
@@ -198,7 +192,7 @@ class Maintenance:
             ids = {name: number for number, name in scan.packs.items()}
         return [_Pack(name, each, used[ids.get(name, -1)], objects[ids.get(name, -1)]) for name, each in listed]
 
-    def _rewrite(self, packs: set[bytes]) -> None:
+    def rewrite(self, packs: set[bytes]) -> None:
         """Move what is used of some packs into new ones."""
         places: dict[bytes, Place] = {}
         with self._log.index.scan() as scan:
@@ -207,8 +201,11 @@ class Maintenance:
                 pack, offset, length = decode_location(location)
                 if pack in ids:
                     places[key] = Place(scan.packs[pack], offset, length)
-        contents: dict[bytes, bytes] = {}
-        size = 0
+        for contents in full_packs(self._read(places)):
+            self._move(contents, places)
+
+    def _read(self, places: dict[bytes, Place]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the contents at some places, each with its key, but not those that are damaged."""
         for run in runs_of(in_order([key.hex() for key in places], places)):
             self._go_on()
             try:
@@ -216,31 +213,22 @@ class Maintenance:
             except MissingError:
                 continue  # another process has rewritten the pack
             for (name, _), content in zip(run, found, strict=True):
-                try:
-                    contents[bytes.fromhex(name)] = check_digest(name, "sha256", content)
-                except CorruptObjectError:
-                    continue  # it stays where it is
-                size += len(content)
-            if size >= PACK_BYTES:
-                self._move(contents, places)
-                contents, size = {}, 0
-        self._move(contents, places)
+                with suppress(CorruptObjectError):
+                    yield bytes.fromhex(name), check_digest(name, "sha256", content)
 
     def _move(self, contents: dict[bytes, bytes], places: dict[bytes, Place]) -> None:
+        """Move objects into a new pack, unless they are not at their places any longer."""
         began = Moment()
-        written = [self._packs.write(part) for part in full_packs(contents)]
+        pack, spans = self._packs.write(contents)
 
         def build() -> Entry:
-            if not began.is_recent() or self._log.index.retired(pack for pack, _ in written):
-                return Entry()  # maintenance may have removed packs that no entry has named for a day
+            if not began.is_recent() or self._log.index.retired([pack]):
+                return Entry()  # maintenance may have removed a pack that no entry has named for a day
             present = self._log.index.places(contents)
-            rows = {
-                pack: [span for span in spans if present.get(span.key) == places[span.key]] for pack, spans in written
-            }
-            return Entry(rows={pack: spans for pack, spans in rows.items() if spans})
+            moved = [span for span in spans if present.get(span.key) == places[span.key]]
+            return Entry(rows={pack: moved} if moved else {})
 
-        if written:
-            self._log.transact(build)
+        self._log.transact(build)
 
     def _remove_packs(self, old: int) -> MaintenanceStep:
         """Remove packs that no row names.
@@ -284,47 +272,7 @@ class Maintenance:
         self._go_on()
         with self._log.index.scan() as scan:
             if scan.number - last >= (_ENTRIES_PER_SNAPSHOT if live else 1):
-                self._store_snapshot(scan, scan.number)
-
-    def _store_snapshot(self, scan: Scan, number: int) -> None:
-        """Write the snapshot of a state. Every writer would write the same bytes."""
-        used: set[int] = set()
-        rows = 0
-        for _, location in scan.rows():
-            used.add(decode_location(location)[0])
-            rows += 1
-        names = sorted(scan.packs[pack] for pack in used)
-        new = {name: position for position, name in enumerate(names)}
-        tombstones, retired = scan.tombstones(), scan.retired()
-        head = SnapshotHead(number, len(names), len(tombstones), len(retired), rows)
-
-        def parts() -> Iterator[bytes]:
-            yield head.encode()
-            yield b"".join(names)
-            for marks in (tombstones, retired):
-                yield b"".join(key + position.to_bytes(8) for key, position in marks)
-            left = scan.rows()
-            while batch := list(islice(left, CHUNK_ROWS)):
-                if cancel_requested():
-                    raise WorkCancelled
-                yield b"".join(key + _renumbered(location, scan.packs, new) for key, location in batch)
-
-        def chunks() -> Iterator[bytes]:
-            hasher = hashlib.sha256()
-            gathered = b""
-            for part in parts():
-                hasher.update(part)
-                gathered += part
-                if len(gathered) >= _SNAPSHOT_PART:
-                    yield gathered
-                    gathered = b""
-            yield gathered + hasher.digest()
-
-        name = log_module.name_of(number, SNAPSHOTS)
-        if head.size <= PACK_BYTES:
-            self._bucket.put(name, b"".join(chunks()))
-        else:
-            self._bucket.upload(name, chunks, head.size)
+                write_snapshot(self._bucket, scan, scan.number)
 
     def _truncate(self, live: bool) -> None:
         """Remove log entries and snapshots that an old snapshot replaces. The entry of that snapshot stays."""
@@ -342,39 +290,6 @@ class Maintenance:
         while batch := list(islice(left, 1000)):
             self._bucket.delete(batch)
 
-    def rebuild(self, dry_run: bool) -> list[RepairStep]:
-        """Make the log and the index anew from the footers of the packs; see :meth:`BucketRepository.repair`."""
-        steps: list[RepairStep] = []
-        with nullcontext() if dry_run else leased(self._bucket, self._location):
-            index = self._log.index
-            if not dry_run:
-                index.load(0, index.number)
-            number = 0
-            for path, spans, problem in self._pool.map(self._try_to_read_footer, self._packs.list()):
-                if spans is None:
-                    steps.append(RepairStep("skipped", path, problem))
-                elif not dry_run:
-                    number += 1
-                    index.apply(number, Entry(rows={bytes.fromhex(path.rpartition("/")[2]): spans}))
-            names = [each.name for folder in (log_module.FOLDER, SNAPSHOTS) for each in numbered(self._bucket, folder)]
-            # One number is left out, so that no reader takes the new state for the continuation of the old one.
-            new = max(map(number_of, names), default=0) + 2
-            steps.insert(0, RepairStep("recovered", log_module.name_of(new), "it is made anew from the packs"))
-            if not dry_run:
-                with index.scan() as scan:
-                    self._store_snapshot(scan, new)
-                self._bucket.create_first(log_module.name_of(new), encode_entry(Entry()))
-                self._bucket.delete(names)
-                index.remove()
-        return steps
-
-    def _try_to_read_footer(self, pack: tuple[bytes, Listed]) -> tuple[str, list[Span] | None, str]:
-        name, listed = pack
-        try:
-            return listed.name, self._packs.read_footer(name, listed.size), ""
-        except (MissingError, DamagedError) as error:
-            return listed.name, None, str(error) or "it is gone"
-
     def _go_on(self) -> None:
         """Keep the lease, or stop.
 
@@ -385,8 +300,3 @@ class Maintenance:
             raise WorkCancelled
         if self._lease is not None:
             self._lease.renew()
-
-
-def _renumbered(location: bytes, names: dict[int, bytes], new: dict[bytes, int]) -> bytes:
-    pack, offset, length = decode_location(location)
-    return encode_location(new[names[pack]], offset, length)

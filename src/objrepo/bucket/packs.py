@@ -8,16 +8,19 @@ from itertools import chain
 from typing import Final
 
 from objrepo.bucket.client import BucketClient, Listed
-from objrepo.bucket.encoding import FOOTER_END_BYTES, Place, Span, decode_footer, encode_footer, footer_size
+from objrepo.bucket.encoding import FOOTER_END_BYTES, ROW_BYTES, Place, Span, decode_footer, encode_footer, footer_size
 
 FOLDER: Final = "packs"
 PACK_BYTES: Final = 8 * 1024 * 1024
-"""How many bytes of small objects one pack has at the most."""
+"""How many bytes one pack of small objects has at the most, with their rows."""
 
 _MAX_GAP: Final = 64 * 1024
 """Bytes between two objects that are read along with them: they take less time than another request."""
 
 _NAME: Final = re.compile(rf"{FOLDER}/([0-9a-f]{{64}})")
+_FOOTER_READ: Final = 512 * 1024
+"""Bytes at the end of a pack that are read at once: the whole footer, if its objects have 700 bytes each or more."""
+
 _MAX_READ: Final = 4 * 1024 * 1024
 _MAX_RUNS: Final = 64
 
@@ -80,9 +83,11 @@ class Packs:
         :raises DamagedError: if its footer is damaged.
         """
         name = name_of(pack)
-        end = bytes(self._bucket.get_range(name, max(size - FOOTER_END_BYTES, 0), size).content)
-        start = size - footer_size(end)
-        return decode_footer(pack, bytes(self._bucket.get_range(name, max(start, 0), size).content))
+        end = bytes(self._bucket.get_range(name, max(size - _FOOTER_READ, 0), size).content)
+        wanted = min(footer_size(end[-FOOTER_END_BYTES:]), size)
+        if wanted > len(end):
+            end = bytes(self._bucket.get_range(name, size - wanted, size).content)
+        return decode_footer(pack, end[-wanted:])
 
     def list(self) -> Iterator[tuple[bytes, Listed]]:
         """Yield all packs in the bucket, also those that the index does not name, by name."""
@@ -96,16 +101,16 @@ def name_of(pack: bytes) -> str:
     return f"{FOLDER}/{pack.hex()}"
 
 
-def full_packs(contents: Mapping[bytes, bytes]) -> Iterator[dict[bytes, bytes]]:
-    """Yield small objects in parts that fit into one pack each."""
+def full_packs(contents: Iterable[tuple[bytes, bytes]]) -> Iterator[dict[bytes, bytes]]:
+    """Yield small objects, pairs of a key and a content, in parts that fit into one pack each."""
     part: dict[bytes, bytes] = {}
     size = 0
-    for key, content in contents.items():
-        if part and size + len(content) > PACK_BYTES:
+    for key, content in contents:
+        if part and size + len(content) + ROW_BYTES > PACK_BYTES:
             yield part
             part, size = {}, 0
         part[key] = content
-        size += len(content)
+        size += len(content) + ROW_BYTES
     if part:
         yield part
 

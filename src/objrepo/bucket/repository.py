@@ -57,15 +57,16 @@ class BucketRepository(Repository[BucketBackend]):
         return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
 
     async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
-        """Make the index in the bucket anew from the packs. Others must not use the repository meanwhile.
+        """Make the index in the bucket anew from the packs, if it is damaged. Others must not use the repository.
 
-        It is needed only if an entry of the log or a snapshot is damaged or missing, which is an error of every
-        operation that says so. Objects that were deleted are there again if their pack was not removed yet. Shielded
-        from cancellation.
+        A damaged or missing entry of the log, or a damaged snapshot, is an error of every operation that says so.
+        Objects that were deleted are there again if their pack was not removed yet. If only packs have damaged lists of
+        their objects, which ``verify`` finds, their objects are stored in new packs. Shielded from cancellation.
 
         :param dry_run: whether to read the packs only.
         :param live: whether others may be using the repository, which only a dry run permits.
-        :return: a step ``'recovered'`` for the log, and ``'skipped'`` for each pack that cannot be read.
+        :return: a step ``'recovered'`` for the log or for each damaged pack, and ``'skipped'`` for each pack whose
+            objects are not known; none if nothing is damaged.
         :raises NotInitialisedError: if the repository does not exist.
         :raises RepositoryBusyError: if another process is maintaining it.
         :raises RepositoryUnavailableError: if the service does not answer within ``retry_timeout``.
