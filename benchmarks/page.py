@@ -12,11 +12,21 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 PAGE = """# Performance
 
-All figures are from one run of `nox -s bench` on {system}. Implementations alternate in one process, and their results are compared.
-`nox -s bench -- --quick` takes less than two minutes.
+All figures are from one run of `nox -s bench` on {system}.
+Implementations alternate in one process, and their results are compared. `nox -s bench -- --quick` takes less than two minutes.
 
 Read the figures as ratios, because absolute times depend on the machine. They are medians; the quartiles are in
 [results.json](benchmarks/results.json), from which this page is generated.
+
+| name | implementation |
+|---|---|
+| objrepo | the async `DiskRepository` |
+| objrepo facade | `DiskObjectStoreRepositoryBackend` of `objrepo.sync` |
+| warm Container | a `disk_objectstore.Container` that stays open |
+| Container per thread | one `Container` for each worker thread |
+| aiida-core | AiiDA's own repository backend |
+| row + pread | a lower bound: one row by `sqlite3` and one `os.pread` |
+| hash, append, flush, insert | a lower bound of many puts |
 
 ## Reading
 
@@ -26,7 +36,7 @@ A packed object that was read before takes one `pread`; see [reads without a wor
 
 ## Writing
 
-A durable `put` waits for the disk. Many objects at once share the wait.
+A durable `put` waits for the disk. Many objects at once share one fsync.
 
 ![Time of writes, relative to objrepo](benchmarks/writing.svg)
 
