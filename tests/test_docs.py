@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tomllib
 import venv
-from pathlib import Path
 
 import pytest
 
@@ -29,27 +28,24 @@ from helpers import (
 from objrepo.testing import RepositoryContract
 
 EXAMPLES = ROOT / "docs" / "examples"
+FIRST_PAGES = {ROOT / "README.md", *(ROOT / "docs" / name for name in ("install.md", "start.md", "tutorial.md"))}
 
 
 def blocks():
     """Find the blocks of code that run anywhere, and name each by its file and line."""
-    return code_blocks({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE)
-
-
-@pytest.fixture(scope="module")
-def folder_of_a_reader(tmp_path_factory):
-    """A folder in which all blocks of code run, as a reader tries one page after the other."""
-    folder = tmp_path_factory.mktemp("reader")
-    shutil.copy(ROOT / "README.md", folder)
-    (folder / "docs").symlink_to(ROOT / "docs")
-    return folder
+    return code_blocks({*(ROOT / "docs").rglob("*.md")} - PAGES_THAT_NEED_AN_OBJECT_STORE - FIRST_PAGES)
 
 
 @pytest.mark.parametrize(("language", "code"), list(blocks()))
-def test_every_block_of_code_runs_twice_in_one_folder(language, code, folder_of_a_reader, monkeypatch):
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+def test_every_block_of_code_runs_alone_and_twice(language, code, project):
     for _ in range(2):
-        run_code_block(language, code, folder_of_a_reader)
+        run_code_block(language, code, project)
+
+
+def test_the_first_pages_in_one_folder_in_any_order(project):
+    first = [block.values for block in code_blocks(FIRST_PAGES)]
+    for language, code in [*first, *reversed(first)]:
+        run_code_block(language, code, project)
 
 
 def test_the_tutorial_shows_the_programs_in_examples():
