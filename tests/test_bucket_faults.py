@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import threading
 import time
+from dataclasses import dataclass
 from itertools import count
 
+import anyio
 import pytest
 
 from objrepo import (
+    AccessDeniedError,
+    NotInitialisedError,
     ObjectNotFoundError,
     RepositoryBusyError,
+    RepositoryError,
     RepositoryUnavailableError,
     S3Repository,
 )
@@ -311,6 +318,264 @@ def check_error(error):
     for secret in SECRETS.values():
         assert secret not in str(error) + repr(error.__cause__)
     assert error.__cause__ is None
+
+
+@dataclass
+class Refusal:
+    """An answer that repeating does not change, and the error for it."""
+
+    fault: Fault
+    kind: type[Exception]
+    message: str
+
+
+LOCATION = r"s3://bucket at http://127.0.0.1:\d+"
+DENIED = rf"^access to {LOCATION} is denied: "
+REFUSALS = {
+    "credentials": Refusal(
+        Fault(answer=400, code="ExpiredToken"),
+        AccessDeniedError,
+        rf"{DENIED}the credentials have expired \(ExpiredToken\)$",
+    ),
+    "clock": Refusal(
+        Fault(answer=403, code="RequestTimeTooSkewed"),
+        AccessDeniedError,
+        rf"{DENIED}the clock of this machine is wrong \(RequestTimeTooSkewed\)$",
+    ),
+    "secret": Refusal(
+        Fault(
+            answer=403,
+            code="SignatureDoesNotMatch",
+            body=f"<AWSAccessKeyId>{SECRETS['access_key_id']}</AWSAccessKeyId>",
+        ),
+        AccessDeniedError,
+        rf"{DENIED}the secret key is wrong \(SignatureDoesNotMatch\)$",
+    ),
+    "permission": Refusal(
+        Fault(answer=403, code="AccessDenied"),
+        AccessDeniedError,
+        rf"{DENIED}the credentials do not permit this request \(AccessDenied\)$",
+    ),
+    "region in the body": Refusal(
+        Fault(answer=400, code="AuthorizationHeaderMalformed", body="<Region>eu-central-1</Region>"),
+        RepositoryError,
+        f"^{LOCATION} is in another region: use region=eu-central-1$",
+    ),
+    "bucket": Refusal(
+        Fault(answer=404, code="NoSuchBucket"),
+        NotInitialisedError,
+        f"^there is no bucket for {LOCATION}: create it",
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refusal_is_one_error_at_once(world, proxy, refusal):
+    fault, kind, message = vars(REFUSALS[refusal]).values()
+    for operation in OPERATIONS:
+        proxy.requests.clear()
+        proxy.faults = lambda *_: fault
+        with pytest.raises(kind, match=message) as caught:
+            await operation(world)
+        assert type(caught.value) is kind
+        check_error(caught.value)
+        per_key = 2 * len(world.objects)  # `has_many` asks for each at the same time, and each again with GET
+        assert len(proxy.requests) <= (per_key if operation is has_many else 4), proxy.requests
+        proxy.fail()
+    await world.check()
+
+
+@pytest.mark.parametrize("operation", [put_many, get, delete])
+@pytest.mark.parametrize(
+    ("headers", "advice"),
+    [
+        ({"x-amz-bucket-region": "eu-west-1"}, "is in another region: use region=eu-west-1$"),
+        (
+            {"x-amz-bucket-region": "eu west"},
+            "is in another region, or at another endpoint: use region=… or endpoint=…$",
+        ),
+        ({}, "is in another region, or at another endpoint: use region=… or endpoint=…$"),
+    ],
+)
+async def test_a_redirect_to_another_region_names_it(world, proxy, operation, headers, advice):
+    proxy.faults = lambda *_: Fault(answer=301, code="PermanentRedirect", headers=headers)
+    with pytest.raises(RepositoryError, match=advice) as caught:
+        await operation(world)
+    check_error(caught.value)
+    proxy.fail()
+    await world.check()
+
+
+async def test_a_redirected_list_of_uploads_names_the_region(world, proxy, monkeypatch):
+    monkeypatch.undo()
+    for headers, advice in (
+        ({"x-amz-bucket-region": "eu-west-1"}, "use region=eu-west-1$"),
+        ({}, "at another endpoint"),
+    ):
+        proxy.faults = lambda *_, headers=headers: Fault(answer=301, code="PermanentRedirect", headers=headers)
+        with pytest.raises(RepositoryError, match=advice) as caught:
+            await world.repo.maintain()
+        check_error(caught.value)
+
+
+async def test_a_redirect_with_an_address_is_not_followed_by_a_write(world, proxy):
+    proxy.faults = lambda method, _: Fault(answer=307, headers={"Location": proxy.url}) if method == "PUT" else None
+    with pytest.raises(RepositoryError, match="is in another region, or at another endpoint"):
+        await put_many(world)
+    await world.check()
+
+
+class TestCredentials:
+    """Credentials that a program prints, as one that is named by `credential_process`."""
+
+    @pytest.fixture
+    def issue(self, tmp_path, monkeypatch, server):
+        """Have other credentials be valid, and the program print the same or others."""
+        path = tmp_path / "credentials.json"
+        (tmp_path / "config").write_text(f"[profile work]\ncredential_process = cat {path}\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+
+        def issue(valid, printed=None):
+            keys = {"Version": 1, "AccessKeyId": printed or valid, "SecretAccessKey": "secret", "SessionToken": "token"}
+            path.write_text(json.dumps({**keys, "Expiration": "2999-01-01T00:00:00Z"}))
+            server.answer = lambda *request: (
+                None if f"Credential={valid}/" in request[-1]["authorization"] else (400, "ExpiredToken")
+            )
+            return path
+
+        return issue
+
+    @pytest.fixture
+    async def repo(self, issue, options):
+        issue("FIRST")
+        others = {name: value for name, value in options.items() if name not in SECRETS}
+        async with S3Repository(**others, profile="work") as repo:
+            await repo.initialise()
+            yield repo
+
+    async def test_that_expire_are_renewed(self, repo, issue, proxy):
+        keys = [await repo.put(b"content"), *(await repo.put_many([b"one", b"two"]))]
+        issue("SECOND")
+        proxy.requests.clear()
+        async with anyio.create_task_group() as group:
+            for key in keys * 4:
+                group.start_soon(repo.get, key)
+        refused = len(proxy.requests) - 12
+        assert 1 <= refused <= 12, "each of the requests at the same time is repeated once"
+        for number, operation in enumerate((repo.delete, repo.size, repo.has, repo.get)):
+            issue(f"ANOTHER{number}")
+            await operation(keys[number % 3 if number else 2])
+        issue("LAST")
+        large = b"large" * 1000
+        assert await repo.get(await repo.put(large)) == large
+        assert (await repo.verify()).ok
+
+    async def test_that_stay_expired_are_an_error(self, repo, issue, proxy):
+        issue("SECOND", printed="FIRST")
+        proxy.requests.clear()
+        with pytest.raises(AccessDeniedError, match=rf"{DENIED}the credentials have expired") as caught:
+            await repo.put(b"content")
+        check_error(caught.value)
+        assert len(proxy.requests) == 2
+
+    async def test_a_program_that_fails_is_an_error(self, repo, issue):
+        issue("SECOND").unlink()
+        with pytest.raises(AccessDeniedError, match=f"^no credentials for {LOCATION}: Error when retrieving") as caught:
+            await repo.put(b"content")
+        check_error(caught.value)
+
+
+class TestLateCopies:
+    """A request that a proxy or the network repeats arrives after a later one."""
+
+    LOOSE = b"a loose object"
+
+    @staticmethod
+    def copy(proxy, method, part=""):
+        proxy.faults = lambda asked, target: Fault(copy=True) if asked == method and part in target else None
+
+    async def test_a_late_put_brings_no_object_back(self, world, proxy, options, tmp_path):
+        self.copy(proxy, "PUT")
+        key, packed = await world.repo.put(self.LOOSE), await world.repo.put_many([b"one", b"two"])
+        proxy.faults = lambda *_: None
+        await world.other.delete_many([key, *packed])
+        assert len(proxy.deliver()) == 3
+        async with S3Repository(**{**options, "index": str(tmp_path / "fresh")}) as fresh:
+            for repo in (world.repo, world.other, fresh):
+                assert not any(await repo.has_many([key, *packed]))
+        await world.other.maintain()
+        await world.check()
+
+    async def test_a_late_delete_removes_no_object_that_was_stored_again(self, world, proxy, options, tmp_path):
+        key = await world.stored(self.LOOSE)
+        self.copy(proxy, "POST", "?delete")
+        await world.repo.delete(key)
+        await world.other.maintain(live=False)
+        assert await world.repo.put(self.LOOSE) == key
+        assert [status for *_, status in proxy.deliver()] == [200]
+        async with S3Repository(**{**options, "index": str(tmp_path / "fresh")}) as fresh:
+            assert await fresh.get(key) == self.LOOSE
+        await world.check()
+
+    async def test_log_entries_and_packs_that_come_back_change_nothing(self, world, proxy, server, options, tmp_path):
+        self.copy(proxy, "PUT")
+        await put_many(world)
+        await delete_packed(world)
+        await put_many(world)
+        await world.repo.maintain(live=False)
+        await world.other.maintain(live=False)
+        assert "log/0000000000000002" not in server.objects
+        statuses = [status for *_, status in proxy.deliver()]
+        assert statuses.count(200) > 3, "entries that were removed are there again"
+        async with S3Repository(**{**options, "index": str(tmp_path / "fresh")}) as fresh:
+            for repo in (world.repo, fresh):
+                assert sorted([key async for key in repo.keys()]) == sorted(world.objects)
+        server.objects.pop("lease", None)
+        await world.repo.put(b"and on")
+        world.unknown.add(hashlib.sha256(b"and on").hexdigest())
+        await world.other.maintain(live=False)
+        await world.check()
+
+    @pytest.mark.parametrize("form", [1])
+    async def test_in_format_1_they_undo_what_was_done_since(self, world, proxy):
+        self.copy(proxy, "PUT")
+        key = await world.repo.put(self.LOOSE)
+        self.copy(proxy, "POST", "?delete")
+        await world.repo.delete(key)
+        put, delete = proxy.copies
+        proxy.copies = [put]
+        proxy.deliver()
+        assert await world.repo.has(key)
+        proxy.copies = [delete]
+        proxy.deliver()
+        assert not await world.repo.has(key)
+
+
+@pytest.mark.parametrize(("part", "number"), [("/bucket/", 3), ("/log/", 2)])
+async def test_answers_that_arrive_in_another_order(world, proxy, part, number):
+    """Those of several writers are held back, and released from the last to the first."""
+    for _ in range(3):
+        held = []
+
+        def hold(method, target, held=held):
+            if method != "PUT" or part not in target or len(held) == number:
+                return None
+            held.append(threading.Event())
+            return Fault(hold=held[-1])
+
+        proxy.faults = hold
+        async with anyio.create_task_group() as group:
+            for operation in (put, put_many, put_many):
+                group.start_soon(operation, world)
+            with anyio.fail_after(TIMEOUT):
+                while len(held) < number:
+                    await anyio.sleep(0.005)
+            for event in reversed(held):
+                event.set()
+                await anyio.sleep(0.02)
+    proxy.fail()
+    await world.check()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null"])

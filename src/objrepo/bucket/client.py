@@ -69,16 +69,24 @@ class Client:
     :param retry_timeout: how many seconds a failed request is repeated.
     :param codes: the codes in the answers of the store.
     :param extra: installs obstore.
+    :param find_region: returns the region of the bucket, empty if it is unknown.
     """
 
     def __init__(
-        self, location: str, connect: Callable[[], Any], retry_timeout: float, codes: ErrorCodes, extra: str
+        self,
+        location: str,
+        connect: Callable[[], Any],
+        retry_timeout: float,
+        codes: ErrorCodes,
+        extra: str,
+        find_region: Callable[[], str] = str,
     ) -> None:
         self._location = location
         self._connect = connect
         self._retry_timeout = retry_timeout
         self._codes = codes
         self._extra = extra
+        self._find_region = find_region
         self._connecting = threading.Lock()
         self._connected: Any = None
 
@@ -93,22 +101,24 @@ class Client:
         :raises WorkCancelled: if the caller is cancelled between two attempts.
         """
 
+        renewed = False
+
         def send_once() -> T:
+            nonlocal renewed
             obstore, store = self._store()
             try:
                 return request(obstore, store)
-            except (FileNotFoundError, obstore.exceptions.BaseError) as error:  # obstore's messages have many lines
-                code = _code(error)
-                if isinstance(error, FileNotFoundError) and code not in self._codes.no_bucket:
-                    raise MissingError from None
-                status = _status(error)
-                answered = status is not None or not _UNANSWERED.search(str(error))
-                raise translate_error(self._location, self._codes, code, status, _first_line(error), answered) from None
+            except (FileNotFoundError, obstore.exceptions.BaseError) as error:
+                if renewed or _code(error) not in self._codes.expired:
+                    raise self._translate(error) from None
             except ShortAnswerError as error:
                 received, size = error.args
                 raise RepositoryUnavailableError(
                     f"{self._location} is unavailable: it sent {received} bytes instead of {size}"
                 ) from None
+            renewed = True
+            self._disconnect(store)  # other credentials may be found than were used so far
+            return send_once()
 
         return retry(send_once, self._retry_timeout)
 
@@ -116,6 +126,24 @@ class Client:
         """Close the connections; the next request opens new ones."""
         with self._connecting:
             self._connected = None
+
+    def _disconnect(self, store: Any) -> None:
+        with self._connecting:
+            if self._connected is store:
+                self._connected = None
+
+    def _translate(self, error: Exception) -> Exception:
+        """Return the error of this package for one of obstore, whose messages have many lines."""
+        code, status = _code(error), _status(error)
+        if isinstance(error, FileNotFoundError) and code not in self._codes.no_bucket:
+            return MissingError()
+        if status is None and "External AWS credential provider" in str(error):
+            return AccessDeniedError(f"no credentials for {self._location}: {_first_line(error)}")
+        if code in self._codes.elsewhere or status in _REDIRECTS or "redirect without LOCATION" in str(error):
+            region = re.search(r"<Region>([\w-]+)</Region>", str(error))
+            return elsewhere_error(self._location, region[1] if region else self._find_region())
+        answered = status is not None or not _UNANSWERED.search(str(error))
+        return translate_error(self._location, self._codes, code, status, _first_line(error), answered)
 
     def _store(self) -> tuple[Any, Any]:
         obstore = import_extra("obstore", self._extra)
@@ -142,7 +170,7 @@ class BucketClient:
         self._location = options.url
         self._codes = options.codes
         self.lists_after = options.lists_after
-        shared = (options.retry_timeout, options.codes, options.extra)
+        shared = (options.retry_timeout, options.codes, options.extra, options.find_region)
         self._client = Client(options.url, options.connect, *shared)
         self._uploading = Client(options.url, partial(options.connect, _PART_RETRIES), *shared)
         self._send = self._client.send
@@ -436,6 +464,18 @@ def translate_error(
     return RepositoryError(f"{location} does not support this request: {said}")
 
 
+def elsewhere_error(location: str, region: str) -> RepositoryError:
+    """Return the error for a store that redirects to another one.
+
+    :param region: where the bucket is, empty if that is unknown.
+    """
+    if region:
+        return RepositoryError(f"{location} is in another region: use region={region}")
+    return RepositoryError(f"{location} is in another region, or at another endpoint: use region=… or endpoint=…")
+
+
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+
 _UNANSWERED: Final = re.compile(r"HTTP error|Got invalid [A-Za-z ]+ response")
 """What obstore says where the server did not answer, or the body of its answer was cut short."""
 
@@ -456,4 +496,4 @@ def _first_line(error: Exception) -> str:
     causes = re.findall(r'(?:message|error): "([^"]+)"', text)
     cause = "timed out" if "TimedOut" in text or "kind: Timeout" in text else causes[-1] if causes else ""
     line = text.partition("\n")[0].rpartition(" - ")[2]
-    return re.sub(r"^Generic \w+ error: ", "", line) + (f" ({cause})" if cause else "")
+    return re.sub(r"^Generic \w+ error: |^.* credential provider: ", "", line) + (f" ({cause})" if cause else "")

@@ -85,8 +85,8 @@ class Maintenance:
             began = datetime.now(UTC) if self._lease is None else self._lease.began
             self._before = began - _DAY if live else None
             last = self._log.update()
-            old = self._old_snapshot() if live else last
-            steps = [self._pack_loose(old), self._repack(), self._remove_packs(old)]
+            old = self._old_snapshot(began - _DAY)
+            steps = [self._pack_loose(old), self._repack(), self._remove_packs(old if live else last)]
             if not dry_run:
                 self._write_snapshot(live)
                 self._truncate(live)
@@ -97,7 +97,8 @@ class Maintenance:
     def _pack_loose(self, old: int) -> MaintenanceStep:
         """Pack small loose objects, and remove those that do not count.
 
-        :param old: tombstones of this log entry and earlier ones are forgotten where the loose object is gone.
+        :param old: tombstones of this log entry and earlier ones are forgotten where the loose object is gone. It is a
+            day old, as a late copy of the request that has removed it would remove an object that was stored since.
         """
         objects = size = 0
         small: dict[bytes, int] = {}
@@ -261,10 +262,10 @@ class Maintenance:
 
     # -- the log --------------------------------------------------------------------------------------------------
 
-    def _old_snapshot(self) -> int:
+    def _old_snapshot(self, before: datetime) -> int:
         """Return the number of the latest snapshot that is old, 0 if there is none."""
-        snapshots = numbered(self._bucket, SNAPSHOTS)
-        return max((number_of(each.name) for each in snapshots if self._is_old(each)), default=0)
+        found = numbered(self._bucket, SNAPSHOTS)
+        return max((number_of(each.name) for each in found if each.modified <= before), default=0)
 
     def _write_snapshot(self, live: bool) -> None:
         """Write a snapshot, if there are many entries after the last one."""

@@ -35,12 +35,16 @@ class ErrorCodes:
     :ivar no_bucket: the bucket does not exist.
     :ivar exists: the object was not stored, as there is one of that name. Other codes of HTTP 409 leave that open.
     :ivar denied: the request is not permitted, each with the reason.
+    :ivar expired: the credentials have expired; the request is repeated once, with those that are found then.
+    :ivar elsewhere: the bucket is in another region.
     :ivar temporary: the request is repeated, whatever the HTTP status is.
     """
 
     no_bucket: frozenset[str] = frozenset()
     exists: frozenset[str] = frozenset()
     denied: Mapping[str, str] = field(default_factory=dict)
+    expired: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
     temporary: frozenset[str] = frozenset()
 
 
@@ -148,6 +152,10 @@ class BucketOptions(ABC):
         :param retries: how often obstore repeats a request. It cannot be interrupted while it does so.
         :raises AccessDeniedError: if no credentials are found.
         """
+
+    def find_region(self) -> str:
+        """Return the region in which the store says that the bucket is, empty if it does not say."""
+        return ""
 
     def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
         """Return the uploads under the prefix, also those of other programs, that began ``older_than`` seconds ago.

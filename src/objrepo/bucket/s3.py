@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from objrepo.bucket.cancellable import call_abandonable
-from objrepo.bucket.client import translate_error
+from objrepo.bucket.client import elsewhere_error, translate_error
 from objrepo.bucket.options import (
     COMMON_OPTIONS,
     BucketOptions,
@@ -141,6 +141,8 @@ class S3Options(BucketOptions):
             "RequestTimeTooSkewed": "the clock of this machine is wrong",
             "AccessDenied": "the credentials do not permit this request",
         },
+        expired=frozenset({"ExpiredToken", "TokenRefreshRequired"}),
+        elsewhere=frozenset({"AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect"}),
         temporary=frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"}),
     )
 
@@ -186,6 +188,20 @@ class S3Options(BucketOptions):
             **client_options(self.timeout, self.endpoint, retries),
         )
 
+    def find_region(self) -> str:
+        errors = import_extra("botocore.exceptions", "s3")
+        client = _botocore_client(self)
+        try:
+            answer = call_abandonable(lambda: client.head_bucket(Bucket=self.bucket))
+        except errors.ClientError as error:
+            answer = error.response
+        except (errors.BotoCoreError, RecursionError):
+            return ""
+        finally:
+            client.close()
+        region = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", "")
+        return region if re.fullmatch(r"[\w-]+", region) else ""
+
     def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
         before = datetime.now(UTC) - timedelta(seconds=older_than)
         prefix = f"{self.prefix}/" if self.prefix else ""
@@ -222,7 +238,10 @@ def _credentials(options: S3Options) -> dict[str, Any]:
         token = {} if options.session_token is None else {"session_token": options.session_token}
         return {"region": options.region or "us-east-1", **keys, **token}
     session = _session(options)
-    found = session.get_credentials()
+    try:
+        found = session.get_credentials()
+    except import_extra("botocore.exceptions", "s3").BotoCoreError as error:
+        raise AccessDeniedError(f"no credentials for {options.url}: {_one_line(error)}") from None
     if found is None:
         raise AccessDeniedError(
             f"no credentials for {options.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, "
@@ -276,6 +295,7 @@ def _session(options: S3Options) -> Any:
 def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
     """Give a function that sends a request by botocore, with the retries and errors of the other requests."""
     errors = import_extra("botocore.exceptions", "s3")
+    parser_error = import_extra("botocore.parsers", "s3").ResponseParserError  # the body was cut short
     client = _botocore_client(options)
 
     def send_once(operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -285,11 +305,15 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
             code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
             if code == "NoSuchUpload":
                 return {}
+            if code in options.codes.elsewhere:
+                raise elsewhere_error(options.url, options.find_region()) from None
             raise translate_error(options.url, options.codes, code, status, str(error)) from None
-        except (errors.HTTPClientError, errors.ConnectionError) as error:
+        except RecursionError:  # botocore asks where the bucket is, and is redirected again
+            raise elsewhere_error(options.url, "") from None
+        except (errors.HTTPClientError, errors.ConnectionError, parser_error) as error:
             raise RepositoryUnavailableError(f"{options.url} is unavailable: {error}") from None
         except (errors.NoCredentialsError, errors.CredentialRetrievalError) as error:
-            raise AccessDeniedError(f"access to {options.url} is denied: {error}") from None
+            raise AccessDeniedError(f"no credentials for {options.url}: {_one_line(error)}") from None
         except errors.BotoCoreError as error:
             raise RepositoryError(f"{options.url} does not support this request: {error}") from None
         return answer
@@ -301,3 +325,8 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
         yield send
     finally:
         client.close()
+
+
+def _one_line(error: Exception) -> str:
+    """Return the first line of what botocore says, which may contain the output of a program."""
+    return str(error).partition("\n")[0]
