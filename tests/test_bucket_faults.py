@@ -293,6 +293,13 @@ async def test_the_same_in_format_1(world, server, proxy, fault):
     await survive_at_each_request(world, server, proxy, TEMPORARY[fault], operations)
 
 
+@pytest.mark.parametrize("status", [408, 429, 502, 504])
+async def test_other_statuses_that_are_temporary(world, proxy, status):
+    proxy.fail(Fault(answer=status, code="Busy"), Fault(answer=status, code="Busy"))
+    await put(world)
+    assert proxy.requests[-1][0] == "PUT"
+
+
 PERMANENT = {name: TEMPORARY[name] for name in ("slow down", "lost answer", "closed connection")}
 
 

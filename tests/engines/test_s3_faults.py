@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import count
 
 import anyio
 import pytest
@@ -221,6 +222,34 @@ async def test_verify_of_large_objects_at_the_default_concurrency(repo, proxy):
     with anyio.fail_after(100):
         report = await repo.verify()
     assert (report.objects, report.ok) == (len(keys), True)
+
+
+class TestRepeatedRequests:
+    """A real gateway answers conditional writes, uploads and deletions that it has performed already."""
+
+    FAULTS = {
+        "lost answer": Fault(answer=500, code="InternalError", performed=True),
+        "sent twice": Fault(twice=True),
+        "late copy": Fault(copy=True),
+    }
+
+    @pytest.mark.parametrize("fault", FAULTS)
+    async def test_of_writes_change_nothing(self, hasty, proxy, fault):
+        await hasty.put(b"content")
+        for position in range(6):
+            numbers = count()
+            proxy.faults = lambda *_, n=numbers, p=position: self.FAULTS[fault] if next(n) == p else None
+            contents = [b"%d %d" % (position, number) for number in range(3)]
+            keys = [await hasty.put(contents[0]), *(await hasty.put_many(contents[1:]))]
+            large = await hasty.put(LARGE)
+            await hasty.delete_many([keys[0], keys[1], large])
+            proxy.fail()
+            proxy.deliver()
+            assert await hasty.has_many([*keys, large]) == [False, False, True, False]
+            assert await hasty.put_many([*contents, LARGE]) == [*keys, large]
+            assert [await hasty.get(key) for key in keys] == contents
+            await hasty.delete(large)
+        assert (await hasty.verify()).ok
 
 
 class TestGatewayKilled:

@@ -49,9 +49,8 @@ class S3Repository(BucketRepository):
 
     It needs the extra ``s3``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
     raises :class:`~objrepo.RepositoryUnavailableError`; a request that the credentials do not permit raises
-    :class:`~objrepo.AccessDeniedError`. A cancelled operation ends with the request that it is waiting for. No error
-    and no ``repr`` contains a secret. It can be pickled unless a secret was given. A process that was forked from one
-    that used it cannot use it.
+    :class:`~objrepo.AccessDeniedError`. A cancelled operation ends within a second. No error and no ``repr`` contains a
+    secret. It can be pickled unless a secret was given. A process that was forked from one that used it cannot use it.
 
     :param bucket: the name of an existing bucket.
     :param prefix: the folder in it, unless the repository is the whole bucket.
