@@ -12,7 +12,7 @@ import nox
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "architecture", "types", "tests", "docs", "dist"]
+nox.options.sessions = ["lint", "architecture", "types", "coverage", "docs", "dist"]
 
 PYTHONS = ("3.11", "3.12", "3.13")
 PROCESSES = ("-n", str((os.cpu_count() or 1) + 1))
@@ -26,12 +26,9 @@ def install(session: nox.Session, *groups: str, extras: str = "cli") -> None:
 
 
 def run_tests(session: nox.Session) -> None:
-    """Run the tests and their child processes under coverage."""
+    """Run the tests."""
     install(session, "test")
-    session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *PROCESSES, "--dist=worksteal", *session.posargs)
-    session.run("coverage", "combine", "--quiet")
-    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+    session.run("pytest", *PROCESSES, "--dist=worksteal", *session.posargs)
 
 
 @nox.session
@@ -43,7 +40,8 @@ def lint(session: nox.Session) -> None:
     session.run("codespell", "README.md", "CHANGELOG.md", "docs", "src", "tests", "benchmarks", "noxfile.py")
 
 
-# fsspec has no type hints, so those of classes that are derived from its classes cannot be complete.
+# fsspec has no type hints, so those of classes that are derived from its classes cannot be complete; aiida-core is not
+# installed where types are checked.
 SUBCLASSES_OF_FSSPEC = {
     "objrepo.fsspec.ObjectFileSystem",
     "objrepo.fsspec.files.ObjectFile",
@@ -64,10 +62,12 @@ def types(session: nox.Session) -> None:
     output = session.run(*verify, silent=True, success_codes=(0, 1))
     assert isinstance(output, str)
     symbols = json.loads(output[output.index("{") :])["typeCompleteness"]["symbols"]
-    incomplete = {each["name"] for each in symbols if each["isTypeAmbiguous"] or not each["isTypeKnown"]}
-    if not symbols or incomplete - SUBCLASSES_OF_FSSPEC:
-        session.error(f"type hints are missing: {', '.join(sorted(incomplete - SUBCLASSES_OF_FSSPEC))}")
-    session.log(f"{len(symbols) - len(incomplete)} of {len(symbols)} names have complete types")
+    names = {each["name"]: each["isTypeKnown"] and not each["isTypeAmbiguous"] for each in symbols}
+    checked = {name for name in names if not name.startswith("objrepo.aiida.")} - SUBCLASSES_OF_FSSPEC
+    incomplete = sorted(name for name in checked if not names[name])
+    if not checked or incomplete:
+        session.error(f"type hints are missing or incomplete: {', '.join(incomplete)}")
+    session.log(f"all {len(checked)} names have complete types")
 
 
 @nox.session
@@ -81,6 +81,16 @@ def architecture(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests on the current Python; options of pytest come after `--`."""
     run_tests(session)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Run the tests and their child processes under coverage, which must be 95 %."""
+    install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *PROCESSES, "--dist=worksteal", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
 
 
 for python in PYTHONS:  # `nox -s tests-3.13`

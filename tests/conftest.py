@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -45,6 +46,14 @@ def cache_folder(tmp_path_factory):
 def number_of_keys(request):
     """The number of malformed keys to generate."""
     return request.config.getoption("keys")
+
+
+@pytest.fixture
+def frozen_heap():
+    """Keep garbage collections from visiting older objects, of which there are millions after many tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -1,20 +1,25 @@
-"""Commands in processes that are forked when the command line is imported already, which is most of what they do."""
+"""Commands and scripts in processes that are forked when objrepo is imported already, which is most of what they do."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import runpy
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 _DESCRIPTORS = (0, 1, 2)
+_SCRIPT = "--script"
+# dask calls methods of pandas with an argument that its newest release deprecates.
+_WARNINGS = ("error", "ignore:The inplace keyword")
 
 
 class ForkedCommands:
-    """Runs `objrepo` as `subprocess.run` does, in children of a process that has imported it."""
+    """Runs `objrepo` and scripts as `subprocess.run` does, in children of a process that has imported it."""
 
     def __init__(self):
         self._socket, theirs = socket.socketpair()
@@ -50,6 +55,10 @@ class ForkedCommands:
         for thread in threads:
             thread.join()
         return pickle.load(self._requests), outputs[1], outputs[2]
+
+    def run_script(self, path, environment):
+        """Run a script in its folder, in which warnings are errors; return what `run` returns."""
+        return self.run([_SCRIPT, path], b"", path.parent, environment)
 
     def close(self):
         """End the process."""
@@ -97,10 +106,26 @@ def _serve(connection):
         pickle.dump(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), requests)
 
 
+def _run_script(path):
+    sys.argv[:] = [path]
+    sys.path.insert(0, os.path.dirname(path))
+    sys.warnoptions[:] = _WARNINGS  # which processes that it spawns get, too
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "The inplace keyword")
+    runpy.run_path(path, run_name="__main__")
+
+
 if __name__ == "__main__":
     sys.path.remove(str(Path(__file__).parent))
-    import objrepo.cli  # noqa: F401  (`main` imports it)
+    # What `main` and many commands import.
+    import asyncio  # noqa: F401
+
+    import objrepo.cli
+    import objrepo.disk.container  # noqa: F401
     from objrepo.__main__ import main
 
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    main()
+    if sys.argv[1] == _SCRIPT:
+        _run_script(sys.argv[2])
+    else:
+        main()

@@ -204,7 +204,7 @@ def is_part_of_an_example(code):
     return any(f"\n{code}" in example.read_text() for example in (ROOT / "docs" / "examples").glob("*.py"))
 
 
-def run_code_block(language, code, folder):
+def run_code_block(language, code, folder, forked_commands):
     """Run a block of code in a folder."""
     if language.startswith("{"):  # a directive of the pages, which building them runs
         return
@@ -221,8 +221,8 @@ def run_code_block(language, code, folder):
         assert "passed" in run([sys.executable, "-m", "pytest", "-q", "-k", "test_put_stores_the_content"], folder)
     else:
         (folder / "block.py").write_text(code)  # a file, as processes that a block spawns import it
-        # dask calls methods of pandas with an argument that its newest release deprecates.
-        run([sys.executable, "-W", "error", "-W", "ignore:The inplace keyword", "block.py"], folder)
+        status, out, err = forked_commands.run_script(folder / "block.py", os.environ.copy())
+        assert status == 0, (out + err).decode()
 
 
 DAMAGED_SIZES = (10, 70_000, 400_000, 3_000_000)

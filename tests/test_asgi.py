@@ -708,8 +708,8 @@ class TestHTML:
 @pytest.mark.parametrize(
     ("language", "code"), [each for each in code_blocks([ROOT / "docs" / "web.md"]) if each.values[0] == "python"]
 )
-def test_the_programs_on_the_page_run(project, language, code):
-    run_code_block(language, code, project)
+def test_the_programs_on_the_page_run(project, language, code, forked_commands):
+    run_code_block(language, code, project, forked_commands)
 
 
 async def test_mounted_in_another_application(repo, key):

@@ -91,10 +91,10 @@ class TestUpdate:
             assert archive.read("metadata.json") == b"{}"
             assert archive.testzip() is None
 
-    @pytest.mark.parametrize("when", range(4))
+    @pytest.mark.parametrize("when", [0, 1, 2])
     async def test_an_interrupted_update_continues(self, repo, tmp_path, when):
         path = tmp_path / "backup.zip"
-        keys = await repo.put_many(b"%d" % number * 3000 for number in range(3500))
+        keys = await repo.put_many(b"%d" % number * 300 for number in range(2500))
 
         def stop(progress):
             if progress.done > when * 1000:
@@ -105,7 +105,7 @@ class TestUpdate:
         assert not path.exists()
         repo.read.clear()
         report = await export(repo, path, update=True, check=True)
-        assert report.copied == 3500 - min(when * 1000 + 1000, 3500)
+        assert report.copied == 2500 - min(when * 1000 + 1000, 2500)
         assert len(repo.read) == report.copied
         assert sorted(await content_in(path)) == sorted(keys)
         assert files_in(tmp_path) == {"backup.zip"}
@@ -319,22 +319,22 @@ class TestCommands:
         async def fill():
             async with DiskRepository(tmp_path / ".objrepo") as repo:
                 await repo.initialise()
-                return await repo.put_many(b"%d" % number * 20_000 for number in range(4000))
+                return await repo.put_many(b"%d" % number * 20_000 for number in range(2000))
 
         keys = anyio.run(fill)
         command = [*OBJREPO, "backup", target, "--json"]
         kills = 0
-        for wait in (0.4, 0.6, 0.8, 0.8, 0.8, 0.8):
+        for wait in (0.4, 0.5, 0.6, 0.6):
             with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
                 time.sleep(wait)
                 process.send_signal(signal.SIGKILL)
                 kills += process.wait() == -signal.SIGKILL
         assert kills, "no process was killed in time"
         last = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
-        assert json.loads(last.stdout)["objects"] == 4000
+        assert json.loads(last.stdout)["objects"] == 2000
         verified = [sys.executable, "-m", "objrepo", "verify", "--repo", target]
         assert subprocess.run(verified, cwd=tmp_path, capture_output=True, check=True).stdout.startswith(
-            b"4,000 objects"
+            b"2,000 objects"
         )
         listed = subprocess.run([*OBJREPO, "ls", "--repo", target], cwd=tmp_path, capture_output=True, check=True)
         assert sorted(listed.stdout.decode().split()) == sorted(keys)

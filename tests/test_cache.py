@@ -680,6 +680,7 @@ async def test_a_pickled_repository_has_the_same_cache_and_origin(tmp_path):
         assert await unpickled.get(key) == SMALL, "it is in the cache"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
 async def test_several_processes_share_one_cache(tmp_path):
     program = f"""
 import anyio, random, sys, objrepo

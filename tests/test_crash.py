@@ -47,7 +47,7 @@ def run(*arguments, code=0):
     [("put", "put_unflushed", "put_many", "batch", "put_full", "delete", "initialise"), ("pack", "repack", "repair")],
 )
 def test_killed_before_calls_that_change_something(names):
-    every = 24 if "pack" in names else 6
+    every = 30 if "pack" in names else 12
     lines = run("stops.py", "--every", str(every), *names).splitlines()
     assert [line.split(":")[0] for line in lines] == list(names)
     assert all(line.endswith(", 0 inconsistent") for line in lines)
@@ -62,16 +62,16 @@ def test_killed_while_using_a_bucket():
 
 
 def test_many_concurrent_processes():
-    assert run("many.py", "--seconds", "8", "--seed", "1").endswith("no failure\n")
+    assert run("many.py", "--seconds", "5", "--seed", "1").endswith("no failure\n")
 
 
 def test_corrupted_files_do_no_harm():
-    assert run("mutate.py", "--count", "120", "--seed", "1").endswith("120 mutations, 0 failures\n")
+    assert run("mutate.py", "--count", "60", "--seed", "1").endswith("60 mutations, 0 failures\n")
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
 def test_thousands_of_tasks(loop):
-    assert "2000 tasks" in run("soak.py", "--seconds", "5", "--tasks", "2000", "--loop", loop)
+    assert "2000 tasks" in run("soak.py", "--seconds", "3", "--tasks", "2000", "--loop", loop)
 
 
 def test_the_checks_detect_a_broken_group_commit():

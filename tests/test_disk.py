@@ -73,6 +73,7 @@ class TestInteroperability:
                 assert not any(vars(container.validate()).values())
             await repo.maintain(live=False)
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
     async def test_dostore_works_on_the_repository(self, repo, folder, tmp_path):
         (tmp_path / "files").mkdir()
         (tmp_path / "files" / "one").write_bytes(b"one")
@@ -153,6 +154,7 @@ with Container({str(folder)!r}) as container:
 
 
 class TestListing:
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it is the backend that lists
     @pytest.mark.parametrize("prefix", [0, 1, 2, 3, 8])
     async def test_keys_are_listed_for_any_prefix_length(self, folder, prefix):
         async with DiskRepository(folder) as repo:
@@ -165,6 +167,7 @@ class TestListing:
             assert (await repo.info()).objects == 400
             assert await repo.get(keys[-1]) == b"399"
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it is the backend that lists
     @pytest.mark.parametrize("length", [0, 1, 2, 5])
     async def test_keys_with_a_prefix(self, folder, length):
         async with DiskRepository(folder) as repo:
@@ -365,6 +368,7 @@ anyio.run(main)
             path.chmod(0o755)
         assert (done.stdout, done.stderr) == ("done\n", "")
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
     async def test_a_full_disk_raises_and_leaves_nothing(self, repo, folder):
         script = f"""
 import resource, anyio, objrepo

@@ -97,6 +97,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
 @pytest.mark.parametrize("files", [0, 2, 100])
 @pytest.mark.parametrize("how", ["renamed", "in place"])
 class TestAnEraseThatWasKilled:

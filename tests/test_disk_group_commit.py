@@ -350,6 +350,7 @@ async def test_a_failed_insert_leaves_the_index_unchanged(repo, folder):
         assert opened.count() == 1
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
 async def test_a_full_disk_leaves_the_pack_unchanged(repo, folder):
     await repo.put_many([content_of(1000, 1), content_of(1000, 2)])
     script = f"""
@@ -406,6 +407,7 @@ async def test_put_many_keeps_objects_before_a_missing_file(repo, tmp_path):
     assert await repo.has_many(stored) == [True, True]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
 async def test_several_processes_write_at_the_same_time(repo, folder):
     script = f"""
 import sys, anyio, objrepo

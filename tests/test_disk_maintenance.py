@@ -135,6 +135,7 @@ class TestUnfinishedAppends:
         assert not (folder / "packs" / "0").exists()
         assert notes(folder) == []
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
     @pytest.mark.parametrize("at", ["append", "commit"])
     async def test_bytes_that_a_killed_maintain_appended_are_truncated(self, repo, folder, at):
         packed = await repo.put(b"packed")
@@ -301,6 +302,7 @@ class TestMaintain:
                 await other.maintain(timeout=20)
         assert (await repo.info()).packed == 3
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
     async def test_a_second_maintain_in_another_process_raises_busy(self, repo, folder):
         await repo.put(b"content")
         with FileLock(folder / "maintain.lock"):
@@ -375,6 +377,7 @@ except objrepo.RepositoryBusyError as error:
         assert (await repo.maintain(live=False)).steps[0].name == "pack_loose"
         assert (await repo.info()).packed == 60
 
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])  # the work is that of other processes
     async def test_maintain_continues_after_a_killed_one(self, repo, folder):
         await put_loose(repo, (b"%d" % number for number in range(500)))
         script = f"""

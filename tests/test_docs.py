@@ -37,15 +37,15 @@ def blocks():
 
 
 @pytest.mark.parametrize(("language", "code"), list(blocks()))
-def test_every_block_of_code_runs_alone_and_twice(language, code, project):
+def test_every_block_of_code_runs_alone_and_twice(language, code, project, forked_commands):
     for _ in range(2):
-        run_code_block(language, code, project)
+        run_code_block(language, code, project, forked_commands)
 
 
-def test_the_first_pages_in_one_folder_in_any_order(project):
+def test_the_first_pages_in_one_folder_in_any_order(project, forked_commands):
     first = [block.values for block in code_blocks(FIRST_PAGES)]
     for language, code in [*first, *reversed(first)]:
-        run_code_block(language, code, project)
+        run_code_block(language, code, project, forked_commands)
 
 
 def test_the_tutorial_shows_the_programs_in_examples():
@@ -103,7 +103,8 @@ def test_the_pages_have_blocks_of_code():
 def test_ci_runs_the_test_command_of_the_readme():
     assert f"```sh\n{TEST_COMMAND}\n```" in (ROOT / "README.md").read_text()
     commands = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert commands.index(TEST_COMMAND) < commands.index("nox -s engines -R")
+    assert TEST_COMMAND in commands
+    assert any(command.startswith("nox -s engines ") for command in commands)
 
 
 def test_the_setup_command_of_the_readme(tmp_path):
@@ -156,12 +157,12 @@ class TestExamples:
         assert "100 objects" in run(["objrepo", "verify", "--repo", "repository"], project)
 
     def test_stream_through_pipes(self, project):
-        """256 MiB, in less memory than 64 MiB."""
+        """96 MiB, in less memory than 64 MiB."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
         command = [sys.executable, ROOT / "tests" / "processes.py", EXAMPLES / "stream_through_pipes.py", "repository"]
-        command.append(str(256 * 1024**2))
+        command.append(str(96 * 1024**2))
         out, peak = run(command, project, env=environment).splitlines()
-        assert out.startswith(f"{256 * 1024**2} bytes through two pipes: ")
+        assert out.startswith(f"{96 * 1024**2} bytes through two pipes: ")
         assert int(peak) < 64 * 1024**2
 
     @pytest.mark.parametrize("loop", ["asyncio", "trio"])

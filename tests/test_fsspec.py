@@ -393,6 +393,7 @@ def dropped_buffered(files, options):
     raise BrokenError
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize(
     "write",
     [
@@ -588,6 +589,7 @@ class TestProcessesAndThreads:
         assert ObjectFileSystem(os.path.relpath(folder)).find("new") == files.find("new")
         assert ObjectFileSystem(f"checked:{folder}").find("new") == []
 
+    @pytest.mark.usefixtures("frozen_heap")
     def test_the_names_outlive_the_filesystem(self, folder):
         stored(folder)
         ObjectFileSystem(str(folder), skip_instance_cache=True).pipe("new/name", b"content")

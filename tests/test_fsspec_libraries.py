@@ -57,6 +57,7 @@ class TestPandas:
         read = pandas.read_parquet(f"objrepo://{files.snapshot('new/parts')}", storage_options=options)
         assert sorted(read["size"]) == list(range(1000))
 
+    @pytest.mark.usefixtures("frozen_heap")
     def test_a_table_that_cannot_be_written_is_not_stored(self, files, options):
         class Bad:
             def __str__(self):
@@ -89,6 +90,7 @@ class TestPyarrow:
         assert read.to_table(filter=pyarrow.dataset.field("part") == 1).num_rows == 333
         assert read.to_table().sort_by("size").select(["name", "size"]).equals(table.select(["name", "size"]))
 
+    @pytest.mark.usefixtures("frozen_heap")
     def test_a_dataset_whose_source_fails_is_not_stored(self, files):
         def batches():
             yield pyarrow.RecordBatch.from_pandas(TABLE, schema=self.SCHEMA.remove(2), preserve_index=False)

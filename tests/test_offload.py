@@ -447,6 +447,7 @@ class TestThreads:
         name.set("mine")
         assert await Threads(1).run(name.get) == "mine"
 
+    @pytest.mark.usefixtures("frozen_heap")
     async def test_an_error_is_not_kept_by_its_own_traceback(self):
         class NotedError(Exception):
             pass
@@ -470,6 +471,7 @@ class TestThreads:
             gc.enable()
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_loops_that_have_ended_are_not_kept_alive(make, backend):
     offload = make()

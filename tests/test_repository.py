@@ -332,6 +332,7 @@ async def test_put_many_refuses_one_source(repo, sources):
         await repo.put_many(sources)
 
 
+@pytest.mark.usefixtures("frozen_heap")
 async def test_a_loop_over_keys_that_is_left_leaves_nothing_open(tmp_path):
     async with DiskRepository(tmp_path / "repository") as repo:
         await repo.initialise()

@@ -65,6 +65,7 @@ async def test_cancellation_removes_the_folder(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("frozen_heap")
 async def test_garbage_collection_removes_the_folder(tmp_path):
     repo = SandboxRepository(tmp_path)
     await repo.__aenter__()

@@ -112,6 +112,7 @@ def maintain(repo, other, folder):
     repo.maintain()
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
 @pytest.mark.parametrize(
     "operation",

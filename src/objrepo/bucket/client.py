@@ -169,7 +169,7 @@ class BucketClient:
         self._options = options
         self._location = options.url
         self._codes = options.codes
-        self.lists_after = options.lists_after
+        self.lists_after: bool = options.lists_after
         shared = (options.retry_timeout, options.codes, options.extra, options.find_region)
         self._client = Client(options.url, options.connect, *shared)
         self._uploading = Client(options.url, partial(options.connect, _PART_RETRIES), *shared)

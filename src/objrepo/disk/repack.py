@@ -236,12 +236,14 @@ def _next_number(session: ContainerSession, pack_id: int) -> int:
 
 
 @contextmanager
-def _locked(session: ContainerSession, pack_id: int, timeout: float = _PATIENCE) -> Iterator[None]:
+def _locked(session: ContainerSession, pack_id: int, timeout: float | None = None) -> Iterator[None]:
     """Keep other processes from writing to a pack: disk-objectstore's packers, or writers of groups."""
     with ExitStack() as stack:
         if pack_id < FIRST_OWN_PACK:
             stack.enter_context(pack_lock(session.layout, pack_id))
-        elif not stack.enter_context(own_pack_lock(session.layout.folder, pack_id, timeout)):
+        elif not stack.enter_context(
+            own_pack_lock(session.layout.folder, pack_id, _PATIENCE if timeout is None else timeout)
+        ):
             raise RepositoryBusyError(
                 f"another process is writing to pack {pack_id} of {session.layout.folder}; try again later"
             )
