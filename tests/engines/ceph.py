@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,10 @@ rgw run sync thread = false
 rgw enable gc threads = false
 rgw enable lc threads = false
 rgw enable quota threads = false
+debug rgw = 1/1
 """
+
+_LOGGED_REQUEST = re.compile(r' beast: .*?"(GET|HEAD|PUT|POST|DELETE) (\S+) HTTP')
 
 
 def missing_programs() -> list[str]:
@@ -102,6 +106,14 @@ class Gateway:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def logged(self, path: str) -> list[str]:
+        """Return the requests that the gateway has logged since its start, as method and target.
+
+        :param path: only those of targets that contain it.
+        """
+        log = (self._folder / "client.rgw.log").read_text(errors="replace")
+        return [f"{method} {target}" for method, target in _LOGGED_REQUEST.findall(log) if path in target]
 
     def add_user(self, name: str) -> dict[str, str]:
         """Create a user; return its credentials as parameters of `S3Repository`."""

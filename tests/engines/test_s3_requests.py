@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
+from contextlib import suppress
+from urllib.request import urlopen
 
 import anyio
 import pytest
@@ -100,6 +103,72 @@ async def test_many_small_objects(bucket, proxy):
             for number in range(1000):
                 group.start_soon(repo.put, b"at once %d" % number)
         assert len(proxy.taken()) <= 100
+        await repo.erase()
+
+
+@pytest.fixture
+def logged(s3, gateway):
+    """Return a function that returns the requests to a bucket since its last call, as the gateway has logged them."""
+    s3.create_bucket(Bucket="counted")
+    seen = 0
+
+    def take():
+        nonlocal seen
+        end = f"/counted?marker={seen}"
+        with suppress(OSError):  # it is denied, and logged after all before it
+            urlopen(gateway.url + end)
+        for _ in range(200):
+            requests = gateway.logged("/counted")[seen:]
+            if f"GET {end}" in requests:
+                break
+            time.sleep(0.05)
+        taken = requests[: requests.index(f"GET {end}")]
+        seen += len(taken) + 1
+        return taken
+
+    take()
+    return take
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], indirect=True)
+async def test_limits_of_many_small_objects_by_the_log_of_the_gateway(bucket, logged, tmp_path):
+    contents = [b"%d" % number * 200 for number in range(20_000)]
+    async with (
+        bucket(bucket="counted", prefix="", index=str(tmp_path / "index")) as repo,
+        bucket(bucket="counted", prefix="", index=str(tmp_path / "other")) as other,
+    ):
+        await repo.initialise()
+        counts = {}
+
+        async def count(name, limit, work):
+            logged()
+            result = await work
+            counts[name] = len(logged())
+            assert counts[name] <= limit, counts
+            assert counts[name], "it is counted"
+            return result
+
+        async def read_all():
+            async with repo.stream(keys) as objects:
+                return [key async for key, _ in objects]
+
+        async def put_at_once():
+            async with anyio.create_task_group() as group:
+                for number in range(1000):
+                    group.start_soon(repo.put, b"at once %d" % number)
+
+        keys = await count("put_many", 100, repo.put_many(contents))
+        assert set(await count("stream", 150, read_all())) == set(keys)
+        assert all(await count("has_many", 30, repo.has_many(keys)))
+        assert all(await count("has_many elsewhere", 30, other.has_many(keys)))
+        assert await count("get", 2, other.get(keys[7])) == contents[7]
+        assert await count("has", 3, repo.has(keys[0]))
+        assert not await count("has not", 3, repo.has("0" * 64))
+        await count("1,000 puts at once", 100, put_at_once())
+        await other.has(keys[0])
+        (late, _) = await repo.put_many([b"late", b"later"])
+        assert await count("first get of what another machine has packed", 4, other.get(late)) == b"late"
+        print(counts)
         await repo.erase()
 
 
