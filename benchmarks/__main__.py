@@ -16,7 +16,7 @@ from benchmarks.plots import draw
 from benchmarks.targets import check
 
 DEFAULT = ("single", "concurrency", "bulk", "large", "growth", "imports")
-NAMED_ONLY = ("remote", "profiles", "web", "maintenance")
+NAMED_ONLY = ("remote", "profiles", "aiida_bucket", "web", "maintenance")
 """Benchmarks that need more than Python packages. They run only if named, and have their own JSON files."""
 
 
