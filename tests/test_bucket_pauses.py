@@ -17,7 +17,7 @@ from bucket_simulation import HOUR, KEYS, MINUTE, Actor, Machines
 from objrepo.bucket import maintenance
 
 ALONE, PACKED, PACKED_TOO, ABSENT, LARGE, LEFT = range(6)
-"""Where the objects are at first: the last one is a large one whose deleter was killed before it was removed."""
+"""What the objects are at first: the last one was deleted, and its file is still there."""
 
 PRESENT = [ALONE, PACKED, PACKED_TOO, LARGE]
 SHARED_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -28,7 +28,8 @@ class Others(Machines):
 
     other = None
 
-    def prepare(self):
+    def prepare(self, patch):
+        patch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 1)
         self.other = self.backend("other")
         self.other.initialise()
         self.put(self.other, [ALONE])
@@ -41,12 +42,13 @@ class Others(Machines):
         name = f"{KEYS[LEFT][:2]}/{KEYS[LEFT][2:]}"
         left = self.bucket.objects[name]
         self.delete(self.other, [LEFT])
-        self.bucket.objects[name] = left
-        self.bucket.clock += MINUTE
+        self.days(1)
+        self.bucket.objects[name] = left  # as if its deleter had been killed, and maintenance had looked before that
+        self.advance(26 * HOUR)
 
-    def days(self):
-        """Others use and maintain the repository until what is a day old is removed and forgotten."""
-        for _ in range(2):
+    def days(self, count=2):
+        """Others use and maintain the repository; after two days, what is not needed is removed and forgotten."""
+        for _ in range(count):
             self.advance(26 * HOUR)
             self.other.put_batch([b"noise %d %d" % (self.bucket.clock, each) for each in range(2)])
             self.maintain(self.other)
@@ -99,6 +101,12 @@ class Others(Machines):
         self.advance(10 * MINUTE)
         self.maintain(self.other)
 
+    def maintained_and_stored_within_the_hour(self):
+        for _ in range(2):
+            self.advance(10 * MINUTE)
+            self.maintain(self.other)
+        self.put_all()
+
     def stored_within_the_hour(self):
         self.advance(10 * MINUTE)
         self.put_all()
@@ -118,6 +126,7 @@ CHANGES = (
     "repacked_and_stored",
     "within_the_hour",
     "stored_within_the_hour",
+    "maintained_and_stored_within_the_hour",
 )
 SEEN_BY_READERS = ("maintained", "deleted", "deleted_forgotten_and_stored", "within_the_hour")
 
@@ -146,7 +155,7 @@ def prepared():
     """A bucket, the local indexes, and the history so far."""
     with TemporaryDirectory(dir=SHARED_MEMORY) as folder, pytest.MonkeyPatch.context() as patch:
         others = Others(folder, patch)
-        others.prepare()
+        others.prepare(patch)
         others.other.close()
         yield others
 
