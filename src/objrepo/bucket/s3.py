@@ -45,7 +45,7 @@ class S3Repository(BucketRepository):
     while they are read sequentially. Several machines may write, delete and maintain at the same time.
 
     Small objects that are stored together go into packs, each of which is one object of the bucket. Each machine keeps
-    a copy of their index, by which ``get`` and ``open`` may for a while return an object that another machine deleted.
+    a copy of their index, by which ``get`` and ``open`` may for an hour return an object that another machine deleted.
 
     It needs the extra ``s3``. A request is repeated for ``retry_timeout`` seconds while it is not answered, and then
     raises :class:`~objrepo.RepositoryUnavailableError`; a request that the credentials do not permit raises
