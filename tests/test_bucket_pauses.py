@@ -7,6 +7,7 @@ repository, and then has the operation go on.
 from __future__ import annotations
 
 import copy
+import hashlib
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +17,10 @@ import pytest
 from bucket_simulation import HOUR, KEYS, MINUTE, Actor, Machines
 from objrepo.bucket import maintenance
 
-ALONE, PACKED, PACKED_TOO, ABSENT, LARGE, LEFT = range(6)
-"""What the objects are at first: the last one was deleted, and its file is still there."""
+ALONE, PACKED, GONE, ABSENT, LARGE, LEFT = range(6)
+"""What the objects are at first. The last one was deleted, and is still there as a loose object."""
 
-PRESENT = [ALONE, PACKED, PACKED_TOO, LARGE]
+NOISE = [b"noise", b"more noise"]
 SHARED_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -33,7 +34,7 @@ class Others(Machines):
         self.other = self.backend("other")
         self.other.initialise()
         self.put(self.other, [ALONE])
-        self.put(self.other, [PACKED, PACKED_TOO])
+        self.put(self.other, [PACKED, GONE])
         self.put(self.other, [LARGE])
         self.put(self.other, [LEFT])
         paused = self.backend("paused")
@@ -41,17 +42,21 @@ class Others(Machines):
         paused.close()
         name = f"{KEYS[LEFT][:2]}/{KEYS[LEFT][2:]}"
         left = self.bucket.objects[name]
-        self.delete(self.other, [LEFT])
+        self.delete(self.other, [LEFT, GONE])
         self.days(1)
         self.bucket.objects[name] = left  # as if its deleter had been killed, and maintenance had looked before that
+        self.put_noise(NOISE)  # so that maintenance puts packs together
         self.advance(26 * HOUR)
 
     def days(self, count=2):
         """Others use and maintain the repository; after two days, what is not needed is removed and forgotten."""
         for _ in range(count):
             self.advance(26 * HOUR)
-            self.other.put_batch([b"noise %d %d" % (self.bucket.clock, each) for each in range(2)])
+            self.put_noise([b"noise %d %d" % (self.bucket.clock, each) for each in range(2)])
             self.maintain(self.other)
+
+    def put_noise(self, contents):
+        assert all(isinstance(key, str) for key in self.other.put_batch([memoryview(each) for each in contents]))
 
     def delete_all(self):
         present = self.other.has(KEYS)
@@ -93,6 +98,25 @@ class Others(Machines):
         self.days()
         self.put(self.other, [PACKED])
 
+    def stored_and_deleted_by_one_that_was_killed(self):
+        self.days()
+        self.put(self.other, [GONE])
+        name = f"{KEYS[GONE][:2]}/{KEYS[GONE][2:]}"
+        left = self.bucket.objects[name]
+        self.delete(self.other, [GONE])
+        self.bucket.objects[name] = left
+
+    def deleted_within_the_hour(self):
+        self.advance(10 * MINUTE)
+        self.delete(self.other, [ALONE, PACKED])
+
+    def there_is_only_one_pack_left(self):
+        """It is not put together with others, so what is in it stays there; packs without an entry are removed."""
+        self.other.delete([hashlib.sha256(content).hexdigest() for content in NOISE])
+        for _ in range(3):
+            self.advance(26 * HOUR)
+            self.maintain(self.other)
+
     def within_the_hour(self):
         self.delete_all()
         self.advance(10 * MINUTE)
@@ -116,37 +140,42 @@ class Others(Machines):
         self.maintain(self.other)
 
 
-CHANGES = (
+IN_MAINTENANCE = (
     "nothing",
     "maintained",
     "deleted",
-    "deleted_and_stored",
     "deleted_forgotten_and_stored",
-    "stored_and_deleted",
     "repacked_and_stored",
-    "within_the_hour",
+    "stored_and_deleted_by_one_that_was_killed",
+    "there_is_only_one_pack_left",
+    "deleted_within_the_hour",
     "stored_within_the_hour",
     "maintained_and_stored_within_the_hour",
 )
-SEEN_BY_READERS = ("maintained", "deleted", "deleted_forgotten_and_stored", "within_the_hour")
+IN_CHANGES = (
+    "maintained",
+    "deleted_and_stored",
+    "deleted_forgotten_and_stored",
+    "stored_and_deleted",
+    "within_the_hour",
+    "maintained_and_stored_within_the_hour",
+)
+IN_READS = ("maintained", "deleted_forgotten_and_stored", "within_the_hour")
 
 OPERATIONS = [
-    ("put", [ABSENT], CHANGES),
-    ("put", [ALONE], CHANGES),
-    ("put", [PACKED], CHANGES),
-    ("put", [LEFT], CHANGES),
-    ("put", [LARGE], CHANGES),
-    ("put", [PACKED, ABSENT], CHANGES),
-    ("put", [ALONE, ABSENT], CHANGES),
-    ("delete", [ALONE], CHANGES),
-    ("delete", [PACKED, LARGE], CHANGES),
-    ("maintain", [], CHANGES),
-    ("get", [ALONE], SEEN_BY_READERS),
-    ("get", [PACKED], SEEN_BY_READERS),
-    ("get", [ABSENT], SEEN_BY_READERS),
-    ("has", [*range(6)], SEEN_BY_READERS),
-    ("list", [], SEEN_BY_READERS),
-    ("stream", [ALONE, PACKED], SEEN_BY_READERS),
+    ("put", [ABSENT], IN_CHANGES),
+    ("put", [LEFT], IN_CHANGES),
+    ("put", [LARGE], IN_READS),
+    ("put", [ALONE, ABSENT], IN_READS),
+    ("put", [PACKED, ABSENT], IN_CHANGES),
+    ("delete", [ALONE], IN_CHANGES),
+    ("delete", [PACKED, LARGE], IN_READS),
+    ("maintain", [], IN_MAINTENANCE),
+    ("get", [ALONE], IN_READS),
+    ("get", [PACKED], IN_READS),
+    ("has", [*range(6)], IN_READS),
+    ("list", [], IN_READS),
+    ("stream", [ALONE, PACKED], IN_READS),
 ]
 
 

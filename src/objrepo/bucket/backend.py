@@ -22,7 +22,7 @@ from objrepo.bucket.age import Moment
 from objrepo.bucket.client import BucketClient, MissingError
 from objrepo.bucket.encoding import Entry, Place, Span
 from objrepo.bucket.lease import LEASE, RELEASED
-from objrepo.bucket.listing import Item, pages
+from objrepo.bucket.listing import Item, pages, totals
 from objrepo.bucket.local_index import cache_folder
 from objrepo.bucket.log import Found, Log, begin_log
 from objrepo.bucket.loose import LooseObjects, key_of, name_of
@@ -125,10 +125,14 @@ class BucketBackend(Backend):
 
     def info(self, detailed: bool) -> RepositoryInfo:
         marker = self._require_marker()
-        objects = total = 0
-        for items in self._pages():
-            objects += len(items)
-            total += sum(item.size for item in items)
+        log = self._log()
+        if log is not None:
+            objects, total = totals(log, self._loose)
+        else:
+            objects = total = 0
+            for page, _ in self._loose.pages():
+                objects += len(page)
+                total += sum(each.size for _, each in page)
         return RepositoryInfo(
             location=self.location,
             uuid=marker["uuid"],

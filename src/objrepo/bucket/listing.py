@@ -51,6 +51,19 @@ def pages(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
             yield [_item(key, location, names) for key, location in rows]
 
 
+def totals(log: Log, loose: LooseObjects) -> tuple[int, int]:
+    """Return the number of objects and the sum of their sizes; one that is packed meanwhile may count twice."""
+    objects = size = 0
+    for items in _loose(log, loose):
+        objects += len(items)
+        size += sum(item.size for item in items)
+    with log.index.scan() as scan:
+        for _, location in scan.rows():
+            objects += 1
+            size += decode_location(location)[2]
+    return objects, size
+
+
 def _loose(log: Log, loose: LooseObjects) -> Iterator[list[Item]]:
     """Yield the loose objects that count, a page at a time."""
     after = ""
