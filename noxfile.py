@@ -102,7 +102,8 @@ def tests_oldest(session: nox.Session) -> None:
     """Run the tests with the oldest allowed release of every dependency."""
     project = nox.project.load_toml("pyproject.toml")["project"]
     extras = [
-        project["optional-dependencies"][name] for name in ("cli", "http", "s3", "asgi", "serve", "fsspec", "otel")
+        project["optional-dependencies"][name]
+        for name in ("cli", "http", "s3", "azure", "gcs", "asgi", "serve", "fsspec", "otel")
     ]
     bounds = [*project["dependencies"], *(requirement for extra in extras for requirement in extra)]
     tools = nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "test")
@@ -157,14 +158,17 @@ ENGINES = {
     "curl": "curl",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "node": "nodejs",
+    "npm": "npm",
 }
+AZURITE = "azurite@3.37.0"
 
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Run the tests that need Ceph, PostgreSQL, aiida-core or Chromium.
+    """Run the tests that need Ceph, Azurite, PostgreSQL, aiida-core or Chromium.
 
-    Missing programs are installed by apt-get, if this runs as root on Debian.
+    Missing programs are installed by apt-get, if this runs as root on Debian; Azurite, once, by npm.
     """
     missing = {package for program, package in ENGINES.items() if shutil.which(program) is None}
     if missing:
@@ -174,7 +178,15 @@ def engines(session: nox.Session) -> None:
         session.run_install("apt-get", "update", "--quiet", env=env, external=True)
         apt_install = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
         session.run_install(*apt_install, *sorted(missing), env=env, external=True)
-    install(session, "engines", extras="cli,aiida,s3,serve")
+    azurite = Path(session.cache_dir, AZURITE).absolute()
+    if not (azurite / "node_modules").exists():
+        azurite.mkdir(parents=True, exist_ok=True)
+        npm_install = ("npm", "install", "--no-fund", "--no-audit", "--loglevel=error", "--omit=optional")
+        session.run_install(*npm_install, "--prefix", str(azurite), AZURITE, external=True)
+    session.env["PATH"] = os.pathsep.join(
+        [str(azurite / "node_modules" / ".bin"), session.env.get("PATH") or os.environ["PATH"]]
+    )
+    install(session, "engines", extras="cli,aiida,s3,azure,gcs,serve")
     session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
 
 

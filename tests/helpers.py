@@ -190,6 +190,9 @@ SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
 PAGES_THAT_NEED_AN_OBJECT_STORE = {ROOT / "docs" / name for name in ("aiida.md", "buckets.md", "web.md")}
 """Pages whose code `tests/engines/test_pages.py` runs."""
 
+PAGES_THAT_NEED_A_CLOUD = {ROOT / "docs" / "clouds.md"}
+"""Pages whose code `tests/engines/test_azure.py` runs."""
+
 
 def code_blocks(paths):
     """Return the blocks of code in pages, as parameters that are named by file and line."""

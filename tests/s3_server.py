@@ -54,10 +54,11 @@ class S3Server:
         return {"bucket": "bucket", "endpoint": self.url, "access_key_id": "a", "secret_access_key": "b", "timeout": 5}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     wbufsize = 1 << 16
+    bucket = "bucket"
 
     def log_message(self, *args):
         pass
@@ -76,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self):
         state = self.server.state
         parts = urlsplit(self.path)
-        name = unquote(parts.path).removeprefix("/bucket").removeprefix("/")
+        name = unquote(parts.path).removeprefix(f"/{self.bucket}").removeprefix("/")
         query = {key: values[0] for key, values in parse_qs(parts.query, keep_blank_values=True).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         state.requests.append((self.command, name, parts.query))
@@ -89,12 +90,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = serve  # noqa: N815
 
+    def is_conditional(self, headers):
+        """Say whether an object is to be stored only if there is none of its name."""
+        return headers.get("if-none-match") == "*"
+
     def serve_put(self, state, name, query, body, headers):
         if "partNumber" in query:
             state.objects[f"{query['uploadId']}/{int(query['partNumber']):05}"] = body
         else:
             with state.storing:
-                if headers.get("if-none-match") == "*" and name in state.objects and not state.ignores_conditions:
+                if self.is_conditional(headers) and name in state.objects and not state.ignores_conditions:
                     return self.error(412, "PreconditionFailed")
                 state.objects[name] = body
                 state.modified[name] = time.time()
@@ -189,9 +194,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def s3_server():
+def s3_server(handler=Handler):
     """Run a server; gives its :class:`S3Server`."""
-    with _Server(("127.0.0.1", 0), _Handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         server.state = S3Server(f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()

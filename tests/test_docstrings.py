@@ -9,8 +9,10 @@ import pytest
 
 from objrepo import (
     ArchiveRepository,
+    AzureRepository,
     CachedRepository,
     DiskRepository,
+    GCSRepository,
     HTTPRepository,
     MemoryRepository,
     S3Repository,
@@ -20,8 +22,10 @@ from objrepo.instrumentation import InstrumentedRepository
 
 CLASSES = (
     ArchiveRepository,
+    AzureRepository,
     CachedRepository,
     DiskRepository,
+    GCSRepository,
     HTTPRepository,
     InstrumentedRepository,
     MemoryRepository,

@@ -17,8 +17,10 @@ import pytest
 
 from objrepo import (
     ArchiveRepository,
+    AzureRepository,
     CachedRepository,
     DiskRepository,
+    GCSRepository,
     MemoryRepository,
     ReadOnlyError,
     RepositoryClosedError,
@@ -242,6 +244,8 @@ def kinds(tmp_path):
         "sandbox": SandboxRepository(tmp_path / "sandbox"),
         "archive": ArchiveRepository(tmp_path / "archive.zip"),
         "remote archive": ArchiveRepository("https://localhost:1/archive.zip"),
+        "azure": AzureRepository("container", "prefix", account="account", timeout=3),
+        "gcs": GCSRepository("bucket", "prefix", endpoint="http://localhost:1", concurrency=5),
         "s3": S3Repository("bucket", "prefix", endpoint="http://localhost:1", timeout=3, concurrency=5),
         "cached": CachedRepository(DiskRepository(tmp_path / "cache"), MemoryRepository(), max_bytes=1000),
         "instrumented": InstrumentedRepository(DiskRepository(tmp_path / "repository"), log_operations),
@@ -257,6 +261,8 @@ KINDS = (
     "archive",
     "remote archive",
     "s3",
+    "azure",
+    "gcs",
     "cached",
     "instrumented",
     "generic",

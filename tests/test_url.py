@@ -9,8 +9,10 @@ import pytest
 
 from objrepo import (
     ArchiveRepository,
+    AzureRepository,
     CachedRepository,
     DiskRepository,
+    GCSRepository,
     HTTPRepository,
     MemoryRepository,
     RepositoryError,
@@ -78,6 +80,19 @@ async def test_memory_and_sandbox_need_no_path(tmp_path):
         ("s3://bucket?endpoint=https://me:secret@host", "invalid endpoint: write https://HOST"),
         ("s3://bucket?secret_access_key=abc", "is not allowed in a URL"),
         ("s3://file.zip", "is a bucket: add the path of a file"),
+        ("az:container", "invalid container '.*': write az://CONTAINER/PREFIX"),
+        ("az://Container?account=account", "invalid container name"),
+        ("az://container", "the storage account of az://container is unknown: pass account, or set AZURE_STORAGE_"),
+        ("az://container?account=a-b", "invalid storage account 'a-b'"),
+        ("az://container?account=account&account_key=abc", "account_key is not allowed in a URL: set AZURE_STORAGE_"),
+        ("az://container?account=account&region=r", "unknown option 'region' of az: use one of account, endpoint"),
+        ("az://file.zip?account=account", "invalid container name"),
+        ("az://file?account=account&endpoint=https://me:secret@host", "invalid endpoint"),
+        ("zip:az://container?account=account", "is a container: add the path of a file"),
+        ("gs:bucket", "write gs://BUCKET/PREFIX"),
+        ("gs://b", "invalid bucket name"),
+        ("gs://bucket?token=abc", "unknown option 'token' of gs: use one of endpoint, anonymous"),
+        ("gs://bucket?endpoint=https://me:secret@host", "invalid endpoint"),
         ("https://me:secret@host/folder", "the URL of host contains a user or password: set OBJREPO_TOKEN"),
         ("https://host/folder?token=abc", "token is not allowed in a URL: set OBJREPO_TOKEN"),
         ("https://host/folder?sig=abc", "unknown option 'sig' of http: .*archive, write zip: before it"),
@@ -117,6 +132,21 @@ def test_the_options_of_a_bucket_are_parsed():
     assert options.bucket_endpoint == "http://bucket.127.0.0.1:1"
 
 
+def test_the_options_of_a_container_are_parsed():
+    repo = open_repository("AZ://box/in/a/folder/?account=mine&timeout=3.5&retry_timeout=0&concurrency=4")
+    assert type(repo) is AzureRepository
+    assert str(repo) == "AzureRepository az://box/in/a/folder at https://mine.blob.core.windows.net"
+    options = repo.backend._options
+    assert (options.account, options.timeout, options.retry_timeout, options.concurrency) == ("mine", 3.5, 0, 4)
+
+
+def test_the_options_of_a_google_bucket_are_parsed():
+    repo = open_repository("GS://my_bucket.example/in/a/folder/?timeout=3.5&anonymous=1")
+    assert type(repo) is GCSRepository
+    assert str(repo) == "GCSRepository gs://my_bucket.example/in/a/folder"
+    assert (repo.backend._options.timeout, repo.backend._options.anonymous) == (3.5, True)
+
+
 def test_the_options_of_a_server_are_parsed():
     repo = open_repository("HTTPS://Host:8000/in/a/folder/?timeout=3.5&retry_timeout=0&concurrency=4&token_variable=T")
     assert type(repo) is HTTPRepository
@@ -126,7 +156,13 @@ def test_the_options_of_a_server_are_parsed():
 
 
 def test_an_archive_on_a_server_is_named_without_its_query():
-    for text in ("s3://bucket/a/b.aiida?region=r", "https://host/b.zip?X-Secret=abc", "zip:https://host/export"):
+    for text in (
+        "s3://bucket/a/b.aiida?region=r",
+        "gs://bucket/b.zip",
+        "az://box/b.zip?account=account",
+        "https://host/b.zip?X-Secret=abc",
+        "zip:https://host/export",
+    ):
         repo = open_repository(text)
         assert type(repo) is ArchiveRepository
         assert "abc" not in str(repo)
@@ -165,11 +201,16 @@ async def test_a_missing_extra_is_named_on_first_use(monkeypatch):
     async with open_repository("s3://bucket?anonymous=1") as repo:
         with pytest.raises(RepositoryError, match=r"the package obstore is missing: pip install 'objrepo\[s3\]'"):
             await repo.get("0" * 64)
+    for text, extra in (("az://container?account=account", "azure"), ("gs://bucket", "gcs")):
+        async with open_repository(text) as repo:
+            with pytest.raises(RepositoryError, match=rf"is missing: pip install 'objrepo\[{extra}\]'"):
+                await repo.get("0" * 64)
 
 
 def test_an_unknown_scheme_raises_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, checked:, http:, https:, cached:, sandbox:, memory:"
+        ValueError,
+        match=r"unknown scheme 'ftp'.*disk:, zip:, s3:, az:, gs:, checked:, http:, https:, cached:, sandbox:, memory:",
     ):
         open_repository("ftp://host/folder")
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from objrepo.archive import ArchiveRepository
-    from objrepo.bucket import S3Repository
+    from objrepo.bucket import AzureRepository, GCSRepository, S3Repository
     from objrepo.cache import CachedRepository
     from objrepo.disk import DiskRepository
     from objrepo.errors import (
@@ -37,9 +37,11 @@ __all__ = (
     "AccessDeniedError",
     "ArchiveRepository",
     "AsyncRepository",
+    "AzureRepository",
     "CachedRepository",
     "CorruptObjectError",
     "DiskRepository",
+    "GCSRepository",
     "HTTPRepository",
     "MemoryRepository",
     "NotInitialisedError",
@@ -61,7 +63,9 @@ __all__ = (
 _LAZY_EXPORTS = {
     "ArchiveRepository": "archive",
     "AsyncRepository": "protocol",
+    "AzureRepository": "bucket",
     "DiskRepository": "disk",
+    "GCSRepository": "bucket",
     "HTTPRepository": "http",
     "MemoryRepository": "memory",
     "ObjectStream": "protocol",

@@ -43,11 +43,12 @@ class ArchiveRepository(Repository["ArchiveBackend"]):
     members raises :class:`~objrepo.RepositoryError` on first use, unless it is an AiiDA archive or has no members at
     all, as the export of an empty repository.
 
-    A remote zip is read by range requests: its list of members first, then each object. That needs the extra ``s3``,
-    also for a web server.
+    A remote zip is read by range requests: its list of members first, then each object. That needs the extra of its
+    store, or ``s3`` for a web server.
 
-    :param path: the zip, or its URL, ``https://…`` or ``s3://BUCKET/PATH?OPTION=VALUE`` with the options of
-        :func:`~objrepo.open_repository`. It is opened on first use, and its list of members is read once.
+    :param path: the zip, or its URL, ``https://…``, ``s3://BUCKET/PATH?OPTION=VALUE``, or one of ``az:`` or ``gs:``,
+        with the options of :func:`~objrepo.open_repository`. It is opened on first use, and its list of members is read
+        once.
     :param offload: where the blocking methods run; worker threads unless given.
     :param check: whether reads of whole objects compare the content with the key, unless called with ``check=False``.
     """

@@ -39,10 +39,14 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
           ``virtual_hosted_style``, ``timeout``, ``retry_timeout``, ``concurrency`` and ``index`` of
           :class:`~objrepo.S3Repository`. Secrets are never part of a URL: they are read from the environment or from
           the shared configuration files;
+        - ``az://CONTAINER/PREFIX?OPTION=VALUE&…`` with the options ``account``, ``endpoint``, ``anonymous``,
+          ``timeout``, ``retry_timeout``, ``concurrency`` and ``index`` of :class:`~objrepo.AzureRepository`, and
+          ``gs://BUCKET/PREFIX?OPTION=VALUE&…`` with these but ``account`` of :class:`~objrepo.GCSRepository`; secrets
+          as with ``s3:``;
         - ``https://HOST/PATH?OPTION=VALUE&…`` or ``http://…`` of a web server of objrepo, with the options
           ``token_variable``, ``timeout``, ``retry_timeout`` and ``concurrency`` of :class:`~objrepo.HTTPRepository`;
-        - ``zip:`` followed by a path or by an ``https:``, ``http:`` or ``s3:`` URL; ``zip:`` may be omitted if the path
-          ends in ``.aiida`` or ``.zip``;
+        - ``zip:`` followed by a path or by an ``https:``, ``http:``, ``s3:``, ``az:`` or ``gs:`` URL; ``zip:`` may be
+          omitted if the path ends in ``.aiida`` or ``.zip``;
         - ``cached:?cache=URL&origin=URL&max_bytes=SIZE``: in the inner URLs ``&`` and ``%`` are percent-encoded; a size
           is a number of bytes, or a number with the suffix ``K``, ``M``, ``G`` or ``T`` for powers of 1024;
         - ``sandbox:`` or ``sandbox:PATH``;
@@ -64,7 +68,7 @@ def open_repository(url: str | os.PathLike[str], offload: Offload | None = None)
     if found is None:
         return _by_path(url, offload)
     scheme, rest = found[1].lower(), found[2]
-    if scheme in ("s3", "http", "https") and rest.partition("?")[0].endswith(_ARCHIVE_SUFFIXES):
+    if scheme in ("s3", "az", "gs", "http", "https") and rest.partition("?")[0].endswith(_ARCHIVE_SUFFIXES):
         return _zip(url, offload)
     if scheme in _SCHEMES:
         return _SCHEMES[scheme](rest, offload)
@@ -111,13 +115,18 @@ def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
     return _zip(rest if is_remote(rest) else _decoded(rest), offload)
 
 
-def _s3(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.bucket import S3Repository
-    from objrepo.bucket.s3 import S3Options
+def _bucket(scheme: str, rest: str, offload: Offload | None) -> AsyncRepository:
+    from objrepo.bucket import STORES
 
+    options_type, repository_type = STORES[scheme]
     if not rest.startswith("//"):
-        raise ValueError(f"invalid bucket {_redacted(rest)!r}: write s3://BUCKET/PREFIX")
-    return S3Repository(**asdict(S3Options.from_url(f"s3:{rest}")), offload=offload)
+        raise ValueError(
+            f"invalid {options_type.codes.bucket} {_redacted(rest)!r}: write "
+            f"{scheme}://{options_type.codes.bucket.upper()}/PREFIX"
+        )
+    options = asdict(options_type.from_url(f"{scheme}:{rest}"))
+    factory: Callable[..., AsyncRepository] = repository_type
+    return factory(options.pop("bucket"), **options, offload=offload)
 
 
 def _http(scheme: str, rest: str, offload: Offload | None) -> AsyncRepository:
@@ -186,7 +195,9 @@ def _decoded(path: str) -> str:
 _SCHEMES: Final[dict[str, BackendFactory]] = {
     "disk": _disk_url,
     "zip": _zip_url,
-    "s3": _s3,
+    "s3": partial(_bucket, "s3"),
+    "az": partial(_bucket, "az"),
+    "gs": partial(_bucket, "gs"),
     "checked": _checked,
     "http": partial(_http, "http"),
     "https": partial(_http, "https"),

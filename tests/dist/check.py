@@ -19,8 +19,10 @@ SETUP_COMMAND = "pip install '.[cli]' && objrepo put README.md src"
 COMMANDS = {
     "aiida": ["verdi", "plugin", "list", "aiida.storage", "objrepo.sqlite_dos"],
     "asgi": ["python", "-c", "from objrepo.asgi import ObjectApp; from objrepo import MemoryRepository; ObjectApp(MemoryRepository())"],
+    "azure": ["python", "-c", "from objrepo import AzureRepository; import obstore, azure.identity; AzureRepository('photos', account='account')"],
     "cli": ["objrepo", "du", "--help"],
     "fsspec": ["python", "-c", "import fsspec; fsspec.filesystem('objrepo', repository='.')"],
+    "gcs": ["python", "-c", "from objrepo import GCSRepository; import obstore, google.auth.transport.requests; GCSRepository('photos')"],
     "http": ["python", "-c", "from objrepo import HTTPRepository; import httpx; HTTPRepository('http://localhost:8000')"],
     "otel": ["python", "-c", "from objrepo.otel import telemetry; telemetry()"],
     "s3": ["python", "-c", "from objrepo import S3Repository; import obstore, botocore; S3Repository('photos')"],

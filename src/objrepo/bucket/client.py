@@ -23,7 +23,7 @@ from objrepo.retry import retry
 T = TypeVar("T")
 
 PAGE_NAMES: Final = 1000
-"""How many names one request lists or deletes at the most, by the S3 protocol."""
+"""How many names one request lists or deletes at the most; obstore makes smaller parts where a store needs that."""
 
 _log: Final = logging.getLogger("objrepo")
 _ALL_BYTES: Final = 2**40
@@ -137,8 +137,8 @@ class Client:
         code, status = _code(error), _status(error)
         if isinstance(error, FileNotFoundError) and code not in self._codes.no_bucket:
             return MissingError()
-        if status is None and "External AWS credential provider" in str(error):
-            return AccessDeniedError(f"no credentials for {self._location}: {_first_line(error)}")
+        if status is None and (refused := _PROVIDER_ERROR.search(str(error))) is not None:
+            return _credential_error(self._location, refused[1], refused[2])
         if code in self._codes.elsewhere or status in _REDIRECTS or "redirect without LOCATION" in str(error):
             region = re.search(r"<Region>([\w-]+)</Region>", str(error))
             return elsewhere_error(self._location, region[1] if region else self._find_region())
@@ -169,7 +169,6 @@ class BucketClient:
         self._options = options
         self._location = options.url
         self._codes = options.codes
-        self.lists_after: bool = options.lists_after
         shared = (options.retry_timeout, options.codes, options.extra, options.find_region)
         self._client = Client(options.url, options.connect, *shared)
         self._uploading = Client(options.url, partial(options.connect, _PART_RETRIES), *shared)
@@ -231,7 +230,7 @@ class BucketClient:
                 obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part)
             except FileNotFoundError as error:
                 # There is no such upload: it was completed and the answer to that lost, or another process aborted it.
-                if _code(error) == "NoSuchBucket":
+                if _code(error) in self._codes.no_bucket:
                     raise
                 try:
                     obstore.head(store, name)  # the name depends on the content
@@ -305,7 +304,11 @@ class BucketClient:
 
         for start in range(0, len(names), PAGE_NAMES):
             page = names[start : start + PAGE_NAMES]
-            self._send(delete_page)
+            try:
+                self._send(delete_page)
+            except MissingError:  # not S3, but other stores say so; obstore may have ended there
+                for each in page if len(page) > 1 else ():
+                    self.delete([each], since)
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -361,9 +364,12 @@ class Listing:
         self.ended: bool = False
 
     def next_page(self) -> list[Listed]:
-        """Return the next objects."""
-        page: list[Listed] = self._send(self._next)
-        self.ended = len(page) < self._page_size
+        """Return the next objects; none only at the end."""
+        page: list[Listed] = []
+        while not page and not self.ended:
+            listed = self._send(self._next)
+            self.ended = len(listed) < self._page_size
+            page = [each for each in listed if each.name > self._after]  # older Azurite begins at the first name
         if page:
             self._after = page[-1].name
         return page
@@ -455,7 +461,7 @@ def translate_error(
         code in codes.temporary or status in (408, 409, 429) or (status is not None and status >= 500 and status != 501)
     )
     if code in codes.no_bucket:
-        return NotInitialisedError(f"there is no bucket for {location}: create it, then call initialise()")
+        return NotInitialisedError(f"there is no {codes.bucket} for {location}: create it, then call initialise()")
     if code in codes.denied or status in (401, 403):
         reason = codes.denied.get(code, "the credentials do not permit this request")
         return AccessDeniedError(f"access to {location} is denied: {reason} ({code or status})")
@@ -473,6 +479,17 @@ def elsewhere_error(location: str, region: str) -> RepositoryError:
         return RepositoryError(f"{location} is in another region: use region={region}")
     return RepositoryError(f"{location} is in another region, or at another endpoint: use region=… or endpoint=…")
 
+
+def _credential_error(location: str, kind: str, message: str) -> RepositoryError:
+    if kind == RepositoryUnavailableError.__name__:
+        return RepositoryUnavailableError(message)
+    return AccessDeniedError(
+        message if kind == AccessDeniedError.__name__ else f"no credentials for {location}: {message}"
+    )
+
+
+_PROVIDER_ERROR: Final = re.compile(r"credential provider: (?:\w+\.)*(\w+): (.*)")
+"""What obstore says where a function that it calls for credentials raises an error: its type, and its first line."""
 
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 

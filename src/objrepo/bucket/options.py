@@ -32,6 +32,7 @@ class Upload(NamedTuple):
 class ErrorCodes:
     """The codes in the answers of a store.
 
+    :ivar bucket: what the store calls a bucket.
     :ivar no_bucket: the bucket does not exist.
     :ivar exists: the object was not stored, as there is one of that name. Other codes of HTTP 409 leave that open.
     :ivar denied: the request is not permitted, each with the reason.
@@ -40,6 +41,7 @@ class ErrorCodes:
     :ivar temporary: the request is repeated, whatever the HTTP status is.
     """
 
+    bucket: str = "bucket"
     no_bucket: frozenset[str] = frozenset()
     exists: frozenset[str] = frozenset()
     denied: Mapping[str, str] = field(default_factory=dict)
@@ -70,24 +72,20 @@ class BucketOptions(ABC):
 
     :cvar scheme: of its URLs.
     :cvar extra: installs the packages that it needs.
-    :cvar bucket_word: what the store calls a bucket.
     :cvar bucket_name: the names of buckets; ``bucket_rule`` says it in words.
     :cvar from_text: the options that a URL may have.
     :cvar secrets: the options that are secret; ``secret_hint`` says what to do instead of giving them.
     :cvar codes: in the answers of the store.
-    :cvar lists_after: whether the store can begin a listing after a name, else obstore omits the names before it.
     """
 
     scheme: ClassVar[str]
     extra: ClassVar[str]
-    bucket_word: ClassVar[str] = "bucket"
     bucket_name: ClassVar[re.Pattern[str]]
     bucket_rule: ClassVar[str]
     from_text: ClassVar[FromText]
-    secrets: ClassVar[Sequence[str]]
-    secret_hint: ClassVar[str]
+    secrets: ClassVar[Sequence[str]] = ()
+    secret_hint: ClassVar[str] = ""
     codes: ClassVar[ErrorCodes]
-    lists_after: ClassVar[bool] = True
 
     bucket: str
     prefix: str = ""
@@ -98,7 +96,7 @@ class BucketOptions(ABC):
 
     def __post_init__(self) -> None:
         if self.bucket_name.fullmatch(self.bucket) is None:
-            raise ValueError(f"invalid {self.bucket_word} name {self.bucket!r}: use {self.bucket_rule}")
+            raise ValueError(f"invalid {self.codes.bucket} name {self.bucket!r}: use {self.bucket_rule}")
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         for part in self.prefix.split("/") if self.prefix else ():
             if _PREFIX_PART.fullmatch(part) is None or part in (".", ".."):

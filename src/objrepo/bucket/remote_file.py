@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from objrepo.bucket import STORES
 from objrepo.bucket.client import Body, BucketClient, Client, MissingError, get_range
 from objrepo.bucket.options import ErrorCodes, client_options, import_extra
-from objrepo.bucket.s3 import S3Options
 from objrepo.offload import BlockingPool
 from objrepo.range_reader import RangeRequestFile
 
@@ -20,13 +20,13 @@ _RETRY_TIMEOUT: Final = 60.0
 
 def is_remote(path: str) -> bool:
     """Say whether a path is the URL of a remote file."""
-    return re.match(r"(?i)(https?|s3)://", path) is not None
+    return re.match(r"(?i)(https?|s3|az|gs)://", path) is not None
 
 
 class RemoteFile:
     """A file in a bucket, or on a web server that supports range requests.
 
-    :param url: ``s3://BUCKET/PATH?OPTION=VALUE&…``, ``https://…`` or ``http://…``.
+    :param url: ``s3://BUCKET/PATH?OPTION=VALUE&…``, the same with ``az:`` or ``gs:``, ``https://…`` or ``http://…``.
     :param pool: fetches ranges ahead.
     :raises ValueError: if the URL is invalid.
     """
@@ -35,7 +35,7 @@ class RemoteFile:
         self._pool = pool
         self._size: int | None = None
         self.name: str
-        self.name, self._get_range, self._close = (_in_bucket if url[:3].lower() == "s3:" else _on_server)(url)
+        self.name, self._get_range, self._close = (_on_server if url[:4].lower() == "http" else _in_bucket)(url)
 
     def open(self) -> RangeRequestFile:
         """Open the file. Its size is requested on first use.
@@ -62,10 +62,12 @@ _Opened = tuple[str, Callable[[int, int], Body], Callable[[], None]]
 
 
 def _in_bucket(url: str) -> _Opened:
-    options = S3Options.from_url(f"s3{url[2:]}")
+    scheme, _, rest = url.partition(":")
+    kind, _ = STORES[scheme.lower()]
+    options = kind.from_url(f"{scheme.lower()}:{rest}")
     folder, _, name = options.prefix.rpartition("/")
     if not name:
-        raise ValueError(f"{options.url} is a bucket: add the path of a file in it")
+        raise ValueError(f"{options.url} is a {options.codes.bucket}: add the path of a file in it")
     client = BucketClient(replace(options, prefix=folder))
     return options.url, lambda start, end: client.get_range(name, start, end), client.close
 

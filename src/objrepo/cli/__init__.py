@@ -101,6 +101,7 @@ _PHRASES: Final = (
     (r"delete the rest with `erase\(\)`", "delete its directory"),
     (r"`repair\(live=False\)` or ", ""),
     (r"pass anonymous=True", "add ?anonymous=1 to the URL"),
+    (r"pass account,", "add ?account=NAME to the URL,"),
 )
 """What messages for programs say, and what it is at the command line."""
 

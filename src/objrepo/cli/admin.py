@@ -145,9 +145,9 @@ async def repair(
     \b
     objrepo repair --from /mnt/backup
     """
-    from objrepo.bucket import S3Repository  # imported late: most repositories are on disk
+    from objrepo.bucket import BucketRepository  # imported late: most repositories are on disk
 
-    if isinstance(repository, S3Repository) and source is None:
+    if isinstance(repository, BucketRepository) and source is None:
         done = await repository.repair(dry_run, not exclusive)
         return _print_repairs(done)
     if not isinstance(repository, DiskRepository):

@@ -1,0 +1,32 @@
+"""The contract of a repository, kept by one on a test server of the XML API of Google Cloud Storage."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcs_server import gcs_server, require_token, service_account
+from objrepo import GCSRepository
+from objrepo.testing import RepositoryContract
+
+BUCKET = "bucket"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with gcs_server() as server, pytest.MonkeyPatch.context() as environment:
+        server.answer = require_token
+        account = tmp_path_factory.mktemp("gcs") / "account.json"
+        account.write_text(service_account(server.url))
+        environment.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
+        yield server
+
+
+class TestGCS(RepositoryContract):
+    @pytest.fixture(params=[("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
+    def anyio_backend(self, request):
+        return request.param
+
+    @pytest.fixture
+    def repository(self, server):
+        server.objects.clear()
+        return GCSRepository(BUCKET, "in/a/folder", endpoint=server.url, timeout=10, retry_timeout=10)
