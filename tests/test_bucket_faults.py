@@ -297,6 +297,18 @@ async def test_the_same_in_format_1(world, server, proxy, fault):
     await survive_at_each_request(world, server, proxy, TEMPORARY[fault], operations)
 
 
+@pytest.mark.parametrize("fault", [Fault(hang=0.5), Fault(late=0.5), Fault(trickle=0.1)], ids=["hangs", "late", "slow"])
+async def test_a_request_that_takes_longer_than_its_timeout_is_repeated(world, server, proxy, options, tmp_path, fault):
+    async with S3Repository(**{**options, "timeout": 0.3, "index": str(tmp_path / "hasty")}) as world.repo:
+        await world.repo.has("0" * 64)
+        for operation in (put, put_large, put_many, get, stream, delete, keys):
+            proxy.requests.clear()
+            proxy.fail(fault)
+            await operation(world)
+            assert proxy.requests[0] in proxy.requests[1:] or (fault.trickle and proxy.requests[0][0] != "GET")
+    await world.check()
+
+
 @pytest.mark.parametrize("status", [408, 429, 502, 504])
 async def test_other_statuses_that_are_temporary(world, proxy, status):
     proxy.fail(Fault(answer=status, code="Busy"), Fault(answer=status, code="Busy"))
