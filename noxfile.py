@@ -144,6 +144,7 @@ def crash(session: nox.Session) -> None:
         session.run("python", "many.py")
         session.run("python", "mutate.py", "--count", "10000")
     session.run("pytest", "tests/test_hostile_keys.py", "--keys", "100000", "--timeout", "3600")
+    session.run("pytest", "tests/test_bucket_schedules.py", "--timeout", "3600", env={"OBJREPO_SCHEDULES": "1000"})
 
 
 ENGINES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from contextlib import suppress
@@ -14,6 +15,8 @@ import pytest
 from helpers import open_files
 from objrepo import ObjectNotFoundError, S3Repository
 from objrepo.bucket import backend, client, loose
+from objrepo.offload import Inline
+from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
 from s3_proxy import Fault, proxy_to
 from s3_server import s3_server
@@ -108,6 +111,10 @@ OPERATIONS = {
 }
 
 
+POSITIONS = {"put large": (2, 3, 6), "verify": (0, 3), "maintain": (0, 4, 8)}
+"""The requests of some operations that are met with silence; of the others, all."""
+
+
 def own_threads(*names):
     """Return the threads of these names, after those that are ending have ended."""
     for _ in range(200):
@@ -149,7 +156,7 @@ async def test_an_operation_is_cancelled_while_it_waits_for_any_of_its_requests(
         await other.initialise()
         keys = [await other.put(b"loose"), *(await other.put_many([b"packed", b"more"])), await other.put(LARGE)]
         uuid = await other.uuid()
-    for position in (0, 3, 6, 9) if operation in ("verify", "maintain") else count():
+    for position in POSITIONS.get(operation, count()):
         async with S3Repository(**options) as repo:
             await repo.has(keys[0])
             reached, took = await cancelled_at(World(repo, keys, position), proxy, operation, position)
@@ -173,3 +180,30 @@ async def test_an_operation_is_cancelled_while_it_waits_for_any_of_its_requests(
         if server.uploads:
             await other.maintain(live=False)
             assert server.uploads == {}
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+@pytest.mark.parametrize("name", ["get", "has", "put"])
+def test_an_interrupt_ends_a_call_without_an_event_loop(server, proxy, options, name):
+    interrupt = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+    with SyncRepository(S3Repository(**options, offload=Inline())) as repo:
+        repo.initialise()
+        key = repo.put(b"content")
+        calls = {"get": lambda: repo.get(key), "has": lambda: repo.has(key), "put": lambda: repo.put(b"other")}
+        proxy.faults = lambda *_: Fault(silence=SILENCE)
+        began = time.monotonic()
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            calls[name]()
+        assert time.monotonic() - began < SLOW_MACHINE
+        proxy.resume()
+        assert repo.get(key) == b"content"
+
+
+async def test_a_call_in_place_works_where_an_event_loop_is_running(options):
+    with SyncRepository(S3Repository(**options, offload=Inline())) as repo:
+        repo.initialise()
+        key = repo.put(b"content")
+        await anyio.sleep(0)
+        assert repo.get(key) == b"content"
+        assert list(repo.keys()) == [key]

@@ -16,7 +16,7 @@ from objrepo.bucket.age import Moment
 from objrepo.bucket.cancellable import CancellableObstore, time_limit
 from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
-from objrepo.offload import WorkCancelled, cancel_requested, is_cancellable
+from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
 from objrepo.retry import retry
 
@@ -156,7 +156,7 @@ class Client:
                 )
             if self._connected is None:
                 self._connected = self._connect()
-            return CancellableObstore(obstore) if is_cancellable() else obstore, self._connected
+            return CancellableObstore(obstore), self._connected
 
 
 class BucketClient:
