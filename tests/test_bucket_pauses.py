@@ -33,7 +33,6 @@ class Others(Machines):
         patch.setattr(maintenance, "_ENTRIES_PER_SNAPSHOT", 1)
         self.other = self.backend("other")
         self.other.initialise()
-        self.put(self.other, [ALONE])
         self.put(self.other, [PACKED, GONE])
         self.put(self.other, [LARGE])
         self.put(self.other, [LEFT])
@@ -46,6 +45,7 @@ class Others(Machines):
         self.days(1)
         self.bucket.objects[name] = left  # as if its deleter had been killed, and maintenance had looked before that
         self.put_noise(NOISE)  # so that maintenance puts packs together
+        self.put(self.other, [ALONE])
         self.advance(26 * HOUR)
 
     def days(self, count=2):
@@ -99,7 +99,8 @@ class Others(Machines):
         self.put(self.other, [PACKED])
 
     def stored_and_deleted_by_one_that_was_killed(self):
-        self.days()
+        self.advance(10 * MINUTE)
+        self.maintain(self.other)
         self.put(self.other, [GONE])
         name = f"{KEYS[GONE][:2]}/{KEYS[GONE][2:]}"
         left = self.bucket.objects[name]
@@ -112,6 +113,7 @@ class Others(Machines):
 
     def there_is_only_one_pack_left(self):
         """It is not put together with others, so what is in it stays there; packs without an entry are removed."""
+        self.delete(self.other, [ALONE])
         self.other.delete([hashlib.sha256(content).hexdigest() for content in NOISE])
         for _ in range(3):
             self.advance(26 * HOUR)
