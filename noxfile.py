@@ -180,15 +180,14 @@ def engines(session: nox.Session) -> None:
         apt_install = ("apt-get", "install", "--quiet", "--yes", "--no-install-recommends")
         session.run_install(*apt_install, *sorted(missing), env=env, external=True)
     azurite = Path(session.cache_dir, AZURITE).absolute()
-    if not (azurite / "node_modules").exists():
+    programs = azurite / "node_modules" / ".bin"
+    if not (programs / "azurite-blob").exists():
         azurite.mkdir(parents=True, exist_ok=True)
         npm_install = ("npm", "install", "--no-fund", "--no-audit", "--loglevel=error", "--omit=optional")
         session.run_install(*npm_install, "--prefix", str(azurite), AZURITE, external=True)
-    session.env["PATH"] = os.pathsep.join(
-        [str(azurite / "node_modules" / ".bin"), session.env.get("PATH") or os.environ["PATH"]]
-    )
     install(session, "engines", extras="cli,aiida,s3,azure,gcs,serve")
-    session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs)
+    env = {"PATH": os.pathsep.join([str(programs), os.environ["PATH"]])}
+    session.run("pytest", "--engines", "tests/engines", "-n", "2", "--dist=loadfile", *session.posargs, env=env)
 
 
 @nox.session

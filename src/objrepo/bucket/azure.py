@@ -223,10 +223,9 @@ def _identity(url: str) -> Callable[[], dict[str, Any]]:
 
 def _is_base64(key: str) -> bool:
     try:
-        base64.b64decode(key, validate=True)
+        return base64.b64encode(base64.b64decode(key, validate=True)) == key.encode()  # which obstore requires
     except ValueError:
         return False
-    return True
 
 
 def _environment() -> dict[str, str]:
