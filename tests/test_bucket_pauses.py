@@ -74,6 +74,14 @@ class Others(Machines):
     def maintained(self):
         self.days()
 
+    def maintained_for_a_day(self):
+        self.days(1)
+
+    def maintained_within_the_hour(self):
+        self.advance(10 * MINUTE)
+        self.put_noise([b"within", b"the hour"])
+        self.maintain(self.other)
+
     def deleted(self):
         self.delete_all()
         self.days()
@@ -155,7 +163,8 @@ IN_MAINTENANCE = (
     "maintained_and_stored_within_the_hour",
 )
 IN_CHANGES = (
-    "maintained",
+    "maintained_within_the_hour",
+    "maintained_for_a_day",
     "deleted_and_stored",
     "deleted_forgotten_and_stored",
     "stored_and_deleted",
