@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -107,6 +108,25 @@ def test_ci_runs_the_test_command_of_the_readme():
     commands = (ROOT / ".ci" / "run").read_text().splitlines()
     assert TEST_COMMAND in commands
     assert any(command.startswith("nox -s engines ") for command in commands)
+
+
+def sessions():
+    """Return the names and the summaries of the sessions in `noxfile.py`, which needs nox to be imported."""
+    for node in ast.parse((ROOT / "noxfile.py").read_text()).body:
+        for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+            if ast.unparse(decorator).startswith("nox.session"):
+                options = decorator.keywords if isinstance(decorator, ast.Call) else ()
+                names = [option.value.value for option in options if option.arg == "name"]
+                yield (*names, node.name)[0], ast.get_docstring(node).splitlines()[0]
+
+
+def test_the_table_of_sessions_is_that_of_the_noxfile():
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| (.*?) \|", page, re.MULTILINE)
+    assert rows == list(sessions())
+    assert len(rows) > 10
+    pythons = re.search(r"^PYTHONS = (.*)$", (ROOT / "noxfile.py").read_text(), re.MULTILINE)[1]
+    assert set(re.findall(r"`tests-(3\.\d+)`", page)) == set(ast.literal_eval(pythons))
 
 
 def test_the_setup_command_of_the_readme(tmp_path):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from objrepo.transfer import copy
     from objrepo.url import open_repository
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = (
     "AccessDeniedError",
