@@ -31,7 +31,7 @@ class CancellableObstore:
 
     def __init__(self, obstore: Any) -> None:
         self._obstore = obstore
-        self.exceptions = obstore.exceptions
+        self.exceptions: Any = obstore.exceptions
 
     def put(self, store: Any, name: str, content: Any, **options: Any) -> Any:
         """Store an object; the parts of one whose upload is cancelled stay in the store."""
@@ -66,8 +66,8 @@ class CancellableResult:
 
     def __init__(self, result: Any) -> None:
         self._result = result
-        self.meta = result.meta
-        self.range = result.range
+        self.meta: Any = result.meta
+        self.range: Any = result.range
 
     def bytes(self) -> Any:
         """Receive the body."""
