@@ -168,7 +168,7 @@ class TestErrors:
 
 
 class TestCredentials:
-    """Where they come from when they are not given."""
+    """Where they are read from when they are not given."""
 
     @pytest.fixture
     def url(self, repo, endpoint, prefix, monkeypatch):
