@@ -105,7 +105,7 @@ def test_the_pages_have_blocks_of_code():
 
 def test_ci_runs_the_test_command_of_the_readme():
     assert f"```sh\n{TEST_COMMAND}\n```" in (ROOT / "README.md").read_text()
-    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     assert TEST_COMMAND in commands
     assert any(command.startswith("nox -s engines ") for command in commands)
 
