@@ -125,7 +125,7 @@ if __name__ == "__main__":
     from objrepo.__main__ import main
 
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    if sys.argv[1] == _SCRIPT:
+    if sys.argv[1:2] == [_SCRIPT]:
         _run_script(sys.argv[2])
     else:
         main()

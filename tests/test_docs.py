@@ -45,6 +45,7 @@ def test_every_block_of_code_runs_alone_and_twice(language, code, project, forke
         run_code_block(language, code, project, forked_commands)
 
 
+@pytest.mark.timeout(300)  # dozens of commands
 def test_the_first_pages_in_one_folder_in_any_order(project, forked_commands):
     first = [block.values for block in code_blocks(FIRST_PAGES)]
     for language, code in [*first, *reversed(first)]:
