@@ -120,7 +120,7 @@ class TestLogging:
                 await repo.delete(key)
                 await repo.erase()
         infos = [record.getMessage() for record in caplog.records if record.name == "objrepo"]
-        for word in ("initialised", "maintained", "pack_loose 1 objects", "verified", "deleted 1 object", "erased"):
+        for word in ("initialised", "maintained", "pack_loose 1 object,", "verified", "deleted 1 object", "erased"):
             assert any(word in message for message in infos), word
         details = [
             (record.levelname, record.getMessage()) for record in caplog.records if record.name == "objrepo.operations"

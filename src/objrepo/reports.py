@@ -21,12 +21,18 @@ __all__ = (
     "RepositoryInfo",
     "Statistics",
     "VerifyReport",
+    "count_of",
     "note_read",
     "watching_reads",
 )
 
 
 _MAX_ITEMS_SHOWN: Final = 50
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with a noun, such as ``1 object`` or ``2,000 objects``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 class HTMLTableMixin:

@@ -31,6 +31,7 @@ from objrepo.reports import (
     RepositoryInfo,
     Statistics,
     VerifyReport,
+    count_of,
 )
 from objrepo.sendfile import send_stream
 from objrepo.sources import is_async_source, plain_source, read_source, run_with_reader, size_in_memory
@@ -162,9 +163,8 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
         leftovers = await self._open().run(self.backend.leftovers, abandon_on_cancel=True)
         for each in reports.damaged:
             log.warning("%s in %s is damaged: %s", each.key, self, each.reason, extra=REPORTED)
-        log.info(
-            "verified %s: %d objects, %d bytes, %d damaged", self, reports.objects, reports.size, len(reports.damaged)
-        )
+        objects = count_of(reports.objects, "object")
+        log.info("verified %s: %s, %d bytes, %d damaged", self, objects, reports.size, len(reports.damaged))
         return VerifyReport(reports.objects, reports.size, reports.damaged, leftovers)
 
     async def erase(self) -> None:
@@ -222,7 +222,7 @@ class Repository(NoSyncWith, AsyncRepository, Generic[BackendT]):
     async def delete_many(self, keys: Iterable[str]) -> None:
         unique = unique_keys(keys)
         await self._open().run(self._delete, unique)
-        log.info("deleted %d %s from %s", len(unique), "object" if len(unique) == 1 else "objects", self)
+        log.info("deleted %s from %s", count_of(len(unique), "object"), self)
 
     def _delete(self, keys: list[str]) -> None:
         key_format = self.backend.key_format()
@@ -438,5 +438,5 @@ def _from_configuration(
 def log_report(repository: object, report: MaintenanceReport) -> None:
     """Log what maintenance did, unless it was a dry run."""
     if not report.dry_run:
-        steps = ", ".join(f"{step.name} {step.objects} objects, {step.size} bytes" for step in report.steps)
+        steps = ", ".join(f"{step.name} {count_of(step.objects, 'object')}, {step.size} bytes" for step in report.steps)
         log.info("maintained %s: %s", repository, steps or "nothing to do")

@@ -14,7 +14,7 @@ from objrepo.integrity import check_digest
 from objrepo.keys import key_list
 from objrepo.offload import Inline, Offload, Threads, runs_in_place
 from objrepo.protocol import AsyncRepository
-from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback
+from objrepo.reports import CopyReport, DamagedObject, Progress, ProgressCallback, count_of
 from objrepo.sources import closing_generator
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, next_objects
 
@@ -76,7 +76,7 @@ async def copy(
     if extraneous and not dry_run:
         if len(extraneous) != deletions:
             raise ValueError(
-                f"{target} has {len(extraneous)} objects that {source} does not have: "
+                f"{target} has {count_of(len(extraneous), 'object')} that {source} does not have: "
                 f"to delete them, pass deletions={len(extraneous)}"
             )
         for start in range(0, len(extraneous), _PAGE_KEYS):

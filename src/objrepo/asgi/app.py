@@ -35,6 +35,7 @@ from objrepo.errors import (
 )
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository
+from objrepo.reports import count_of
 
 _log: Final = logging.getLogger("objrepo.asgi")
 _PREVIEW_BYTES: Final = 16 * 1024
@@ -193,7 +194,8 @@ class ObjectApp:
             await self._require(request, "delete")
             keys = await read_keys(request)
             response = await delete_keys(self._repository, keys)
-            _log.info("deleted %d objects" if response.status_code == 204 else "deleted none of %d objects", len(keys))
+            done = "deleted" if response.status_code == 204 else "deleted none of"
+            _log.info("%s %s", done, count_of(len(keys), "object"))
             return response
         await self._require(request, "put")
         boundary = boundary_of(request.headers)
@@ -242,7 +244,7 @@ class ObjectApp:
     async def _store_parts(self, request: Request, boundary: bytes) -> Response:
         self._uploads.check_coding(request.headers)
         objects = await self._uploads.store_parts(self._repository, request, boundary)
-        _log.info("stored %d objects, %d bytes", len(objects), sum(int(each["size"]) for each in objects))
+        _log.info("stored %s, %d bytes", count_of(len(objects), "object"), sum(int(each["size"]) for each in objects))
         return JSONResponse({"objects": objects}, 201)
 
     def _check_preconditions(self, request: Request, key: str, exists: bool) -> None:

@@ -18,10 +18,10 @@ from objrepo.cli.context import (
     with_repository,
     with_threaded_repository,
 )
-from objrepo.cli.progress import count_of, reporter, size_of
+from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.protocol import AsyncRepository
-from objrepo.reports import RepairReport
+from objrepo.reports import RepairReport, count_of
 from objrepo.url import open_repository
 
 

@@ -22,11 +22,11 @@ from objrepo.cli.context import (
     with_repository,
 )
 from objrepo.cli.keys import ListedKey, complete_key, full_keys, keys_argument, read_list, require_keys
-from objrepo.cli.progress import count_of, reporter
+from objrepo.cli.progress import reporter
 from objrepo.errors import CorruptObjectError, with_path
 from objrepo.keys import is_key
 from objrepo.protocol import AsyncRepository, ObjectStream
-from objrepo.reports import Progress
+from objrepo.reports import Progress, count_of
 
 _PAGE_KEYS: Final = 1000
 

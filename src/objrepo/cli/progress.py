@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from objrepo.cli.context import is_quiet
-from objrepo.reports import Progress, watching_reads
+from objrepo.reports import Progress, count_of, watching_reads
 
 if TYPE_CHECKING:
     import rich.progress
@@ -132,8 +132,3 @@ def size_of(size: int) -> str:
     from rich.filesize import decimal
 
     return decimal(size)
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with a noun, such as ``1 object`` or ``2,000 objects``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

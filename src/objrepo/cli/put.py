@@ -17,12 +17,12 @@ from typing import Any, BinaryIO, Final
 import click
 
 from objrepo.cli.context import Failures, is_json, is_quiet, json_option, print_report, standard_input, with_repository
-from objrepo.cli.progress import Reporter, count_of, reporter, size_of
+from objrepo.cli.progress import Reporter, reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.errors import with_path
 from objrepo.key_list import list_line
 from objrepo.protocol import AsyncRepository
-from objrepo.reports import Progress
+from objrepo.reports import Progress, count_of
 from objrepo.sync.runner import InPlace
 
 _BATCH_FILES: Final = 200

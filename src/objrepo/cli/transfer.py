@@ -10,11 +10,11 @@ import click
 
 from objrepo.cli.context import damaged_lines, dry_run_option, json_option, print_report, with_threaded_repository
 from objrepo.cli.keys import ListedKey, keys_argument, require_keys
-from objrepo.cli.progress import count_of, reporter, size_of
+from objrepo.cli.progress import reporter, size_of
 from objrepo.disk import DiskRepository
 from objrepo.memory import MemoryRepository
 from objrepo.protocol import AsyncRepository
-from objrepo.reports import CopyReport
+from objrepo.reports import CopyReport, count_of
 from objrepo.transfer import copy as copy_objects
 from objrepo.url import open_repository
 

@@ -30,7 +30,7 @@ from objrepo.keys import is_key, valid_keys
 from objrepo.offload import BlockingPool, Offload, Threads, WorkCancelled, cancel_requested
 from objrepo.protocol import BinaryReader, Source
 from objrepo.range_reader import PART_BYTES, RangeRequestFile
-from objrepo.reports import MaintenanceReport, RepositoryInfo
+from objrepo.reports import MaintenanceReport, RepositoryInfo, count_of
 from objrepo.repository import Repository
 from objrepo.sources import ChainedReader, read_up_to
 from objrepo.streams import BATCH_BYTES, CHUNK_BYTES, MAX_BATCHED_OBJECT_BYTES, OpenedObject, RangeHandle
@@ -279,7 +279,7 @@ class HTTPBackend(Backend):
         response = self._client.send("POST", expected=(201,), headers=headers, chunks=lambda: [body])
         objects = self._json(response, "objects")["objects"]
         if [each["key"] for each in objects] != keys:
-            raise RepositoryError(f"{self} stored {len(keys)} objects under other keys than their hashes")
+            raise RepositoryError(f"{self} stored {count_of(len(keys), 'object')} under other keys than their hashes")
 
     def batch(self) -> BatchBackend | None:
         return None if self.key_format() == "uuid4" else BatchBackend(self)
