@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from engines import azurite
+from engines.survival import FAULTS, check_that_faults_are_survived
 from gcs_server import gcs_server, require_token, service_account
 from helpers import PAGES_THAT_NEED_A_CLOUD, code_blocks, run_code_block
 from objrepo import AccessDeniedError, ArchiveRepository, AzureRepository, NotInitialisedError, export, open_repository
@@ -168,7 +169,7 @@ class TestErrors:
 
 
 class TestCredentials:
-    """Where they are read from when they are not given."""
+    """Where credentials are read from when they are not given."""
 
     @pytest.fixture
     def url(self, repo, endpoint, prefix, monkeypatch):
@@ -210,6 +211,21 @@ class TestCredentials:
         monkeypatch.setenv("AZURE_STORAGE_USE_EMULATOR", "true")
         async with container() as other:
             assert await other.uuid() == await repo.uuid()
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_a_fault_of_any_one_request_is_survived(endpoint, prefix, fault, monkeypatch):
+    def make(url, folder):
+        return AzureRepository(
+            CONTAINER,
+            f"{prefix}/{folder}",
+            account=azurite.ACCOUNT,
+            account_key=azurite.KEY,
+            endpoint=f"{url.removesuffix(f'/{azurite.ACCOUNT}')}/{azurite.ACCOUNT}",
+        )
+
+    await check_that_faults_are_survived(endpoint, fault, make, monkeypatch)
 
 
 async def test_maintenance(repo, container, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engines.survival import FAULTS, check_that_faults_are_survived
 from gcs_server import gcs_server, require_token, service_account
 from objrepo import GCSRepository
 from objrepo.testing import RepositoryContract
@@ -30,3 +31,13 @@ class TestGCS(RepositoryContract):
     def repository(self, server):
         server.objects.clear()
         return GCSRepository(BUCKET, "in/a/folder", endpoint=server.url, timeout=10, retry_timeout=10)
+
+
+@pytest.mark.parametrize("anyio_backend", [("trio", {})], ids=["trio"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_a_fault_of_any_one_request_is_survived(server, fault, monkeypatch):
+    def make(url, folder):
+        return GCSRepository(BUCKET, folder, endpoint=url)
+
+    server.objects.clear()
+    await check_that_faults_are_survived(server.url, fault, make, monkeypatch)
