@@ -13,6 +13,7 @@ from objrepo import (
     RepositoryUnavailableError,
     export,
     open_repository,
+    sync,
 )
 from objrepo.bucket.client import BucketClient
 from objrepo.bucket.gcs import GCSOptions
@@ -65,6 +66,14 @@ async def test_a_repository(repo, url):
     async with open_repository(url) as other:
         assert await other.has_many([*keys, large]) == [False, True, True, True]
         assert (await other.verify()).ok
+
+
+def test_without_an_event_loop(url):
+    with sync.open_repository(url) as repo:
+        repo.initialise()
+        keys = repo.put_many([b"one", b"two"])
+        assert [repo.get(key) for key in keys] == [b"one", b"two"]
+        assert sorted(repo.keys()) == sorted(keys)
 
 
 def test_an_object_is_created_once(client):
