@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import threading
 import zipfile
@@ -11,10 +12,9 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
 
 from objrepo.backend import Backend, paginate
-from objrepo.bucket.remote_file import RemoteFile, is_remote
 from objrepo.errors import CorruptObjectError, NotInitialisedError, ObjectNotFoundError, ReadOnlyError, RepositoryError
 from objrepo.keys import KeyFormat, is_key
 from objrepo.offload import BlockingPool, Offload, WorkCancelled, cancel_requested
@@ -23,7 +23,10 @@ from objrepo.reports import RepositoryInfo
 from objrepo.repository import Repository
 from objrepo.streams import DecompressingFile, OpenedObject, open_range
 
-__all__ = ("ArchiveRepository",)
+if TYPE_CHECKING:
+    from objrepo.bucket.remote_file import RemoteFile
+
+__all__ = ("ArchiveRepository", "is_remote")
 
 _CONCURRENT_REQUESTS: Final = 16
 _FOLDER: Final = "repo/"
@@ -33,6 +36,11 @@ _MAX_METADATA_BYTES: Final = 1024 * 1024
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 _BROKEN: Final = (zipfile.BadZipFile, zlib.error, EOFError)
 _METHODS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is the URL of a remote file."""
+    return re.match(r"(?i)(https?|s3|az|gs)://", path) is not None
 
 
 class ArchiveRepository(Repository["ArchiveBackend"]):
@@ -72,6 +80,8 @@ class ArchiveBackend(Backend):
         self.path: Path | None = None
         self._remote: RemoteFile | None = None
         if isinstance(path, str) and is_remote(path):
+            from objrepo.bucket.remote_file import RemoteFile
+
             self._url = path
             self.pool: BlockingPool | None = BlockingPool(_CONCURRENT_REQUESTS)
             self._remote = RemoteFile(path, self.pool)

@@ -110,7 +110,7 @@ def _zip(path: str, offload: Offload | None) -> AsyncRepository:
 
 
 def _zip_url(rest: str, offload: Offload | None) -> AsyncRepository:
-    from objrepo.bucket.remote_file import is_remote
+    from objrepo.archive import is_remote
 
     return _zip(rest if is_remote(rest) else _decoded(rest), offload)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -16,11 +15,6 @@ from objrepo.range_reader import RangeRequestFile
 
 _TIMEOUT: Final = 30.0
 _RETRY_TIMEOUT: Final = 60.0
-
-
-def is_remote(path: str) -> bool:
-    """Say whether a path is the URL of a remote file."""
-    return re.match(r"(?i)(https?|s3|az|gs)://", path) is not None
 
 
 class RemoteFile:
