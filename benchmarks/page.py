@@ -72,8 +72,8 @@ Each target is a ratio of two figures, or a limit. Figures near a limit may be o
   object take 1.0, 0.6 and 0.7 µs. AiiDA's interface requires the last one; the async `stream` does not need it.
 - **A single `get`.** The first read of an object is a call to a worker thread, in which a row and a `pread` take {single_bound} of an empty
   call. A repeated read needs no thread. It is limited by SQLite's lock, a `stat` of the index, and the event loop.
-- **1,000 concurrent puts.** The group commit takes [a quarter of the time](profile.md). Creating, waking and ending the tasks takes most
-  of the rest. Implementations without fsync leave writing to the disk to a later fsync.
+- **1,000 concurrent puts.** Beside [the group commit](profile.md), creating, waking and ending the tasks takes most of the
+  time. Implementations without fsync leave writing to the disk to a later fsync.
 - **A durable `put`.** On ext4 and XFS it waits for one commit of the file system's journal; elsewhere, and on ext4 without a journal, for two.
   SQLite overwrites its log in place, which commits nothing, so a row takes less. aiida-core fsyncs the file and then the wrong
   directory, which has not changed: it waits for one commit, and the name is not durable.
@@ -82,24 +82,20 @@ Each target is a ratio of two figures, or a limit. Figures near a limit may be o
 - **`put_many`.** SQLite takes half of its time, SHA-256 a sixth. The rest determines the kind of each source, collects a batch, and
   returns the keys. In a large index each row changes a page of its own, so batches of 4,096 objects take 0.4 of the time of batches of
   1,024 there.
-- **`get` in a large repository**, each object read for the first time. Each step of the search in the index, and the bytes, are elsewhere in
+- **`get` in a large repository**, each object read for the first time. Each step of the search in the index, and the bytes, are at other addresses in
   memory, so the processor's caches miss. A page cache of SQLite of 8 to 256 MiB was measured: it saves the 2.7 reads of a look-up, but is 1 to
-  8 % slower, as its pages are further away than the one buffer that a read fills. A memory map takes 0.85 of the time, but SIGBUS would
-  kill the process if the disk failed or another program truncated the file. Reading 10,000 objects takes 5 MiB of memory, of a
+  8 % slower, as its pages are less often in the processor's caches than the one buffer that a read fills. A memory map takes 0.85 of the time, but SIGBUS would
+  kill the process if the disk failed or another program truncated the file. Reading 10,000 objects takes 5 MiB of memory for a
   repository of any size.
 
 ## Design decisions
 
-- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions. Before each read the open pack is compared
-  with the file of its name; see [on the disk](on-disk.md).
-- **Repeated reads need no worker thread** while the index has not changed.
-- **Concurrent calls are batched**, up to 256 reads or 1,024 writes in one call to a worker thread. A single call is dispatched immediately. A
-  cancelled call leaves its batch, which continues for the others.
+[Concurrency](concurrency.md) describes batches and reads without a worker thread, [On the disk](on-disk.md) group commits.
+
+- **Rows by `sqlite3`, bytes by `pread`** from packs that stay open, instead of SQLAlchemy sessions.
 - **`verify`, `copy` and `stream`** read adjacent objects together. `verify` reads the copies of an object separately only if the hash
   is not the key, or if the object also has a loose file.
 - **`maintain`** packs 8,192 loose objects at a time, in 16 MiB of memory for any number of objects (`python -m benchmarks maintenance`).
-- **Group commit**: small concurrent puts are appended to a pack, with one fsync and one transaction. A file for each and one `syncfs`
-  takes about as long, but writes back all dirty data of the file system, and leaves the packing for later.
 - **Large puts** start writing to the disk while the rest is hashed.
 - **Ranges** take the time of their length only, loose or packed. In a compressed object everything before the range is decompressed
   too, because disk-objectstore compresses an object as one stream.

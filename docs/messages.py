@@ -16,6 +16,13 @@ HEADING = "## Find a message\n"
 INTRODUCTION = "Search this page for a part of the message. `…` stands for a path, a key, a URL or a number.\n"
 # Errors that never reach users of the API, or whose message a protocol prescribes.
 HIDDEN_ERRORS = {"HTTPException", "NotImplementedError", "AttributeError", "DatabaseError"}
+PUBLIC_ERRORS = {
+    "BrokenLogError": "RepositoryError",
+    "DamagedError": "RepositoryError",
+    "UnsafePathError": "RepositoryError",
+    "IndexLostError": "RepositoryUnavailableError",
+}
+"""The public class of private ones, which the page lists."""
 HIDDEN_PACKAGES = {"aiida", "cli", "testing"}
 
 
@@ -85,7 +92,7 @@ def section() -> str:
         for text, error in rows:
             ticks = "``" if "`" in text else "`"
             space = " " if ticks == "``" else ""
-            lines.append(f"- {ticks}{space}{text}{space}{ticks} · {error}")
+            lines.append(f"- {ticks}{space}{text}{space}{ticks} · {PUBLIC_ERRORS.get(error, error)}")
         lines += [f"\n**Cause.** {group['cause']}\n", f"**Remedy.** {group['remedy']}\n"]
     return "\n".join(lines).rstrip() + "\n"
 
