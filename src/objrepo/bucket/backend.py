@@ -169,7 +169,7 @@ class BucketBackend(Backend):
         self._forget_marker()
 
     def rebuild(self, dry_run: bool) -> list[RepairStep]:
-        """Make the log anew from the footers of all packs, if it is broken, or packs whose footers are damaged."""
+        """Rebuild the log from the footers of all packs, if it is damaged, or packs whose footers are damaged."""
         log = self._log()
         if log is None:
             return []

@@ -258,7 +258,7 @@ class LocalIndex:
         if _code(error) in _FAILED:
             raise OSError(None, f"the index cannot be read or written: {error}", str(self.path)) from error
         self._remove()
-        raise IndexLostError(f"the index {self.path} was damaged and is made anew: try again") from error
+        raise IndexLostError(f"the index {self.path} was damaged and is rebuilt: try again") from error
 
     def _remove(self) -> None:
         if self._db is not None:

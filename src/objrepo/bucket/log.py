@@ -187,7 +187,7 @@ class Log:
             except (MissingError, IndexLostError):
                 pass  # maintenance has removed it meanwhile, or another thread has found the index damaged
         raise BrokenLogError(
-            f"the log of {self._location} lacks an entry after {self.index.number}: repair(live=False) makes it anew"
+            f"the log of {self._location} lacks an entry after {self.index.number}: repair(live=False) rebuilds it"
         )
 
     def _follow(self, number: int, is_first: bool) -> int | None:
@@ -220,7 +220,7 @@ class Log:
             return decode_entry(content)
         except DamagedError as error:
             raise BrokenLogError(
-                f"{name_of(number)} in {self._location} is damaged: {error}: repair(live=False) makes the log anew"
+                f"{name_of(number)} in {self._location} is damaged: {error}: repair(live=False) rebuilds the log"
             ) from error
 
     def _load_snapshot(self, number: int) -> None:
@@ -247,7 +247,7 @@ class Log:
             )
         except DamagedError as error:
             raise BrokenLogError(
-                f"{name} in {self._location} is damaged: {error}: repair(live=False) makes it anew"
+                f"{name} in {self._location} is damaged: {error}: repair(live=False) rebuilds it"
             ) from error
 
     def _parts(self, name: str, size: int) -> Iterator[bytes]:

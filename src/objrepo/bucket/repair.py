@@ -28,7 +28,7 @@ class Repair:
         self._location = location
 
     def run(self, dry_run: bool, rewrite: Callable[[set[bytes]], None]) -> list[RepairStep]:
-        """Make the log anew if it is broken; else write those packs anew whose footers are damaged.
+        """Rebuild the log if it is damaged; else rewrite those packs whose footers are damaged.
 
         :param rewrite: moves the objects in some packs into new ones.
         """
@@ -62,7 +62,7 @@ class Repair:
         return [RepairStep("recovered", each.key, f"{each.reason}; its objects are in new packs") for each in damaged]
 
     def _make_log(self, dry_run: bool) -> list[RepairStep]:
-        """Make the log and the index anew from the footers of the packs."""
+        """Rebuild the log and the index from the footers of the packs."""
         steps: list[RepairStep] = []
         index = self._log.index
         if not dry_run:
@@ -77,7 +77,7 @@ class Repair:
         names = [each.name for folder in (FOLDER, SNAPSHOTS) for each in numbered(self._bucket, folder)]
         # One number is left out, so that no reader takes the new state for the continuation of the old one.
         new = max(map(number_of, names), default=0) + 2
-        steps.insert(0, RepairStep("recovered", name_of(new), "it is made anew from the packs"))
+        steps.insert(0, RepairStep("recovered", name_of(new), "it is rebuilt from the packs"))
         if not dry_run:
             with index.scan() as scan:
                 write_snapshot(self._bucket, scan, new)

@@ -57,7 +57,7 @@ class BucketRepository(Repository[BucketBackend]):
         return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
 
     async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
-        """Make the index in the bucket anew from the packs, if it is damaged. Others must not use the repository.
+        """Rebuild the index in the bucket from the packs, if it is damaged. Others must not use the repository.
 
         A damaged or missing entry of the log, or a damaged snapshot, is an error of every operation that says so.
         Objects that were deleted are there again if their pack was not removed yet. If only packs have damaged lists of
@@ -74,7 +74,7 @@ class BucketRepository(Repository[BucketBackend]):
         """
         if live and not dry_run:
             raise ValueError(
-                f"the index of {self} cannot be made anew while others use it: end them, and say so by live=False"
+                f"the index of {self} cannot be rebuilt while other programs use it: end them, then pass live=False"
             )
         steps = await self._open().run(self.backend.rebuild, dry_run)
         return RepairReport(dry_run, tuple(steps))

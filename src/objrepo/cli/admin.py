@@ -137,7 +137,7 @@ async def repair(
 ) -> int:
     """Verify the repository, and repair damage.
 
-    In a bucket, it makes the index anew from the packs, with --exclusive. On disk, a damaged copy of an object is moved
+    In a bucket, --exclusive rebuilds the log from the packs. On disk, a damaged copy of an object is moved
     to the directory `quarantine` of the repository, and replaced by an intact one.
     An object without an intact copy is lost. With --exclusive, files that interrupted commands have left are removed.
     Exit status 1 if an object is lost, or if one is skipped because its files cannot be read or moved.
