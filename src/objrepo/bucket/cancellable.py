@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from objrepo.offload import WorkCancelled, WorkItem, cancel_requested, is_cancellable, set_cancellable
+from objrepo.range_reader import Buffer
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,9 +34,19 @@ class CancellableObstore:
         self._obstore = obstore
         self.exceptions: Any = obstore.exceptions
 
-    def put(self, store: Any, name: str, content: Any, **options: Any) -> Any:
-        """Store an object; the parts of one whose upload is cancelled stay in the store."""
-        return _wait(lambda: self._obstore.put_async(store, name, content, **options))
+    def put(self, store: Any, name: str, content: bytes, **options: Any) -> Any:
+        """Store an object by one request."""
+        return _wait(lambda: self._obstore.put_async(store, name, content, use_multipart=False, **options))
+
+    def upload(self, store: Any, name: str, chunks: Iterable[Buffer], part: int) -> None:
+        """Store an object in parts. Those of an upload that is cancelled stay in the store.
+
+        :param chunks: the content. It is read in this thread, and no longer when this has ended.
+        :param part: the size of the parts in bytes.
+        """
+        loop = _Loop()
+        content = _Chunks(loop, chunks)
+        loop.wait(lambda: self._obstore.put_async(store, name, content, use_multipart=True, chunk_size=part))
 
     def get(self, store: Any, name: str, **options: Any) -> CancellableResult:
         """Request an object."""
@@ -112,46 +123,59 @@ class _TimeLimit:
 
 
 def _wait(start: Callable[[], Any]) -> Any:
-    """Return the result of a future of obstore.
-
-    :param start: starts the request, and returns its future.
-    :raises WorkCancelled: if the caller is cancelled; the connection is closed.
-    """
-    loop = _Loop()
-    future = loop.start(start)
-    try:
-        while not future.done():
-            if not loop.run_next(_CANCEL_CHECK_INTERVAL) and cancel_requested():
-                raise WorkCancelled
-    finally:
-        future.cancel()  # unless it has ended
-        while loop.run_next(0):
-            pass
-    return future.result()
+    """Return the result of a future of obstore, as :meth:`_Loop.wait` does."""
+    return _Loop().wait(start)
 
 
 class _Loop:
     """An event loop with only what obstore's futures need.
 
     It needs no files and no thread, and works where another event loop is running. asyncio's takes twice as long.
+
+    :ivar has_ended: whether nothing waits for it any longer.
     """
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = SimpleQueue()
+        self._calls: _Calls | None = SimpleQueue()
+        self.has_ended: bool = False
 
-    def start(self, start: Callable[[], asyncio.Future[Any]]) -> asyncio.Future[Any]:
+    def wait(self, start: Callable[[], asyncio.Future[Any]]) -> Any:
+        """Return the result of a future of obstore.
+
+        :param start: starts the request, and returns its future.
+        :raises WorkCancelled: if the caller is cancelled; the connection is closed.
+        """
+        future = self._start(start)
+        try:
+            while not future.done():
+                self._run_next(_CANCEL_CHECK_INTERVAL)
+                if cancel_requested() and not future.done():
+                    raise WorkCancelled
+        finally:
+            self.has_ended = True
+            future.cancel()  # unless it has ended
+            while self._run_next(0):
+                pass
+            self._calls = None
+        try:
+            return future.result()
+        finally:
+            del future  # the traceback of its error would keep it, and the content that was sent, until the next gc
+
+    def _start(self, start: Callable[[], asyncio.Future[Any]]) -> asyncio.Future[Any]:
         """Call a function that returns a future of the running loop."""
         import asyncio  # not before it is used: it takes as long as all of this package
 
         running = asyncio._get_running_loop()  # noqa: SLF001  (for event loops)
-        asyncio._set_running_loop(self)  # type: ignore[arg-type]  # noqa: SLF001
-        try:
+        try:  # around both: an interrupt may be raised as soon as it is set
+            asyncio._set_running_loop(self)  # type: ignore[arg-type]  # noqa: SLF001
             return start()
         finally:
             asyncio._set_running_loop(running)  # noqa: SLF001
 
-    def run_next(self, timeout: float) -> bool:
+    def _run_next(self, timeout: float) -> bool:
         """Make the next call; return False if there was none in time."""
+        assert self._calls is not None, "it waits for one future"
         try:
             function, arguments = self._calls.get(timeout > 0, timeout)
         except Empty:
@@ -166,11 +190,43 @@ class _Loop:
         return asyncio.Future(loop=self)  # type: ignore[arg-type]
 
     def call_soon(self, function: Callable[..., object], *arguments: Any, context: object = None) -> None:
-        """See :meth:`asyncio.loop.call_soon`."""
-        self._calls.put((function, arguments))
+        """See :meth:`asyncio.loop.call_soon`; dropped, with the result that it has, when nothing waits any longer."""
+        calls = self._calls
+        if calls is not None:
+            calls.put((function, arguments))
 
     call_soon_threadsafe = call_soon
 
     def get_debug(self) -> bool:
         """See :meth:`asyncio.loop.get_debug`."""
         return False
+
+
+_Calls = SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]]
+
+
+class _Chunks:
+    """An async iterator over the items of another one, which is advanced by the loop and not in obstore's threads."""
+
+    def __init__(self, loop: _Loop, chunks: Iterable[Buffer]) -> None:
+        self._loop = loop
+        self._chunks = iter(chunks)
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    def __anext__(self) -> asyncio.Future[Any]:
+        """Return the future of the next item; called by obstore, in its threads."""
+        future = self._loop.create_future()
+        self._loop.call_soon(self._advance, future)
+        return future
+
+    def _advance(self, future: asyncio.Future[Any]) -> None:
+        if self._loop.has_ended:
+            return
+        try:
+            future.set_result(next(self._chunks))
+        except StopIteration:
+            future.set_exception(StopAsyncIteration())
+        except Exception as error:  # noqa: BLE001  (obstore aborts the upload, and raises it)
+            future.set_exception(error)

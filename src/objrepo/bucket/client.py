@@ -216,7 +216,7 @@ class BucketClient:
 
     def put(self, name: str, content: bytes) -> None:
         """Store an object; an existing one is replaced."""
-        self._send(lambda obstore, store: obstore.put(store, name, content, mode="overwrite", use_multipart=False))
+        self._send(lambda obstore, store: obstore.put(store, name, content, mode="overwrite"))
 
     def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
         """Store a large object in parts; an existing one is replaced. A failed or cancelled upload is aborted.
@@ -227,7 +227,7 @@ class BucketClient:
 
         def upload(obstore: Any, store: Any) -> None:
             try:
-                obstore.put(store, name, chunks(), use_multipart=True, chunk_size=part)
+                obstore.upload(store, name, chunks(), part)
             except FileNotFoundError as error:
                 # There is no such upload: it was completed and the answer to that lost, or another process aborted it.
                 if _code(error) in self._codes.no_bucket:
@@ -324,13 +324,13 @@ class BucketClient:
                     raise
                 self._conditional_writes = False
                 _log.info("%s has no conditional writes: objects that exist are written again", self._location)
-        obstore.put(store, name, content, mode="overwrite", use_multipart=False)
+        obstore.put(store, name, content, mode="overwrite")
         return True
 
     def _put_new(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
         """Store an object unless it exists; return whether the store says that it was stored."""
         try:
-            obstore.put(store, name, content, mode="create", use_multipart=False)
+            obstore.put(store, name, content, mode="create")
         except obstore.exceptions.AlreadyExistsError as error:
             # obstore raises it for any 409 too. S3 answers 409 while another request deletes the same object, which
             # then does not exist. obstore's store in memory has no status.
