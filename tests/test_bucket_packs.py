@@ -660,7 +660,7 @@ class TestRepair:
         with pytest.raises(RepositoryError, match=r"repair\(live=False\)"):
             await other.has(keys[0])
         assert (await other.repair(dry_run=True)).steps[0].action == "recovered"
-        with pytest.raises(ValueError, match="while others use it"):
+        with pytest.raises(ValueError, match="while other programs use it"):
             await other.repair()
         await other.repair(live=False)
         for each in (other, repo):
