@@ -28,6 +28,8 @@ Read the figures as ratios, because absolute times depend on the machine. They a
 | row + pread | a lower bound: one row by `sqlite3` and one `os.pread` |
 | hash, append, flush, insert | a lower bound of many puts |
 
+*Delay of the loop* is the time of `anyio.sleep(0.001)` minus 1 ms; it is negative if a timer fires early.
+
 ## Reading
 
 A packed object that was read before takes one `pread`; see [reads without a worker thread](concurrency.md).
