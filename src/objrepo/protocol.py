@@ -165,8 +165,9 @@ class AsyncRepository(Protocol):
     entered again.
 
     **Cancellation.** Operations that change the repository are shielded: when a cancelled ``put`` or ``delete`` raises,
-    it has ended, and either did not happen or is complete. Operations that only read are abandoned: the caller goes on
-    at once, and the worker thread releases its resources by itself.
+    it has ended, and either did not happen or is complete. Operations that only read are abandoned: the caller
+    continues at once, and the worker thread releases its resources by itself. In a bucket, every cancelled operation
+    ends within a second, and its last request may have been performed.
 
     **Errors.** Every method raises :class:`RepositoryClosedError` outside of ``async with``. All methods except
     ``initialise``, ``is_initialised``, ``uuid`` and ``erase`` raise :class:`NotInitialisedError` if the repository does

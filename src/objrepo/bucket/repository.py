@@ -36,18 +36,18 @@ class BucketRepository(Repository[BucketBackend]):
         uploads_older_than: float = _DAY,
         upgrade: bool = False,
     ) -> MaintenanceReport:
-        """Pack small objects, rewrite packs that are mostly unused, and remove what is not needed any longer.
+        """Pack small objects, rewrite packs that are mostly unused, and remove unused objects of the bucket.
 
         Also removed are the parts of uploads that were never completed, which use space but appear in no listing. One
-        process maintains a repository at a time; others may read and write meanwhile. Killed at any moment, or
-        cancelled, which ends it between two requests, it leaves a repository in which every object can be read.
+        process maintains a repository at a time; others may read and write meanwhile. If it is killed or cancelled at
+        any moment, every object remains readable.
 
         :param dry_run: whether to count only what would be done.
-        :param live: whether others may be writing; if not, everything that is not needed is removed, else only what has
-            not been needed for a day.
+        :param live: whether others may be writing; then only objects of the bucket that have been unused for a day are
+            removed, else all unused ones.
         :param uploads_older_than: the age in seconds from which an upload is removed if others may be writing.
-        :param upgrade: whether to have a repository of format 1 use packs from now on. Programs that have it open must
-            be restarted, and releases that do not know format 2 cannot use it any longer.
+        :param upgrade: whether to move a repository from format 1 to format 2. Programs that have it open must be
+            restarted, and releases that do not know format 2 can no longer use it.
         :return: the steps that were taken.
         :raises NotInitialisedError: if the repository does not exist.
         :raises RepositoryBusyError: if another process is maintaining it.
@@ -57,11 +57,11 @@ class BucketRepository(Repository[BucketBackend]):
         return await super().maintain(dry_run, live, uploads_older_than=uploads_older_than, upgrade=upgrade)
 
     async def repair(self, dry_run: bool = False, live: bool = True) -> RepairReport:
-        """Rebuild the index in the bucket from the packs, if it is damaged. Others must not use the repository.
+        """Rebuild the log from the packs, if it is damaged. Other programs must not use the repository.
 
-        A damaged or missing entry of the log, or a damaged snapshot, is an error of every operation that says so.
-        Objects that were deleted are there again if their pack was not removed yet. If only packs have damaged lists of
-        their objects, which ``verify`` finds, their objects are stored in new packs. Shielded from cancellation.
+        A damaged or missing entry of the log, or a damaged snapshot, makes every operation raise an error.
+        Deleted objects whose pack still exists are restored too. If only the footers of packs are damaged, which
+        ``verify`` finds, the objects of these packs are stored in new packs. Shielded from cancellation.
 
         :param dry_run: whether to read the packs only.
         :param live: whether others may be using the repository, which only a dry run permits.

@@ -32,9 +32,9 @@ class DiskRepository(Repository[DiskBackend]):
     :param offload: where the blocking methods run; worker threads unless given.
     :param check: whether every read of a whole object compares the content with the key, unless it is called with
         ``check=False``; a small one before the first byte, a large one at its end.
-    :param durable: whether objects in files of their own are flushed. False is for caches, scratch data and what can be
-        made again. Objects that are stored as a group (``put_many``, ``batch``, many concurrent calls of ``put``) go to
-        a pack, which is flushed once for each group.
+    :param durable: whether objects in files of their own are fsynced. False is for caches, scratch data and data that
+        can be made again. Objects that are stored as a group (``put_many``, ``batch``, many concurrent calls of
+        ``put``) go to a pack, which is fsynced once for each group.
     """
 
     def __init__(
@@ -65,18 +65,18 @@ class DiskRepository(Repository[DiskBackend]):
         hash_type: str | None = None,
         compression_algorithm: str | None = None,
     ) -> None:
-        """Make the repository, or do nothing where it is made already. Cancellation is waited for.
+        """Create the repository, or do nothing if it exists. Shielded from cancellation.
 
         The options and their defaults are those of ``Container.init_container`` of disk-objectstore.
 
-        :param clear: whether to delete a repository that is there first, with all its objects.
-        :param pack_size_target: from which size in bytes on a pack is full; 4 GiB unless given.
+        :param clear: whether to delete an existing repository first, with all its objects.
+        :param pack_size_target: the size in bytes at which a pack is full; 4 GiB unless given.
         :param loose_prefix_len: how many digits of the key name the folder of a loose object, 0 to 8; 2 unless given.
-        :param hash_type: ``'sha256'``, which it is unless given, or ``'sha1'``.
-        :param compression_algorithm: ``'zlib+1'``, which it is unless given, to ``'zlib+9'``.
-        :raises ValueError: if an option is bad, or contradicts the repository that is there.
+        :param hash_type: ``'sha256'`` (the default) or ``'sha1'``.
+        :param compression_algorithm: ``'zlib+1'`` (the default) to ``'zlib+9'``.
+        :raises ValueError: if an option is invalid or contradicts the existing repository.
         :raises TypeError: if an option is of a wrong type.
-        :raises FileExistsError: if the folder holds something else than a repository.
+        :raises FileExistsError: if the folder contains other files than a repository.
         :raises NotADirectoryError: if the path is a file.
         """
         await super().initialise(
@@ -129,18 +129,18 @@ class DiskRepository(Repository[DiskBackend]):
         timeout: float = 0,
         progress: ProgressCallback | None = None,
     ) -> MaintenanceReport:
-        """Pack loose objects and, if no other process uses the repository, rewrite packs and index without holes.
+        """Pack loose objects and, if no other process uses the repository, free space in packs and index.
 
-        A step that is None is taken wherever it is safe. Cancellation stops the work between two objects or two
-        packs and is waited for; what was finished by then stays.
+        A step that is None is run if it is safe. Shielded from cancellation, which ends the work between two objects or
+        two packs; its results by then remain.
 
         :param dry_run: only say what would be done.
         :param live: whether others may be using the repository; then only packing and removing loose copies is done.
         :param pack_loose: whether to move loose objects into packs. Size of the step: the bytes of these objects.
-        :param do_repack: whether to rewrite packs without what was deleted. Size of the step: the bytes it frees.
+        :param do_repack: whether to rewrite packs without deleted objects. Size of the step: the bytes it frees.
         :param clean_storage: whether to remove loose files of packed objects. Size of the step: the bytes of these.
         :param do_vacuum: whether to rewrite the index. Size of the step: the bytes of the index.
-        :param compress: whether packing compresses the objects that are worth it.
+        :param compress: whether packing compresses objects where that makes them smaller.
         :param incremental_cleanup: whether loose files go as soon as their pack is written, which needs less space,
             or only with ``clean_storage``.
         :param timeout: how many seconds to wait for another packer to end; 0 does not wait.
@@ -175,13 +175,13 @@ class DiskRepository(Repository[DiskBackend]):
         """Verify, and repair without losing bytes.
 
         A damaged copy goes to the folder ``quarantine`` in the repository. If another copy is intact (loose beside
-        packed, or the other way) the object is restored by that; if it is in ``source``, it is put again from there;
-        else it is lost, and the next repair with a source looks for it there. A file that cannot be read, as without
-        permission, is reported and skipped. The work is shielded from cancellation, which ends it between two objects.
+        packed, or the reverse) the object is restored from it; if the object is in ``source``, it is put again from
+        there; else it is lost, and the next repair with a source looks for it there. A file that cannot be read is
+        reported and skipped. The work is shielded from cancellation, which ends it between two objects.
 
         :param dry_run: only say what would be done.
-        :param live: whether others may be using the repository. If not, temporary files and locks that were left over
-            are removed and an interrupted repack is finished, too.
+        :param live: whether others may be using the repository. If not, temporary files and locks of killed
+            processes are removed and an interrupted repack is finished, too.
         :param source: another repository with the same kind of keys, which damaged objects are taken from.
         :param timeout: how many seconds to wait for a packer to end; 0 does not wait.
         :param progress: called for each group of objects that was verified.

@@ -37,9 +37,9 @@ class Threads(Offload):
     """Runs blocking functions on worker threads, a limited number at a time, on asyncio and trio.
 
     The threads start on demand and end when the repository is left. It is bound to no event loop: several loops may
-    use it, one after the other or at the same time. Threads of its own, and not those that anyio shares in the whole
-    program, as they take the next call from their queue without the event loop, and calls that end while the loop is
-    busy reach it together: 1,000 calls at the same time take about two thirds of the time so (``benchmarks/``).
+    use it, one after the other or at the same time. The threads are not those that anyio shares in the whole program:
+    they take the next call from their queue without the event loop, and the results of calls that end while the loop is
+    busy are delivered together, so 1,000 concurrent calls take about two thirds of the time.
 
     :param limit: how many calls run at the same time; at least 1. An abandoned call counts until it has ended.
     """
