@@ -181,8 +181,8 @@ class RepairStep(HTMLTableMixin):
 
     :ivar action: ``'restored'``: an object, from another copy of it; ``'refilled'``: an object, from another
         repository; ``'quarantined'``: the damaged bytes of an object without an intact copy; ``'recovered'``: a pack,
-        after an interrupted repack, or the log of a bucket; ``'removed'``: a leftover file or lock; ``'skipped'``: an object or file that
-        cannot be read or moved, and was not changed.
+        after an interrupted repack, or the log of a bucket; ``'removed'``: a leftover file or lock; ``'skipped'``: an
+        object or file that cannot be read or moved, and was not changed.
     :ivar subject: the key or path.
     :ivar reason: why it was changed.
     """
