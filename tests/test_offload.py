@@ -301,11 +301,11 @@ class TestBlockingPool:
     def test_threads_of_the_pool_see_that_the_caller_is_cancelled(self):
         async def main():
             offload, pool = Threads(1), BlockingPool(2)
-            running = threading.Event()
+            running = threading.Barrier(3)
             seen = []
 
             def wait_for_cancellation(number):
-                running.set()
+                running.wait(30)
                 while not cancel_requested():
                     time.sleep(0.001)
                 seen.append(number)
@@ -481,7 +481,11 @@ def test_loops_that_have_ended_are_not_kept_alive(make, backend):
         return weakref.ref(anyio.lowlevel.current_token().native_token)
 
     loop = anyio.run(use, backend=backend)
-    gc.collect()
+    for _ in range(100):  # the worker thread may not have returned yet from waking the loop
+        gc.collect()
+        if loop() is None:
+            break
+        time.sleep(0.05)
     assert loop() is None
 
 
