@@ -61,6 +61,8 @@ class TestAccounts:
         [
             ({}, "is unknown: pass account, or set AZURE_STORAGE_ACCOUNT_NAME"),
             ({"account": "Mine"}, "invalid storage account 'Mine'"),
+            ({"account": "mine", "account_key": ""}, "account_key is empty"),
+            ({"account": "mine", "endpoint": "https://other.blob.core.windows.net"}, "is that of the account other"),
             ({"account_key": KEY, "anonymous": True}, "pass only one of account_key"),
             ({"connection_string": STRING, "account": "mine"}, "pass no account and no endpoint"),
             ({"connection_string": f"AccountKey={KEY}"}, "invalid connection string: it must have AccountName"),
@@ -71,6 +73,13 @@ class TestAccounts:
         with pytest.raises(ValueError, match=message) as caught:
             AzureRepository("box", **given)
         assert KEY not in str(caught.value)
+
+    def test_a_connection_string_that_is_not_needed_is_not_read(self, monkeypatch):
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "UseDevelopmentStorage=true")
+        with pytest.raises(ValueError, match=r"AccountKey or .*; it is read from AZURE_STORAGE_CONNECTION_STRING"):
+            described(account="mine")
+        endpoint = "https://mine.blob.core.windows.net"
+        assert described(endpoint=endpoint, account_key=KEY) == ("mine", endpoint)
 
 
 class TestCredentials:
@@ -135,6 +144,12 @@ class TestCredentials:
             with pytest.raises(AccessDeniedError, match="the account key is not base64") as caught:
                 await repo.get("0" * 64)
         assert "secret!" not in str(caught.value)
+
+    async def test_a_signature_that_is_not_one(self, sent):
+        async with AzureRepository("box", account="mine", sas_token="sv=2025&secret") as repo:
+            with pytest.raises(AccessDeniedError, match="the shared access signature is incomplete") as caught:
+                await repo.get("0" * 64)
+        assert "secret" not in str(caught.value)
 
 
 class Identity:

@@ -15,6 +15,7 @@ import pytest
 from helpers import open_files
 from objrepo import ObjectNotFoundError, S3Repository
 from objrepo.bucket import backend, client, loose
+from objrepo.bucket.s3 import S3Options
 from objrepo.offload import Inline
 from objrepo.sync import SyncRepository
 from objrepo.testing.fixtures import content_of
@@ -207,3 +208,24 @@ async def test_a_call_in_place_works_where_an_event_loop_is_running(options):
         await anyio.sleep(0)
         assert repo.get(key) == b"content"
         assert list(repo.keys()) == [key]
+
+
+async def test_an_operation_is_cancelled_while_it_waits_for_credentials(options, monkeypatch):
+    """Which a service of the machine issues, that may not answer."""
+    searching, answered = threading.Event(), threading.Event()
+
+    def connect(self, retries=0):
+        searching.set()
+        answered.wait(SILENCE)
+
+    monkeypatch.setattr(S3Options, "connect", connect)
+    async with S3Repository(**options) as repo, anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(repo.get, "0" * 64)
+        while not searching.is_set():
+            await anyio.sleep(0.005)
+        began = time.monotonic()
+        group.cancel_scope.cancel()
+    assert time.monotonic() - began < SLOW_MACHINE, "the repository is left too"
+    answered.set()
+    assert own_threads("objrepo", "objrepo request") == []

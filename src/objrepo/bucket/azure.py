@@ -141,15 +141,22 @@ class AzureOptions(BucketOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.account_key, self.sas_token, self.connection_string, self.anonymous or None).count(None) < 3:
+        given = (self.account_key, self.sas_token, self.connection_string, self.anonymous or None)
+        if given.count(None) < len(given) - 1:
             raise ValueError("pass only one of account_key, sas_token, connection_string and anonymous")
         if self.connection_string is not None and not (self.account is None and self.endpoint is None):
             raise ValueError("pass no account and no endpoint with a connection_string, which contains them")
         if self.endpoint is not None:
             check_endpoint(self.endpoint)
-        given = _parse(self.connection_string) if self.connection_string is not None else {}
-        known = given or _environment()
-        account = self.account or _account_of(self.endpoint) or known.get("account")
+        named = _account_of(self.endpoint)
+        if named is not None and self.account not in (None, named):
+            raise ValueError(f"the endpoint {self.endpoint} is that of the account {named}, and not of {self.account}")
+        known: dict[str, str] = {}
+        if self.connection_string is not None:
+            known = _parse(self.connection_string)
+        elif given.count(None) == len(given) or self.endpoint is None or not (self.account or named):
+            known = _environment()
+        account = self.account or named or known.get("account")
         if account is None:
             raise ValueError(
                 f"the storage account of az://{self.bucket} is unknown: pass account, or set AZURE_STORAGE_ACCOUNT_NAME"
@@ -194,7 +201,13 @@ class AzureOptions(BucketOptions):
                 raise AccessDeniedError(f"access to {self.url} is denied: the account key is not base64")
             return lambda: {"access_key": key, "expires_at": None}
         if token := found.get("sas_token"):
-            return lambda: {"sas_token": token.removeprefix("?"), "expires_at": None}
+            fields = token.removeprefix("?")
+            if not all("=" in each for each in fields.split("&")):
+                raise AccessDeniedError(
+                    f"access to {self.url} is denied: the shared access signature is incomplete: it must be "
+                    "NAME=VALUE&NAME=VALUE…"
+                )
+            return lambda: {"sas_token": fields, "expires_at": None}
         return _identity(self.url)
 
 
@@ -232,7 +245,10 @@ def _environment() -> dict[str, str]:
     """Return what the environment says of account, endpoint and credentials."""
     text = os.environ.get(_CONNECTION_STRING)
     if text:
-        return _parse(text)
+        try:
+            return _parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}; it is read from {_CONNECTION_STRING}") from None
     named = {"account": _ACCOUNTS, "account_key": _KEYS, "sas_token": _TOKENS}
     found = {name: next(filter(None, map(os.environ.get, names)), None) for name, names in named.items()}
     return {name: value for name, value in found.items() if value is not None}

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from objrepo.bucket.age import Moment
-from objrepo.bucket.cancellable import CancellableObstore, time_limit
+from objrepo.bucket.cancellable import CancellableObstore, call_abandonable, time_limit
 from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
 from objrepo.offload import WorkCancelled, cancel_requested
@@ -26,6 +26,7 @@ PAGE_NAMES: Final = 1000
 """How many names one request lists or deletes at the most; obstore makes smaller parts where a store needs that."""
 
 _log: Final = logging.getLogger("objrepo")
+_CANCEL_CHECK_INTERVAL: Final = 0.05
 _ALL_BYTES: Final = 2**40
 _MAX_PARTS: Final = 9000
 _ABORT_SECONDS: Final = 0.8
@@ -98,7 +99,7 @@ class Client:
         :param request: called with the module obstore and the store.
         :raises MissingError: if the object does not exist.
         :raises RepositoryError: one of its subclasses.
-        :raises WorkCancelled: if the caller is cancelled between two attempts.
+        :raises WorkCancelled: if the caller is cancelled.
         """
 
         renewed = False
@@ -147,16 +148,21 @@ class Client:
 
     def _store(self) -> tuple[Any, Any]:
         obstore = import_extra("obstore", self._extra)
-        with self._connecting:
+        while not self._connecting.acquire(timeout=_CANCEL_CHECK_INTERVAL):
+            if cancel_requested():
+                raise WorkCancelled
+        try:
             _first_process.append(os.getpid())
             del _first_process[1:]
             if _first_process != [os.getpid()]:
                 raise RepositoryError(
                     f"{self._location} cannot be used in a forked process: start it with multiprocessing's 'spawn'"
                 )
-            if self._connected is None:
-                self._connected = self._connect()
+            if self._connected is None:  # a service of the machine may be asked for credentials, and not answer
+                self._connected = call_abandonable(self._connect)
             return CancellableObstore(obstore), self._connected
+        finally:
+            self._connecting.release()
 
 
 class BucketClient:

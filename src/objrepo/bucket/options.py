@@ -16,6 +16,8 @@ from objrepo.retry import FIRST_PAUSE, MAX_PAUSE
 
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9!_.*'()-]+")  # the characters that Amazon calls safe in a key
 
+_MAX_TIMEOUT: Final = 7 * 24 * 60 * 60.0
+
 
 class Upload(NamedTuple):
     """An upload in parts that has begun and not ended.
@@ -103,10 +105,12 @@ class BucketOptions(ABC):
                 raise ValueError(
                     f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}"
                 )
-        if self.timeout <= 0 or self.retry_timeout < 0:
-            raise ValueError(f"timeout and retry_timeout must be seconds, not {self.timeout} and {self.retry_timeout}")
+        check_timeouts(self.timeout, self.retry_timeout)
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+        for name in self.secrets:
+            if getattr(self, name) == "":  # it is not the same as none, for which others are searched
+                raise ValueError(f"{name} is empty: leave it out, or check where it is read from")
 
     def __getstate__(self) -> dict[str, Any]:
         if any(getattr(self, name) is not None for name in self.secrets):
@@ -125,18 +129,30 @@ class BucketOptions(ABC):
 
         :raises ValueError: if it has an unknown option, an invalid value, or a secret.
         """
-        parts = urlsplit(url)
+        location, _, query = url.partition("?")
+        netloc, _, path = location.partition("://")[2].partition("/")
+        if "@" in netloc:
+            raise ValueError(
+                f"invalid URL of {cls.scheme}: write {cls.scheme}://{cls.codes.bucket.upper()}/PREFIX, without an @: "
+                "credentials are not allowed in a URL"
+            )
+        if "#" in url:
+            raise ValueError(f"invalid URL of {cls.scheme}: write %23 for a # in an option")
         given: dict[str, Any] = {}
-        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        for name, value in parse_qsl(query, keep_blank_values=True):
             if name in cls.secrets:
                 raise ValueError(f"{name} is not allowed in a URL: {cls.secret_hint}")
             if name not in cls.from_text:
                 raise ValueError(f"unknown option {name!r} of {cls.scheme}: use one of {', '.join(cls.from_text)}")
+            if name in given:
+                raise ValueError(f"the option {name} of {cls.scheme} occurs twice: write it once")
+            if not value:
+                raise ValueError(f"the option {name} of {cls.scheme} is empty: write a value, or leave it out")
             try:
                 given[name] = cls.from_text[name](value)
             except ValueError:
                 raise ValueError(f"invalid value {value!r} of the option {name}") from None
-        return cls(bucket=parts.netloc, prefix=unquote(parts.path), **given)
+        return cls(bucket=netloc, prefix=unquote(path), **given)
 
     @property
     @abstractmethod
@@ -176,11 +192,24 @@ def check_endpoint(endpoint: str) -> None:
 
     :raises ValueError: if it is invalid.
     """
-    url = urlsplit(endpoint)
-    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+    try:
+        url = urlsplit(endpoint)
+        is_valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:  # of the port, or of brackets
+        is_valid = False
+    if not is_valid or re.search("[@?#]", endpoint):
         raise ValueError(
             "invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it"
         )
+
+
+def check_timeouts(timeout: float, retry_timeout: float) -> None:
+    """Check how long a request may take, and how long it is repeated.
+
+    :raises ValueError: if one of them is not a number of seconds.
+    """
+    if not (0 < timeout <= _MAX_TIMEOUT and retry_timeout >= 0):  # false for NaN
+        raise ValueError(f"timeout and retry_timeout must be seconds, not {timeout} and {retry_timeout}")
 
 
 def client_options(timeout: float, url: str | None, retries: int = 0) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     handler = logging.StreamHandler()
     handler.addFilter(lambda record: not hasattr(record, "is_reported"))  # the command prints its report
+    handler.addFilter(lambda record: not record.name.startswith("azure."))  # paragraphs about what the error says
     logging.basicConfig(format="objrepo: %(message)s", handlers=[handler])
     try:
         status = int(command.main(list(arguments), prog_name="objrepo", standalone_mode=False) or 0)

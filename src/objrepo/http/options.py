@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from objrepo.bucket.options import check_timeouts
+
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
     "token_variable": str,
@@ -47,8 +49,7 @@ class HTTPOptions:
         object.__setattr__(self, "url", f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"))
         if self.token is not None:
             _check_token(self.token, "the token")
-        if self.timeout <= 0 or self.retry_timeout < 0:
-            raise ValueError(f"timeout and retry_timeout must be seconds, not {self.timeout} and {self.retry_timeout}")
+        check_timeouts(self.timeout, self.retry_timeout)
         if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
             raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
 
