@@ -11,7 +11,14 @@ import azure.identity
 import pytest
 from azure.core.exceptions import ServiceRequestError
 
-from objrepo import AccessDeniedError, AzureRepository, NotInitialisedError, RepositoryUnavailableError, open_repository
+from objrepo import (
+    AccessDeniedError,
+    AzureRepository,
+    NotInitialisedError,
+    RepositoryError,
+    RepositoryUnavailableError,
+    open_repository,
+)
 from s3_server import s3_server
 
 KEY = "c2VjcmV0LWtleS1vZi10aGUtYWNjb3VudA=="
@@ -80,6 +87,15 @@ class TestAccounts:
             described(account="mine")
         endpoint = "https://mine.blob.core.windows.net"
         assert described(endpoint=endpoint, account_key=KEY) == ("mine", endpoint)
+
+
+async def test_a_redirect_does_not_ask_for_a_region(tmp_path):
+    with s3_server() as server:
+        server.answer = lambda *_: (301, "Moved")
+        options = {"account": "mine", "endpoint": server.url, "anonymous": True, "retry_timeout": 0}
+        async with AzureRepository("box", index=str(tmp_path), **options) as repo:
+            with pytest.raises(RepositoryError, match=r"redirects to another endpoint: use endpoint=…$"):
+                await repo.get("0" * 64)
 
 
 class TestCredentials:

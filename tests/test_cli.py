@@ -451,6 +451,13 @@ class TestErrorsAndHelp:
         )
         assert re.fullmatch(r"objrepo: .*127\.0\.0\.1:1 .*Connection refused.*", last)
 
+    def test_missing_credentials_of_azure_are_one_error(self, run_objrepo, monkeypatch):
+        """And not the paragraph that azure-identity logs besides, with one line for each way that it has tried."""
+        monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+        status, _, err = run_objrepo("ls", "--repo", "az://container?account=mine&retry_timeout=0")
+        assert (status, len(err.splitlines())) == (1, 1), err
+        assert err.startswith("objrepo: no credentials for az://container at https://mine.blob.core.windows.net: set ")
+
     def test_a_folder_that_is_no_repository_is_one_error(self, workdir, run_objrepo):
         (workdir / "other").mkdir()
         (workdir / "other" / "thesis.tex").write_text("all of it")

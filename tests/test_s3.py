@@ -94,6 +94,13 @@ class TestConditionalWrites:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("content", [[b"content"], [b"content", b"more"]])
+    async def test_a_server_that_accepts_no_object_is_an_error_with_a_message(self, repo, server, content):
+        """Such as a web server, which answers HTTP 404 to any request that writes."""
+        server.answer = lambda method, *_: (404, "NotFound") if method in ("PUT", "POST") else None
+        with pytest.raises(RepositoryError, match=r"bucket at http://.* does not support this request: HTTP 404"):
+            await repo.put_many(content)
+
     @pytest.mark.parametrize("code", ["InternalError", "SlowDown"])
     async def test_errors_in_an_answer_of_status_200_are_temporary(self, repo, server, code):
         key = await repo.put(b"content")

@@ -141,6 +141,8 @@ class Client:
         if status is None and (refused := _PROVIDER_ERROR.search(str(error))) is not None:
             return _credential_error(self._location, refused[1], refused[2])
         if code in self._codes.elsewhere or status in _REDIRECTS or "redirect without LOCATION" in str(error):
+            if not self._codes.elsewhere:
+                return RepositoryError(f"{self._location} redirects to another endpoint: use endpoint=…")
             region = re.search(r"<Region>([\w-]+)</Region>", str(error))
             return elsewhere_error(self._location, region[1] if region else self._find_region())
         answered = status is not None or not _UNANSWERED.search(str(error))
@@ -186,7 +188,7 @@ class BucketClient:
 
         A store without conditional writes replaces an existing object.
         """
-        return self._send(lambda obstore, store: self._create(obstore, store, name, content))
+        return self._write(lambda obstore, store: self._create(obstore, store, name, content))
 
     def create_first(self, name: str, content: bytes) -> bool:
         """Store an object unless it exists; return whether this call has stored it.
@@ -194,7 +196,7 @@ class BucketClient:
         :param content: unlike that of any other call, so that a repeated request recognises what it has stored.
         :raises RepositoryError: if the store has no conditional writes.
         """
-        if self._send(lambda obstore, store: self._put_new(obstore, store, name, content)):
+        if self._write(lambda obstore, store: self._put_new(obstore, store, name, content)):
             return True
         try:
             return self.read(name)[0] == content  # the answer to an earlier attempt may have been lost
@@ -205,7 +207,7 @@ class BucketClient:
         """Return whether the store heeds conditions, by storing an object twice unless it exists."""
         try:
             for _ in range(2):
-                if not self._send(lambda obstore, store: self._put_new(obstore, store, name, content)):
+                if not self._write(lambda obstore, store: self._put_new(obstore, store, name, content)):
                     return True
         except (RepositoryUnavailableError, AccessDeniedError, NotInitialisedError):
             raise
@@ -222,7 +224,7 @@ class BucketClient:
 
     def put(self, name: str, content: bytes) -> None:
         """Store an object; an existing one is replaced."""
-        self._send(lambda obstore, store: obstore.put(store, name, content, mode="overwrite"))
+        self._write(lambda obstore, store: obstore.put(store, name, content, mode="overwrite"))
 
     def upload(self, name: str, chunks: Callable[[], Iterable[bytes | memoryview]], size: int) -> None:
         """Store a large object in parts; an existing one is replaced. A failed or cancelled upload is aborted.
@@ -320,6 +322,12 @@ class BucketClient:
         """Close the connections; the next request opens new ones."""
         self._client.close()
         self._uploading.close()
+
+    def _write(self, request: Callable[[Any, Any], T]) -> T:
+        try:
+            return self._send(request)
+        except MissingError:  # a web server that is not a store, or one whose code is not known
+            raise RepositoryError(f"{self._location} does not support this request: HTTP 404") from None
 
     def _create(self, obstore: Any, store: Any, name: str, content: bytes) -> bool:
         if self._conditional_writes:
