@@ -240,3 +240,12 @@ def test_other_packages_add_schemes_by_entry_points(monkeypatch):
 
 def opened(rest, offload):
     return rest, offload
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"), [("STORAGE_EMULATOR_HOST", "gs://bucket"), ("AWS_ENDPOINT_URL", "s3://bucket")]
+)
+def test_an_invalid_endpoint_of_the_environment_is_named(variable, url, monkeypatch):
+    monkeypatch.setenv(variable, "localhost:9023")
+    with pytest.raises(ValueError, match=f"^invalid {variable}: write https://HOST"):
+        open_repository(url)

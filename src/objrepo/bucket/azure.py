@@ -273,7 +273,7 @@ def _parse(connection_string: str) -> dict[str, str]:
     if not endpoint:
         scheme, suffix = parts.get("defaultendpointsprotocol", "https"), parts.get("endpointsuffix")
         endpoint = f"{scheme}://{account}.blob.{suffix or 'core.windows.net'}"
-    check_endpoint(endpoint)
+    check_endpoint(endpoint, "BlobEndpoint")
     found = {"account": account, "endpoint": endpoint}
     if parts.get("accountkey"):
         return {**found, "account_key": parts["accountkey"]}

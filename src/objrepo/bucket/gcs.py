@@ -114,8 +114,9 @@ class GCSOptions(BucketOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.endpoint is None and (emulator := os.environ.get(_EMULATOR)):
+            check_endpoint(emulator, _EMULATOR)
             object.__setattr__(self, "endpoint", emulator)
-        if self.endpoint is not None:
+        elif self.endpoint is not None:
             check_endpoint(self.endpoint)
 
     @property

@@ -187,9 +187,10 @@ class BucketOptions(ABC):
         assert not uploads, "only a store that lists uploads has any"
 
 
-def check_endpoint(endpoint: str) -> None:
+def check_endpoint(endpoint: str, name: str = "endpoint") -> None:
     """Check the URL of a service.
 
+    :param name: where it was read from.
     :raises ValueError: if it is invalid.
     """
     try:
@@ -199,7 +200,7 @@ def check_endpoint(endpoint: str) -> None:
         is_valid = False
     if not is_valid or re.search("[@?#]", endpoint):
         raise ValueError(
-            "invalid endpoint: write https://HOST or http://HOST, with a port if needed, and nothing after it"
+            f"invalid {name}: write https://HOST or http://HOST, with a port if needed, and nothing after it"
         )
 
 

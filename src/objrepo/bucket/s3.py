@@ -156,10 +156,11 @@ class S3Options(BucketOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.endpoint is None:
-            object.__setattr__(self, "endpoint", next(filter(None, map(os.environ.get, _ENDPOINTS)), None))
         if self.endpoint is not None:
             check_endpoint(self.endpoint)
+        elif name := next(filter(os.environ.get, _ENDPOINTS), None):
+            check_endpoint(os.environ[name], name)
+            object.__setattr__(self, "endpoint", os.environ[name])
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("pass both access_key_id and secret_access_key, or neither")
         if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
