@@ -54,12 +54,14 @@ class FakeObstore:
     exceptions = obstore.exceptions
 
     @staticmethod
-    def put(bucket, name, content, *, mode="overwrite", use_multipart=False, chunk_size=0):
-        if not isinstance(content, bytes):
-            content = b"".join(map(bytes, content))
+    def put(bucket, name, content, *, mode="overwrite"):
         if mode == "create" and name in bucket.objects:
             raise obstore.exceptions.AlreadyExistsError(name)
         bucket.objects[name] = content, bucket.date()
+
+    @classmethod
+    def upload(cls, bucket, name, chunks, part):
+        cls.put(bucket, name, b"".join(map(bytes, chunks)))
 
     @staticmethod
     def get(bucket, name, *, options=None):
