@@ -116,10 +116,16 @@ POSITIONS = {"put large": (2, 3, 6), "verify": (0, 3), "maintain": (0, 4, 8)}
 """The requests of some operations that are met with silence; of the others, all."""
 
 
-def own_threads(*names):
-    """Return the threads of these names, after those that are ending have ended."""
+@pytest.fixture
+def earlier_threads():
+    """The threads that other tests have left."""
+    return set(threading.enumerate())
+
+
+def new_threads(earlier, *names):
+    """Return the threads of these names that have begun since, after those that are ending have ended."""
     for _ in range(200):
-        found = [thread for thread in threading.enumerate() if thread.name in names]
+        found = [thread for thread in threading.enumerate() if thread.name in names and thread not in earlier]
         if not found:
             break
         time.sleep(0.005)
@@ -150,7 +156,7 @@ async def cancelled_at(world, proxy, operation, position):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_an_operation_is_cancelled_while_it_waits_for_any_of_its_requests(
-    server, proxy, options, operation, tmp_path
+    server, proxy, options, operation, tmp_path, earlier_threads
 ):
     other = S3Repository(**server.options, index=str(tmp_path / "other"))  # on another machine, without the proxy
     async with other:
@@ -164,11 +170,13 @@ async def test_an_operation_is_cancelled_while_it_waits_for_any_of_its_requests(
             assert took < SLOW_MACHINE, f"request {position}: {proxy.requests[-3:]}"
             began = time.monotonic()
         assert time.monotonic() - began < SLOW_MACHINE, f"leaving, request {position}: {proxy.requests[-3:]}"
-        assert own_threads("objrepo") == []
+        assert new_threads(earlier_threads, "objrepo") == []
         assert open_files(tmp_path / "index") == []
         proxy.resume()
         server.objects.pop("lease", None)  # which would end by itself, where the request for it comes late
-        assert own_threads("objrepo", "objrepo request") == [], "a list of uploads is not cancelled, but left alone"
+        assert new_threads(earlier_threads, "objrepo", "objrepo request") == [], (
+            "a list of uploads is not cancelled, but left alone"
+        )
         if not reached:
             break
     assert len(server.uploads) == (operation == "put large"), (
@@ -210,7 +218,7 @@ async def test_a_call_in_place_works_where_an_event_loop_is_running(options):
         assert list(repo.keys()) == [key]
 
 
-async def test_an_operation_is_cancelled_while_it_waits_for_credentials(options, monkeypatch):
+async def test_an_operation_is_cancelled_while_it_waits_for_credentials(options, monkeypatch, earlier_threads):
     """Which a service of the machine issues, that may not answer."""
     searching, answered = threading.Event(), threading.Event()
 
@@ -228,4 +236,4 @@ async def test_an_operation_is_cancelled_while_it_waits_for_credentials(options,
         group.cancel_scope.cancel()
     assert time.monotonic() - began < SLOW_MACHINE, "the repository is left too"
     answered.set()
-    assert own_threads("objrepo", "objrepo request") == []
+    assert new_threads(earlier_threads, "objrepo", "objrepo request") == []

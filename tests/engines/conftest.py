@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import boto3
 import pytest
@@ -98,8 +100,9 @@ async def repo(bucket, proxy):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    with postgres.running(tmp_path_factory.mktemp("postgres") / "node") as server:
+def server():
+    # Not in a folder of pytest: its user has to get there, and each start of pytest forbids that again.
+    with TemporaryDirectory(prefix="objrepo-postgres-") as folder, postgres.running(Path(folder, "node")) as server:
         yield server
 
 
