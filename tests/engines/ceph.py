@@ -157,7 +157,9 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _run(folder: Path, *command: str | Path) -> str:
-    done = subprocess.run(command, env=_environment(folder), capture_output=True, text=True, timeout=120)
+    # `ceph` would wait for an input that stays open.
+    options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run(command, env=_environment(folder), **options)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stderr[-2000:]}")
     return done.stdout

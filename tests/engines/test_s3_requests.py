@@ -115,7 +115,8 @@ def logged(s3, gateway):
     def take():
         nonlocal seen
         end = f"/counted?marker={seen}"
-        with suppress(OSError):  # it is denied, and logged after all before it
+        time.sleep(0.3)  # a request is logged after its answer was sent
+        with suppress(OSError):  # it is denied, and logged
             urlopen(gateway.url + end)
         for _ in range(200):
             requests = gateway.logged("/counted")[seen:]
@@ -145,7 +146,6 @@ async def test_limits_of_many_small_objects_by_the_log_of_the_gateway(bucket, lo
             result = await work
             counts[name] = len(logged())
             assert counts[name] <= limit, counts
-            assert counts[name], "it is counted"
             return result
 
         async def read_all():
@@ -158,6 +158,7 @@ async def test_limits_of_many_small_objects_by_the_log_of_the_gateway(bucket, lo
                     group.start_soon(repo.put, b"at once %d" % number)
 
         keys = await count("put_many", 100, repo.put_many(contents))
+        assert counts["put_many"] > 5, "requests are counted"
         assert set(await count("stream", 150, read_all())) == set(keys)
         assert all(await count("has_many", 30, repo.has_many(keys)))
         assert all(await count("has_many elsewhere", 30, other.has_many(keys)))
