@@ -159,7 +159,11 @@ def _environment(folder: Path) -> dict[str, str]:
 def _run(folder: Path, *command: str | Path) -> str:
     # `ceph` would wait for an input that stays open.
     options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 120}
-    done = subprocess.run(command, env=_environment(folder), **options)
+    for _ in range(20):
+        done = subprocess.run(command, env=_environment(folder), **options)
+        if "problem getting command descriptions" not in done.stderr:  # of a monitor that has just started
+            break
+        time.sleep(0.5)
     if done.returncode:
         raise RuntimeError(f"{command[0]} failed: {done.stderr[-2000:]}")
     return done.stdout
