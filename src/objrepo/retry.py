@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 from objrepo.errors import RepositoryUnavailableError
 from objrepo.offload import WorkCancelled, cancel_requested
 
-__all__ = ("FIRST_PAUSE", "MAX_PAUSE", "retry")
+__all__ = ("CANCEL_CHECK_INTERVAL", "FIRST_PAUSE", "MAX_PAUSE", "retry")
 
 T = TypeVar("T")
 
@@ -21,8 +21,10 @@ FIRST_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 5.0
 """How many seconds a repetition waits at the most."""
 
+CANCEL_CHECK_INTERVAL: Final = 0.05
+"""After how many seconds a thread that waits looks again whether its caller is cancelled."""
+
 _log: Final = logging.getLogger("objrepo")
-_CANCEL_CHECK_INTERVAL: Final = 0.05
 _WARNED_REPETITION: Final = 3  # about half a second after the first call
 
 
@@ -55,4 +57,4 @@ def _sleep(seconds: float) -> None:
     while (left := end - time.monotonic()) > 0:
         if cancel_requested():
             raise WorkCancelled
-        time.sleep(min(left, _CANCEL_CHECK_INTERVAL))
+        time.sleep(min(left, CANCEL_CHECK_INTERVAL))

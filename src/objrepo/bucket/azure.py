@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
+from objrepo.bucket.client import one_line
 from objrepo.bucket.options import (
     COMMON_OPTIONS,
     BucketOptions,
@@ -133,7 +134,6 @@ class AzureOptions(BucketOptions):
     )
 
     account: str | None = None
-    endpoint: str | None = None
     account_key: str | None = field(default=None, repr=False)
     sas_token: str | None = field(default=None, repr=False)
     connection_string: str | None = field(default=None, repr=False)
@@ -168,10 +168,6 @@ class AzureOptions(BucketOptions):
             endpoint = known.get("endpoint", usual) if account == known.get("account") else usual
             object.__setattr__(self, "endpoint", endpoint)
         object.__setattr__(self, "account", account)
-
-    @property
-    def url(self) -> str:
-        return f"az://{self.bucket}/{self.prefix}".rstrip("/") + f" at {self.endpoint}"
 
     def connect(self, retries: int = 0) -> Any:
         # A provider, even of a key: obstore would combine what is given with what it finds in the environment.
@@ -226,9 +222,7 @@ def _identity(url: str) -> Callable[[], dict[str, Any]]:
                 "`az login`, or pass anonymous=True for a public container"
             ) from None
         except errors.AzureError as error:
-            raise RepositoryUnavailableError(
-                f"the credentials for {url} are unavailable: {str(error).partition(chr(10))[0]}"
-            ) from None
+            raise RepositoryUnavailableError(f"the credentials for {url} are unavailable: {one_line(error)}") from None
         return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
 
     return provide

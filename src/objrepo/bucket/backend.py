@@ -156,8 +156,7 @@ class BucketBackend(Backend):
         steps.append(MaintenanceStep("abort_uploads", len(uploads), 0))
         log = self._log()
         if log is not None:
-            maintenance = Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location)
-            steps += maintenance.run(dry_run, live)
+            steps += self._maintenance(log).run(dry_run, live)
         return MaintenanceReport(dry_run, tuple(steps))
 
     def _upgrade(self, marker: dict[str, Any]) -> None:
@@ -173,8 +172,7 @@ class BucketBackend(Backend):
         log = self._log()
         if log is None:
             return []
-        maintenance = Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location)
-        return Repair(self._bucket, log, self._packs, self._threads, self.location).run(dry_run, maintenance.rewrite)
+        return self._repair(log).run(dry_run, self._maintenance(log).rewrite)
 
     def leftovers(self) -> tuple[Leftover, ...]:
         try:
@@ -244,6 +242,12 @@ class BucketBackend(Backend):
             log.close()
         if temporary is not None:
             temporary.cleanup()
+
+    def _maintenance(self, log: Log) -> Maintenance:
+        return Maintenance(self._bucket, log, self._packs, self._loose, self._threads, self.location)
+
+    def _repair(self, log: Log) -> Repair:
+        return Repair(self._bucket, log, self._packs, self._threads, self.location)
 
     def _log(self) -> Log | None:
         """Return the log, None for a repository of format 1."""
@@ -621,7 +625,7 @@ class BucketBackend(Backend):
         log = self._log()
         if log is None:
             return ()
-        return tuple(Repair(self._bucket, log, self._packs, self._threads, self.location).damaged_footers())
+        return tuple(self._repair(log).damaged_footers())
 
     def _verify_run(self, run: list[Planned]) -> VerifyReport:
         try:

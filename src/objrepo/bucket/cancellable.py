@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from objrepo.offload import WorkCancelled, WorkItem, cancel_requested, is_cancellable, set_cancellable
 from objrepo.range_reader import Buffer
+from objrepo.retry import CANCEL_CHECK_INTERVAL
 
 if TYPE_CHECKING:
     import asyncio
 
 T = TypeVar("T")
-
-_CANCEL_CHECK_INTERVAL: Final = 0.05
 
 
 class CancellableObstore:
@@ -98,7 +97,7 @@ def call_abandonable(function: Callable[[], T]) -> T:
     threading.Thread(
         target=lambda: [listener() for listener in item.run()], name="objrepo request", daemon=True
     ).start()
-    while not ended.wait(_CANCEL_CHECK_INTERVAL):
+    while not ended.wait(CANCEL_CHECK_INTERVAL):
         if cancel_requested():
             item.abandon()
             raise WorkCancelled
@@ -148,7 +147,7 @@ class _Loop:
         future = self._start(start)
         try:
             while not future.done():
-                self._run_next(_CANCEL_CHECK_INTERVAL)
+                self._run_next(CANCEL_CHECK_INTERVAL)
                 if cancel_requested() and not future.done():
                     raise WorkCancelled
         finally:

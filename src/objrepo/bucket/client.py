@@ -18,7 +18,7 @@ from objrepo.bucket.options import BucketOptions, ErrorCodes, import_extra
 from objrepo.errors import AccessDeniedError, NotInitialisedError, RepositoryError, RepositoryUnavailableError
 from objrepo.offload import WorkCancelled, cancel_requested
 from objrepo.range_reader import PART_BYTES, Buffer
-from objrepo.retry import retry
+from objrepo.retry import CANCEL_CHECK_INTERVAL, retry
 
 T = TypeVar("T")
 
@@ -26,7 +26,6 @@ PAGE_NAMES: Final = 1000
 """How many names one request lists or deletes at the most; obstore makes smaller parts where a store needs that."""
 
 _log: Final = logging.getLogger("objrepo")
-_CANCEL_CHECK_INTERVAL: Final = 0.05
 _ALL_BYTES: Final = 2**40
 _MAX_PARTS: Final = 9000
 _ABORT_SECONDS: Final = 0.8
@@ -150,7 +149,7 @@ class Client:
 
     def _store(self) -> tuple[Any, Any]:
         obstore = import_extra("obstore", self._extra)
-        while not self._connecting.acquire(timeout=_CANCEL_CHECK_INTERVAL):
+        while not self._connecting.acquire(timeout=CANCEL_CHECK_INTERVAL):
             if cancel_requested():
                 raise WorkCancelled
         try:
@@ -482,6 +481,11 @@ def translate_error(
     if temporary or not answered:
         return RepositoryUnavailableError(f"{location} is unavailable: {said}")
     return RepositoryError(f"{location} does not support this request: {said}")
+
+
+def one_line(said: object) -> str:
+    """Return the first line of what a library says, which may contain the output of a program."""
+    return str(said).partition("\n")[0]
 
 
 def elsewhere_error(location: str, region: str) -> RepositoryError:

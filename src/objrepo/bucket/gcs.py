@@ -10,14 +10,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from objrepo.bucket.cancellable import call_abandonable
-from objrepo.bucket.client import translate_error
+from objrepo.bucket.client import one_line, translate_error
 from objrepo.bucket.options import (
     COMMON_OPTIONS,
     BucketOptions,
@@ -108,7 +108,6 @@ class GCSOptions(BucketOptions):
         temporary=frozenset({"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}),
     )
 
-    endpoint: str | None = None
     anonymous: bool = False
 
     def __post_init__(self) -> None:
@@ -118,10 +117,6 @@ class GCSOptions(BucketOptions):
             object.__setattr__(self, "endpoint", emulator)
         elif self.endpoint is not None:
             check_endpoint(self.endpoint)
-
-    @property
-    def url(self) -> str:
-        return f"gs://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
 
     def connect(self, retries: int = 0) -> Any:
         credentials = None if self.anonymous else _credentials(self)
@@ -134,29 +129,22 @@ class GCSOptions(BucketOptions):
             **client_options(self.timeout, self.endpoint, retries),
         )
 
-    def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
-        before = datetime.now(UTC) - timedelta(seconds=older_than)
-        prefix = f"{self.prefix}/" if self.prefix else ""
-        uploads: list[Upload] = []
+    def _list_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
         markers: dict[str, str] = {}
         with _requests(self) as send:
             while True:
-                page = send("GET", "", {"uploads": "", "prefix": f"{prefix}{name}", **markers})
-                uploads += (
-                    Upload(item["Key"].removeprefix(prefix), item["UploadId"])
-                    for item in _elements(page, "Upload")
-                    if datetime.fromisoformat(item["Initiated"]) <= before
-                )
+                page = send("GET", "", {"uploads": "", "prefix": prefix, **markers})
+                for item in _elements(page, "Upload"):
+                    yield item["Key"], item["UploadId"], datetime.fromisoformat(item["Initiated"])
                 answer = _children(page)
                 if answer.get("IsTruncated") != "true":
-                    return uploads
+                    return
                 markers = {"key-marker": answer["NextKeyMarker"], "upload-id-marker": answer["NextUploadIdMarker"]}
 
     def abort_uploads(self, uploads: Sequence[Upload]) -> None:
-        prefix = f"{self.prefix}/" if self.prefix else ""
         with _requests(self) as send:
             for name, upload_id in uploads:
-                send("DELETE", f"{prefix}{name}", {"uploadId": upload_id})
+                send("DELETE", f"{self.folder}{name}", {"uploadId": upload_id})
 
 
 def _credentials(options: GCSOptions) -> Any:
@@ -195,7 +183,7 @@ def _token(options: GCSOptions, credentials: Any) -> dict[str, Any]:
 
 
 def _line(error: Exception) -> str:
-    return str(error.args[0] if error.args else error).partition("\n")[0]
+    return one_line(error.args[0] if error.args else error)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -91,6 +91,7 @@ class BucketOptions(ABC):
 
     bucket: str
     prefix: str = ""
+    endpoint: str | None = None
     timeout: float = 30.0
     retry_timeout: float = 60.0
     concurrency: int = 32
@@ -105,9 +106,7 @@ class BucketOptions(ABC):
                 raise ValueError(
                     f"invalid prefix {self.prefix!r}: use letters, digits and !_.*'()- instead of {part!r}"
                 )
-        check_timeouts(self.timeout, self.retry_timeout)
-        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
-            raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+        check_limits(self.timeout, self.retry_timeout, self.concurrency)
         for name in self.secrets:
             if getattr(self, name) == "":  # it is not the same as none, for which others are searched
                 raise ValueError(f"{name} is empty: leave it out, or check where it is read from")
@@ -155,9 +154,15 @@ class BucketOptions(ABC):
         return cls(bucket=netloc, prefix=unquote(path), **given)
 
     @property
-    @abstractmethod
     def url(self) -> str:
         """The location, for messages."""
+        place = f"{self.scheme}://{self.bucket}/{self.prefix}".rstrip("/")
+        return place + (f" at {self.endpoint}" if self.endpoint else "")
+
+    @property
+    def folder(self) -> str:
+        """How the names of the repository's objects in the bucket begin."""
+        return f"{self.prefix}/" if self.prefix else ""
 
     @abstractmethod
     def connect(self, retries: int = 0) -> Any:
@@ -177,7 +182,11 @@ class BucketOptions(ABC):
         :param name: returns only those of objects whose names begin so.
         :raises RepositoryError: one of its subclasses.
         """
-        return []  # of a store that deletes them by itself
+        before = datetime.now(UTC) - timedelta(seconds=older_than)
+        found = self._list_uploads(f"{self.folder}{name}")
+        return [
+            Upload(name.removeprefix(self.folder), upload_id) for name, upload_id, began in found if began <= before
+        ]
 
     def abort_uploads(self, uploads: Sequence[Upload]) -> None:
         """Have the store delete uploads with their parts; those that have ended are ignored.
@@ -185,6 +194,10 @@ class BucketOptions(ABC):
         :raises RepositoryError: one of its subclasses.
         """
         assert not uploads, "only a store that lists uploads has any"
+
+    def _list_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
+        """Yield the uploads of objects whose names in the bucket begin so: name, identifier, and when each began."""
+        return iter(())  # of a store that deletes them by itself
 
 
 def check_endpoint(endpoint: str, name: str = "endpoint") -> None:
@@ -204,13 +217,15 @@ def check_endpoint(endpoint: str, name: str = "endpoint") -> None:
         )
 
 
-def check_timeouts(timeout: float, retry_timeout: float) -> None:
-    """Check how long a request may take, and how long it is repeated.
+def check_limits(timeout: float, retry_timeout: float, concurrency: int) -> None:
+    """Check how long a request may take, how long it is repeated, and how many run at the same time.
 
-    :raises ValueError: if one of them is not a number of seconds.
+    :raises ValueError: if one of the first two is not a number of seconds, or the last one is not a number of requests.
     """
     if not (0 < timeout <= _MAX_TIMEOUT and retry_timeout >= 0):  # false for NaN
         raise ValueError(f"timeout and retry_timeout must be seconds, not {timeout} and {retry_timeout}")
+    if isinstance(concurrency, bool) or not 1 <= concurrency <= 1024:
+        raise ValueError(f"concurrency must be from 1 to 1024, not {concurrency}")
 
 
 def client_options(timeout: float, url: str | None, retries: int = 0) -> dict[str, Any]:

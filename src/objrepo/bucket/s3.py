@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Final
 
 from objrepo.bucket.cancellable import call_abandonable
-from objrepo.bucket.client import elsewhere_error, translate_error
+from objrepo.bucket.client import elsewhere_error, one_line, translate_error
 from objrepo.bucket.options import (
     COMMON_OPTIONS,
     BucketOptions,
@@ -145,7 +145,6 @@ class S3Options(BucketOptions):
         temporary=frozenset({"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"}),
     )
 
-    endpoint: str | None = None
     region: str | None = None
     access_key_id: str | None = field(default=None, repr=False)
     secret_access_key: str | None = field(default=None, repr=False)
@@ -165,10 +164,6 @@ class S3Options(BucketOptions):
             raise ValueError("pass both access_key_id and secret_access_key, or neither")
         if sum((self.access_key_id is not None, self.profile is not None, self.anonymous)) > 1:
             raise ValueError("pass only one of access_key_id, profile and anonymous")
-
-    @property
-    def url(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}".rstrip("/") + (f" at {self.endpoint}" if self.endpoint else "")
 
     @property
     def bucket_endpoint(self) -> str | None:
@@ -202,28 +197,20 @@ class S3Options(BucketOptions):
         region = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region", "")
         return region if re.fullmatch(r"[\w-]+", region) else ""
 
-    def list_uploads(self, older_than: float, name: str = "") -> list[Upload]:
-        before = datetime.now(UTC) - timedelta(seconds=older_than)
-        prefix = f"{self.prefix}/" if self.prefix else ""
-        uploads: list[Upload] = []
+    def _list_uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
         markers: dict[str, str] = {}
         with _requests(self) as send:
             while True:
-                page = send("list_multipart_uploads", Prefix=f"{prefix}{name}", **markers)
-                uploads += (
-                    Upload(item["Key"].removeprefix(prefix), item["UploadId"])
-                    for item in page.get("Uploads", ())
-                    if item["Initiated"] <= before
-                )
+                page = send("list_multipart_uploads", Prefix=prefix, **markers)
+                yield from ((item["Key"], item["UploadId"], item["Initiated"]) for item in page.get("Uploads", ()))
                 if not page.get("IsTruncated"):
-                    return uploads
+                    return
                 markers = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def abort_uploads(self, uploads: Sequence[Upload]) -> None:
-        prefix = f"{self.prefix}/" if self.prefix else ""
         with _requests(self) as send:
             for name, upload_id in uploads:
-                send("abort_multipart_upload", Key=f"{prefix}{name}", UploadId=upload_id)
+                send("abort_multipart_upload", Key=f"{self.folder}{name}", UploadId=upload_id)
 
 
 def _credentials(options: S3Options) -> dict[str, Any]:
@@ -241,7 +228,7 @@ def _credentials(options: S3Options) -> dict[str, Any]:
     try:
         found = session.get_credentials()
     except import_extra("botocore.exceptions", "s3").BotoCoreError as error:
-        raise AccessDeniedError(f"no credentials for {options.url}: {_one_line(error)}") from None
+        raise AccessDeniedError(f"no credentials for {options.url}: {one_line(error)}") from None
     if found is None:
         raise AccessDeniedError(
             f"no credentials for {options.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, "
@@ -313,7 +300,7 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
         except (errors.HTTPClientError, errors.ConnectionError, parser_error) as error:
             raise RepositoryUnavailableError(f"{options.url} is unavailable: {error}") from None
         except (errors.NoCredentialsError, errors.CredentialRetrievalError) as error:
-            raise AccessDeniedError(f"no credentials for {options.url}: {_one_line(error)}") from None
+            raise AccessDeniedError(f"no credentials for {options.url}: {one_line(error)}") from None
         except errors.BotoCoreError as error:
             raise RepositoryError(f"{options.url} does not support this request: {error}") from None
         return answer
@@ -325,8 +312,3 @@ def _requests(options: S3Options) -> Iterator[Callable[..., dict[str, Any]]]:
         yield send
     finally:
         client.close()
-
-
-def _one_line(error: Exception) -> str:
-    """Return the first line of what botocore says, which may contain the output of a program."""
-    return str(error).partition("\n")[0]

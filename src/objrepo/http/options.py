@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from objrepo.bucket.options import check_timeouts
+from objrepo.bucket.options import check_limits
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _FROM_TEXT: Final[dict[str, Callable[[str], Any]]] = {
@@ -49,9 +49,7 @@ class HTTPOptions:
         object.__setattr__(self, "url", f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/"))
         if self.token is not None:
             _check_token(self.token, "the token")
-        check_timeouts(self.timeout, self.retry_timeout)
-        if isinstance(self.concurrency, bool) or not 1 <= self.concurrency <= 1024:
-            raise ValueError(f"concurrency must be from 1 to 1024, not {self.concurrency}")
+        check_limits(self.timeout, self.retry_timeout, self.concurrency)
 
     def __getstate__(self) -> dict[str, Any]:
         if self.token is not None:
